@@ -1,0 +1,629 @@
+"""Every kernel once more, in plain loops: read this file first.
+
+Nothing here is fast. Each function computes one number at a time, in the order in which one would explain it
+on a blackboard. The other files of this folder compute the same numbers in bulk, under the same names and
+with the same arguments, and the tests compare the two.
+
+How to read a backward pass: let L be the loss, a single number. `dy` holds the derivative of L by each
+output, and we want `dx`, the derivative of L by each input. An input that touches several outputs changes L
+through each of them, and the effects add up. So every forward line of the form
+
+    y[i] += x[j] * w[k]            the output i uses the input j and the weight k
+
+turns into two backward lines in the same loops, each with `+=`:
+
+    dx[j] += dy[i] * w[k]          what j does to L through i
+    dw[k] += dy[i] * x[j]          what k does to L through i
+
+Shapes (channels last):
+    x   (N, H, W, C)       N images of H x W pixels with C channels
+    w   (KH, KW, C, F)     F filters, each a window of KH x KW pixels with C channels
+    b   (F,)               one bias a filter
+    y   (N, OH, OW, F)     one number for each position of the window and each filter
+    dy, dx, dw, db         shaped as y, x, w, b
+
+Sums are kept in float64; results have the dtype of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import Array
+
+AllReduce = Callable[[Array], Array]
+
+
+# --- Windows: where they lie, and the border that they may reach into ---------------------------------------
+
+
+def pair(v: Any) -> tuple[int, int]:
+    """A number meant for both directions, or one number each: 2 -> (2, 2), (2, 3) -> (2, 3)."""
+    return (v, v) if isinstance(v, int) else (v[0], v[1])
+
+
+def resolve_padding(size, kernel, stride, dilation, padding) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many cells to add: ((top, bottom), (left, right)).
+
+    "valid": none; the window stays inside the image.
+    "same":  as many as it takes for ceil(size / stride) window positions, half of them on each side. If the
+             number is odd, the extra cell goes to the bottom and to the right, as in Keras. An example with
+             a window of 3 and a stride of 2; its 3 positions start at 0, 2, 4 and reach over 7 cells:
+
+                 size 5: 2 cells are missing -> (1, 1)
+                 size 6: 1 cell is missing   -> (0, 1)
+
+    p or (ph, pw): the same number on both sides.   ((top, bottom), (left, right)): as written.
+    """
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        sides = []
+        for length, k, s, d in zip(pair(size), pair(kernel), pair(stride), pair(dilation), strict=True):
+            positions = math.ceil(length / s)
+            last_start = (positions - 1) * s
+            reach = last_start + (k - 1) * d + 1
+            missing = max(reach - length, 0)
+            sides.append((missing // 2, missing - missing // 2))
+        return sides[0], sides[1]
+    vertical, horizontal = pair(padding)
+    return pair(vertical), pair(horizontal)
+
+
+def output_size(size, kernel, stride, dilation, pads) -> tuple[int, int]:
+    """Count the positions of the window: start at 0, step by the stride, stop when it would stick out."""
+    counts = []
+    for length, k, s, d, sides in zip(
+        pair(size), pair(kernel), pair(stride), pair(dilation), pads, strict=True
+    ):
+        start, count = 0, 0
+        while start + (k - 1) * d < sides[0] + length + sides[1]:
+            start, count = start + s, count + 1
+        counts.append(count)
+    return counts[0], counts[1]
+
+
+def pad(x: Array, pads, value: float = 0.0) -> Array:
+    """A copy of the images x with a border of `value` around each, in float64."""
+    (top, bottom), (left, right) = pads
+    N, H, W, C = x.shape
+    padded = np.full((N, top + H + bottom, left + W + right, C), value, dtype=np.float64)
+    padded[:, top : top + H, left : left + W, :] = x
+    return padded
+
+
+def crop(padded: Array, pads, dtype) -> Array:
+    """The inverse of `pad`: drop the border. What a gradient has gathered there belongs to no pixel."""
+    (top, bottom), (left, right) = pads
+    rows, columns = padded.shape[1] - bottom, padded.shape[2] - right
+    return padded[:, top:rows, left:columns, :].astype(dtype, order="C")
+
+
+# --- Convolution --------------------------------------------------------------------------------------------
+
+
+def conv2d_forward(
+    x: Array, w: Array, b: Array | None = None, stride=1, padding="valid", dilation=1
+) -> Array:
+    """Slide each filter over the image; at each position, multiply cell by cell and add up.
+
+    Output pixel (oh, ow) looks at the input pixels (oh*stride + kh*dilation, ow*stride + kw*dilation).
+    (As everywhere in deep learning the filter is not flipped: strictly speaking, a cross-correlation.)
+    """
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (N, H, W, _), (KH, KW, C, F) = x.shape, w.shape
+    pads = resolve_padding((H, W), (KH, KW), stride, dilation, padding)
+    OH, OW = output_size((H, W), (KH, KW), stride, dilation, pads)
+    x_padded = pad(x, pads)
+
+    y = np.zeros((N, OH, OW, F), dtype=x.dtype)
+    for n, oh, ow, f in np.ndindex(N, OH, OW, F):
+        total = 0.0 if b is None else float(b[f])
+        for kh, kw, c in np.ndindex(KH, KW, C):
+            total += x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, c] * w[kh, kw, c, f]
+        y[n, oh, ow, f] = total
+    return y
+
+
+def conv2d_backward(
+    dy: Array, x: Array, w: Array, stride=1, padding="valid", dilation=1, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """The same loops as forward; each product now hands dy to both of its factors.
+
+    A pixel lies under many windows and a weight is used at every position: hence `+=`.
+    Returns (dx, dw, db); dx is None when nobody needs it (the first layer's input is data).
+    """
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (_, H, W, _), (KH, KW, C, F) = x.shape, w.shape
+    pads = resolve_padding((H, W), (KH, KW), stride, dilation, padding)
+    x_padded = pad(x, pads)
+
+    dx_padded = np.zeros(x_padded.shape)
+    dw = np.zeros(w.shape)
+    db = np.zeros(F)
+    for n, oh, ow, f in np.ndindex(dy.shape):
+        g = float(dy[n, oh, ow, f])
+        db[f] += g
+        for kh, kw, c in np.ndindex(KH, KW, C):
+            row, column = oh * sh + kh * dil_h, ow * sw + kw * dil_w
+            dx_padded[n, row, column, c] += g * w[kh, kw, c, f]
+            dw[kh, kw, c, f] += g * x_padded[n, row, column, c]
+    dx = crop(dx_padded, pads, x.dtype) if need_dx else None
+    return dx, dw.astype(w.dtype), db.astype(w.dtype)
+
+
+# --- im2col: convolution as one matrix product --------------------------------------------------------------
+
+
+def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1, out: Array | None = None) -> Array:
+    """Write what each window sees as one row of a table: (N*OH*OW, KH*KW*C).
+
+    Row (n, oh, ow) is an output pixel; column (kh, kw, c) is a cell of the window. Then
+    conv2d(x, w) is `im2col(x) @ w.reshape(KH*KW*C, F)`. `out`: a table to write into.
+    """
+    (KH, KW), (sh, sw), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
+    N, H, W, C = x.shape
+    pads = resolve_padding((H, W), kernel_size, stride, dilation, padding)
+    OH, OW = output_size((H, W), kernel_size, stride, dilation, pads)
+    x_padded = pad(x, pads)
+
+    cols = np.empty((N * OH * OW, KH * KW * C), dtype=x.dtype) if out is None else out
+    for row, (n, oh, ow) in enumerate(np.ndindex(N, OH, OW)):
+        for column, (kh, kw, c) in enumerate(np.ndindex(KH, KW, C)):
+            cols[row, column] = x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, c]
+    return cols
+
+
+def col2im(cols: Array, input_shape, kernel_size, stride=1, padding="valid", dilation=1) -> Array:
+    """Carry each entry of the table back to the pixel it was copied from, and add: the adjoint of im2col.
+
+    Where windows overlap, a pixel was copied several times, and gets the sum of its copies.
+    """
+    (KH, KW), (sh, sw), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
+    N, H, W, C = input_shape
+    pads = resolve_padding((H, W), kernel_size, stride, dilation, padding)
+    OH, OW = output_size((H, W), kernel_size, stride, dilation, pads)
+
+    x_padded = pad(np.zeros(input_shape), pads)
+    for row, (n, oh, ow) in enumerate(np.ndindex(N, OH, OW)):
+        for column, (kh, kw, c) in enumerate(np.ndindex(KH, KW, C)):
+            x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, c] += cols[row, column]
+    return crop(x_padded, pads, cols.dtype)
+
+
+# --- Pooling ------------------------------------------------------------------------------------------------
+
+
+def maxpool2d_forward(
+    x: Array, pool_size, stride=None, padding="valid", winners: bool = True
+) -> tuple[Array, Array | None]:
+    """Each window hands on its largest value, and we note which cell it was (channel by channel).
+
+    The border is filled with -inf, so that it never wins, not even over negative pixels. Among equals the
+    first one wins, row by row. The winner is noted as kh*KW + kw, counted inside the window.
+    """
+    (KH, KW), (sh, sw) = pair(pool_size), pair(pool_size if stride is None else stride)
+    N, H, W, C = x.shape
+    pads = resolve_padding((H, W), (KH, KW), (sh, sw), 1, padding)
+    OH, OW = output_size((H, W), (KH, KW), (sh, sw), 1, pads)
+    x_padded = pad(x, pads, value=-np.inf)
+
+    y = np.zeros((N, OH, OW, C), dtype=x.dtype)
+    winner = np.zeros((N, OH, OW, C), dtype=np.int64)
+    for n, oh, ow, c in np.ndindex(N, OH, OW, C):
+        best = -np.inf
+        for kh, kw in np.ndindex(KH, KW):
+            value = x_padded[n, oh * sh + kh, ow * sw + kw, c]
+            if value > best:
+                best = value
+                winner[n, oh, ow, c] = kh * KW + kw
+        y[n, oh, ow, c] = best
+    return y, winner if winners else None
+
+
+def maxpool2d_backward(
+    dy: Array, winner: Array, input_shape, pool_size, stride=None, padding="valid"
+) -> Array:
+    """The whole gradient of an output goes to its winner: moving any other pixel a little changes nothing.
+
+    A pixel may win in several overlapping windows: hence `+=`.
+    """
+    (KH, KW), (sh, sw) = pair(pool_size), pair(pool_size if stride is None else stride)
+    pads = resolve_padding(input_shape[1:3], (KH, KW), (sh, sw), 1, padding)
+
+    dx_padded = pad(np.zeros(input_shape), pads)
+    for n, oh, ow, c in np.ndindex(dy.shape):
+        kh, kw = divmod(int(winner[n, oh, ow, c]), KW)
+        dx_padded[n, oh * sh + kh, ow * sw + kw, c] += dy[n, oh, ow, c]
+    return crop(dx_padded, pads, dy.dtype)
+
+
+def avgpool2d_forward(x: Array, pool_size, stride=None, padding="valid") -> Array:
+    """Each window hands on the mean of its pixels. Cells of the border are no pixels and are not counted."""
+    (KH, KW), (sh, sw) = pair(pool_size), pair(pool_size if stride is None else stride)
+    N, H, W, C = x.shape
+    pads = resolve_padding((H, W), (KH, KW), (sh, sw), 1, padding)
+    OH, OW = output_size((H, W), (KH, KW), (sh, sw), 1, pads)
+    x_padded = pad(x, pads)
+    is_pixel = pad(np.ones(x.shape), pads)
+
+    y = np.zeros((N, OH, OW, C), dtype=x.dtype)
+    for n, oh, ow, c in np.ndindex(N, OH, OW, C):
+        total = count = 0.0
+        for kh, kw in np.ndindex(KH, KW):
+            total += x_padded[n, oh * sh + kh, ow * sw + kw, c]
+            count += is_pixel[n, oh * sh + kh, ow * sw + kw, c]
+        y[n, oh, ow, c] = total / count
+    return y
+
+
+def avgpool2d_backward(dy: Array, input_shape, pool_size, stride=None, padding="valid") -> Array:
+    """Each of the window's `count` pixels had the weight 1 / count, and gets that share of the gradient."""
+    (KH, KW), (sh, sw) = pair(pool_size), pair(pool_size if stride is None else stride)
+    pads = resolve_padding(input_shape[1:3], (KH, KW), (sh, sw), 1, padding)
+    is_pixel = pad(np.ones(input_shape), pads)
+
+    dx_padded = np.zeros(is_pixel.shape)
+    for n, oh, ow, c in np.ndindex(dy.shape):
+        count = 0.0
+        for kh, kw in np.ndindex(KH, KW):
+            count += is_pixel[n, oh * sh + kh, ow * sw + kw, c]
+        for kh, kw in np.ndindex(KH, KW):
+            dx_padded[n, oh * sh + kh, ow * sw + kw, c] += dy[n, oh, ow, c] / count
+    return crop(dx_padded, pads, dy.dtype)
+
+
+def global_avgpool2d_forward(x: Array) -> Array:
+    """The mean of each channel over the whole image: (N, H, W, C) -> (N, C)."""
+    N, H, W, C = x.shape
+    y = np.zeros((N, C), dtype=x.dtype)
+    for n, c in np.ndindex(N, C):
+        total = 0.0
+        for h, v in np.ndindex(H, W):
+            total += float(x[n, h, v, c])
+        y[n, c] = total / (H * W)
+    return y
+
+
+def global_avgpool2d_backward(dy: Array, input_shape) -> Array:
+    """Every pixel had the weight 1 / (H*W)."""
+    N, H, W, C = input_shape
+    dx = np.zeros(input_shape, dtype=dy.dtype)
+    for n, h, v, c in np.ndindex(N, H, W, C):
+        dx[n, h, v, c] = dy[n, c] / (H * W)
+    return dx
+
+
+# --- Dense --------------------------------------------------------------------------------------------------
+
+
+def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:
+    """Each output is a weighted sum of all inputs: y[n, o] = b[o] + sum over i of x[n, i] * w[i, o].
+
+    x (..., in), w (in, out), y (..., out): all axes but the last only count samples.
+    """
+    inputs, outputs = w.shape
+    y = np.zeros((*x.shape[:-1], outputs), dtype=x.dtype)
+    for n in np.ndindex(x.shape[:-1]):
+        for o in range(outputs):
+            total = 0.0 if b is None else float(b[o])
+            for i in range(inputs):
+                total += float(x[(*n, i)]) * float(w[i, o])
+            y[(*n, o)] = total
+    return y
+
+
+def dense_backward(dy: Array, x: Array, w: Array, need_dx: bool = True) -> tuple[Array | None, Array, Array]:
+    """The product x[n, i] * w[i, o] hands dy[n, o] to both of its factors; samples add up in dw and db."""
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(w.shape[1])
+    for n in np.ndindex(x.shape[:-1]):
+        for o in range(w.shape[1]):
+            g = float(dy[(*n, o)])
+            db[o] += g
+            for i in range(w.shape[0]):
+                dx[(*n, i)] += g * w[i, o]
+                dw[i, o] += g * x[(*n, i)]
+    return dx.astype(x.dtype) if need_dx else None, dw.astype(w.dtype), db.astype(w.dtype)
+
+
+# --- Batch normalisation (Ioffe and Szegedy, 2015, algorithm 1) ---------------------------------------------
+#
+# The batch is a table: one column a channel, one row for each pixel of each image, (N*H*W, C).
+# `all_reduce` adds up an array over the shards of a batch; None means that x is the whole batch.
+
+
+def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Array, Array, int]:
+    """Mean and variance of each channel over the whole batch, and the number of rows that went into them.
+
+    First the mean, then the mean square distance from it (divided by the count, not by count - 1).
+    """
+    add_up = all_reduce or (lambda partial: partial)
+    C = x.shape[-1]
+    table = x.reshape(-1, C)
+
+    total = np.zeros(C)
+    for r, c in np.ndindex(table.shape):
+        total[c] += table[r, c]
+    count = int(add_up(np.array([float(len(table))]))[0])
+    mean = add_up(total) / count
+
+    squares = np.zeros(C)
+    for r, c in np.ndindex(table.shape):
+        squares[c] += (table[r, c] - mean[c]) ** 2
+    var = add_up(squares) / count
+    return mean.astype(x.dtype), var.astype(x.dtype), count
+
+
+def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+    """Bring each channel to mean 0 and variance 1, then let it learn its own: gamma * x_hat + beta."""
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        x_hat = (float(x[index]) - float(mean[c])) / math.sqrt(float(var[c]) + eps)
+        y[index] = float(gamma[c]) * x_hat + float(beta[c])
+    return y
+
+
+def batchnorm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    var: Array,
+    eps: float,
+    all_reduce: AllReduce | None = None,
+    need_dx: bool = True,
+) -> tuple[Array | None, Array, Array]:
+    """The chain rule through three paths: x reaches y directly, through the mean, and through the variance.
+
+        x_hat = (x - mean) / std         std = sqrt(var + eps)
+        y     = gamma * x_hat + beta
+
+    With m rows, each x contributes 1/m to its channel's mean and 2 (x - mean) / m to its variance.
+    dgamma and dbeta are sums over this shard only, like every layer's gradients; dmean and dvar belong to
+    the whole batch.
+    """
+    add_up = all_reduce or (lambda partial: partial)
+    C = x.shape[-1]
+    table, dtable = x.reshape(-1, C).astype(np.float64), dy.reshape(-1, C).astype(np.float64)
+    m = int(add_up(np.array([float(len(table))]))[0])
+    std = np.array([math.sqrt(float(var[c]) + eps) for c in range(C)])
+
+    dgamma, dbeta, dmean, dvar = np.zeros(C), np.zeros(C), np.zeros(C), np.zeros(C)
+    for r, c in np.ndindex(table.shape):
+        distance = table[r, c] - mean[c]
+        dgamma[c] += dtable[r, c] * distance / std[c]
+        dbeta[c] += dtable[r, c]
+        dx_hat = dtable[r, c] * gamma[c]
+        dvar[c] += dx_hat * distance * (-1 / 2) / std[c] ** 3  # d(1/std)/dvar = -1/2 std^-3
+        dmean[c] += dx_hat * (-1 / std[c])
+    dmean, dvar = add_up(dmean), add_up(dvar)
+    # The mean moves the variance too, by the sum of -2 (x - mean) / m. But distances from the mean sum to 0.
+
+    dx = np.zeros(table.shape)
+    for r, c in np.ndindex(table.shape):
+        direct = dtable[r, c] * gamma[c] / std[c]
+        through_mean = dmean[c] / m
+        through_variance = dvar[c] * 2 * (table[r, c] - mean[c]) / m
+        dx[r, c] = direct + through_mean + through_variance
+    result = dx.reshape(x.shape).astype(x.dtype) if need_dx else None
+    return result, dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype)
+
+
+def batchnorm_eval_backward(
+    dy: Array, x: Array, gamma: Array, mean: Array, var: Array, eps: float, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """With a fixed mean and variance only the direct path is left."""
+    C = x.shape[-1]
+    dx, dgamma, dbeta = np.zeros(x.shape), np.zeros(C), np.zeros(C)
+    for index in np.ndindex(x.shape):
+        c = index[-1]
+        g, std = float(dy[index]), math.sqrt(float(var[c]) + eps)
+        dx[index] = g * float(gamma[c]) / std
+        dgamma[c] += g * (float(x[index]) - float(mean[c])) / std
+        dbeta[c] += g
+    return dx.astype(x.dtype) if need_dx else None, dgamma.astype(gamma.dtype), dbeta.astype(gamma.dtype)
+
+
+# --- Dropout (Srivastava et al., 2014), inverted ------------------------------------------------------------
+
+
+def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
+    """Keep x where the mask says so, else 0. What is kept grows by 1 / (1 - rate), so that the mean stays.
+
+    The growth happens here, in training; nothing at all is left to do at test time.
+    """
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for index in np.ndindex(x.shape):
+        if mask[index]:
+            y[index] = float(x[index]) / (1 - rate)
+    return y
+
+
+def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
+    """What was kept had the slope 1 / (1 - rate); what was dropped has the slope 0."""
+    dx = np.zeros(dy.shape, dtype=dy.dtype)
+    for index in np.ndindex(dy.shape):
+        if mask[index]:
+            dx[index] = float(dy[index]) / (1 - rate)
+    return dx
+
+
+# --- Activations: one number in, one number out -------------------------------------------------------------
+
+
+def _each(f: Callable[..., float], *arrays: Array) -> Array:
+    """f of the first elements, f of the second elements, and so on."""
+    result = np.zeros(arrays[0].shape, dtype=arrays[0].dtype)
+    for index in np.ndindex(result.shape):
+        result[index] = f(*(float(a[index]) for a in arrays))
+    return result
+
+
+def relu_forward(x: Array) -> Array:
+    """Negative numbers become 0."""
+    return _each(lambda v: v if v > 0 else 0.0, x)
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    """The slope is 1 where the output is positive, else 0 (at the kink, too)."""
+    return _each(lambda g, out: g if out > 0 else 0.0, dy, y)
+
+
+def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
+    """Negative numbers shrink instead of vanishing."""
+    return _each(lambda v: v if v > 0 else negative_slope * v, x)
+
+
+def leaky_relu_backward(dy: Array, y: Array, negative_slope: float) -> Array:
+    """The slope is 1 where the output is positive, else negative_slope."""
+    return _each(lambda g, out: g if out > 0 else negative_slope * g, dy, y)
+
+
+def elu_forward(x: Array, alpha: float = 1.0) -> Array:
+    """alpha * (e^x - 1) for negative x: a smooth bend down to -alpha (Clevert et al., 2016)."""
+    return _each(lambda v: v if v > 0 else alpha * math.expm1(v), x)
+
+
+def elu_backward(dy: Array, y: Array, alpha: float = 1.0) -> Array:
+    """The slope alpha * e^x is y + alpha."""
+    return _each(lambda g, out: g if out > 0 else g * (out + alpha), dy, y)
+
+
+def sigmoid_forward(x: Array) -> Array:
+    """1 / (1 + e^-x), written for each sign so that e^... never overflows."""
+
+    def sigmoid(v: float) -> float:
+        return 1 / (1 + math.exp(-v)) if v >= 0 else math.exp(v) / (1 + math.exp(v))
+
+    return _each(sigmoid, x)
+
+
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    """The slope is y * (1 - y)."""
+    return _each(lambda g, out: g * out * (1 - out), dy, y)
+
+
+def tanh_forward(x: Array) -> Array:
+    """The hyperbolic tangent."""
+    return _each(math.tanh, x)
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """The slope is 1 - y^2."""
+    return _each(lambda g, out: g * (1 - out * out), dy, y)
+
+
+def gelu_forward(x: Array, approximate: bool = False) -> Array:
+    """x times the probability that a standard normal number is smaller than x (Hendrycks and Gimpel, 2016).
+
+    approximate: their formula with tanh in place of the error function.
+    """
+
+    def gelu(v: float) -> float:
+        if approximate:
+            return 0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+        return 0.5 * v * (1 + math.erf(v / math.sqrt(2)))
+
+    return _each(gelu, x)
+
+
+def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
+    """Product rule: the probability, plus x times its slope, the bell curve."""
+
+    def slope(v: float) -> float:
+        if approximate:
+            t = math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))
+            dt = (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * v**2)
+            return 0.5 * (1 + t) + 0.5 * v * dt
+        bell = math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + math.erf(v / math.sqrt(2))) + v * bell
+
+    return _each(lambda g, v: g * slope(v), dy, x)
+
+
+# --- Softmax and cross-entropy ------------------------------------------------------------------------------
+
+
+def softmax_forward(x: Array) -> Array:
+    """e^x, divided by the sum of the row: positive numbers that add up to 1, along the last axis.
+
+    Subtracting the row's largest value first changes nothing but keeps e^x from overflowing.
+    """
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for n in np.ndindex(x.shape[:-1]):
+        row = [float(v) for v in x[n]]
+        powers = [math.exp(v - max(row)) for v in row]
+        for k, power in enumerate(powers):
+            y[(*n, k)] = power / sum(powers)
+    return y
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """Every output depends on every input of its row: the slopes form a full K x K matrix, the Jacobian.
+
+    dy_i / dx_j  =  y_i * (1 - y_j) if i = j (raising an input raises its own output),
+                    y_i * (0 - y_j) if not   (and lowers all others, for they sum to 1).
+    """
+    K = y.shape[-1]
+    dx = np.zeros(y.shape, dtype=y.dtype)
+    for n in np.ndindex(y.shape[:-1]):
+        out = [float(v) for v in y[n]]
+        jacobian = [[out[i] * ((i == j) - out[j]) for j in range(K)] for i in range(K)]
+        for j in range(K):
+            dx[(*n, j)] = sum(float(dy[(*n, i)]) * jacobian[i][j] for i in range(K))
+    return dx
+
+
+def log_softmax(x: Array) -> Array:
+    """log(softmax(x)) = x - log(sum of e^x), without taking the log of a number that may have become 0."""
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for n in np.ndindex(x.shape[:-1]):
+        row = [float(v) for v in x[n]]
+        largest = max(row)
+        log_sum = largest + math.log(sum(math.exp(v - largest) for v in row))
+        for k, v in enumerate(row):
+            y[(*n, k)] = v - log_sum
+    return y
+
+
+def _as_probabilities(target: Array, shape: tuple[int, int]) -> Array:
+    """The label 2 of 4 classes is the distribution [0, 0, 1, 0]; distributions are taken as they are."""
+    if target.ndim == 2:
+        return target
+    table = np.zeros(shape)
+    for n, label in enumerate(target):
+        table[n, label] = 1.0
+    return table
+
+
+def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
+    """How surprised the prediction is by the truth: -sum over k of target_k * log(softmax(logits)_k).
+
+    logits (N, K); target (N, K) probabilities or (N,) integer labels; result (N,), one loss a sample.
+    """
+    log_p = log_softmax(logits.astype(np.float64))
+    t = _as_probabilities(target, logits.shape)
+    loss = np.zeros(len(logits), dtype=logits.dtype)
+    for n in range(len(logits)):
+        loss[n] = -sum(float(t[n, k]) * log_p[n, k] for k in range(logits.shape[1]))
+    return loss
+
+
+def softmax_cross_entropy_backward(logits: Array, target: Array, batch_size: int | None = None) -> Array:
+    """Prediction minus truth, divided by the batch size: the gradient of the mean loss.
+
+        d log p_k / d logit_j = (k = j) - p_j,     so    -sum over k of t_k * ((k = j) - p_j)  =  p_j - t_j,
+
+    because the t_k add up to 1. batch_size: the samples in the whole batch, if logits is only a shard of it.
+    """
+    p = softmax_forward(logits.astype(np.float64))
+    t = _as_probabilities(target, logits.shape)
+    dlogits = np.zeros(logits.shape, dtype=logits.dtype)
+    for n, k in np.ndindex(logits.shape):
+        dlogits[n, k] = (p[n, k] - float(t[n, k])) / (batch_size or len(logits))
+    return dlogits
