@@ -1,0 +1,86 @@
+"""The mathematics: pure functions on arrays, forward and backward.
+
+A kernel never changes its inputs, keeps their dtype, returns C-contiguous arrays and remembers nothing. Images are
+(N, H, W, C), convolution kernels (KH, KW, C_in, C_out), dense kernels (in, out). `dy` is the derivative of the
+loss by the output y; a backward kernel turns it into dx, dw, db. Every kernel has a naive twin in plain loops,
+of the same name, in `minicnn.kernels.reference`: read that one first.
+"""
+
+from minicnn.kernels.activations import (
+    elu_backward,
+    elu_forward,
+    gelu_backward,
+    gelu_forward,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from minicnn.kernels.conv import conv2d_backward, conv2d_forward
+from minicnn.kernels.dense import dense_backward, dense_forward
+from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask
+from minicnn.kernels.im2col import col2im, im2col
+from minicnn.kernels.norm import (
+    batchnorm_backward,
+    batchnorm_eval_backward,
+    batchnorm_forward,
+    batchnorm_moments,
+)
+from minicnn.kernels.pool import (
+    avgpool2d_backward,
+    avgpool2d_forward,
+    global_avgpool2d_backward,
+    global_avgpool2d_forward,
+    maxpool2d_backward,
+    maxpool2d_forward,
+)
+from minicnn.kernels.softmax import (
+    log_softmax,
+    softmax_backward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+    softmax_forward,
+)
+
+__all__ = [
+    "avgpool2d_backward",
+    "avgpool2d_forward",
+    "batchnorm_backward",
+    "batchnorm_eval_backward",
+    "batchnorm_forward",
+    "batchnorm_moments",
+    "col2im",
+    "conv2d_backward",
+    "conv2d_forward",
+    "dense_backward",
+    "dense_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "dropout_mask",
+    "elu_backward",
+    "elu_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "global_avgpool2d_backward",
+    "global_avgpool2d_forward",
+    "im2col",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "log_softmax",
+    "maxpool2d_backward",
+    "maxpool2d_forward",
+    "relu_backward",
+    "relu_forward",
+    "sigmoid_backward",
+    "sigmoid_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "tanh_backward",
+    "tanh_forward",
+]

@@ -1,0 +1,45 @@
+"""Inverted dropout: in training, each number is dropped with probability `rate` and the others are scaled up.
+
+    y = x * mask / (1 - rate)      dx = dy * mask / (1 - rate)
+
+The scale keeps the expected value, so evaluation needs no factor at all. N. Srivastava et al., "Dropout: A Simple Way
+to Prevent Neural Networks from Overfitting" (2014), section 10. Naive twins: `reference.dropout_forward` and so on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minicnn.backend import Array, tiles, xp_of
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0) -> np.ndarray:
+    """The boolean mask for a batch of `shape` (N, ...), True = keep, on the host.
+
+    Sample i's mask depends on `seed` and `first + i` alone: a batch that is cut into shards gets the same mask as one
+    that is not. Each number is compared as 16 random bits, so the rate is exact to 1/65536.
+    """
+    per_sample = math.prod(shape[1:])
+    words = -(-per_sample // 4)  # one 64-bit word serves four numbers; a sample begins with a fresh word
+    bits = np.random.PCG64(seed)
+    bits.advance(first * words)
+    drawn = bits.random_raw(shape[0] * words).view(np.uint16).reshape(shape[0], words * 4)
+    threshold = min(round(rate * 65536), 65535)
+    return np.ascontiguousarray(drawn[:, :per_sample] >= np.uint16(threshold)).reshape(shape)
+
+
+def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
+    """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of the same shape."""
+    xp, y = xp_of(x), xp_of(x).empty(x.shape, x.dtype)
+    scale = x.dtype.type(1 / (1 - rate))
+    for part in tiles(x):
+        xp.multiply(x[part], mask[part], out=y[part])
+        y[part] *= scale
+    return y
+
+
+def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
+    """dx = dy * mask / (1 - rate): the same linear map as the forward pass, which is its own adjoint."""
+    return dropout_forward(dy, mask, rate)

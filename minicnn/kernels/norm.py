@@ -1,0 +1,147 @@
+"""Batch normalisation: give every channel mean 0 and variance 1, then a learned scale and shift.
+
+    x_hat = (x - mean) / sqrt(var + eps)        y = gamma * x_hat + beta
+
+mean and var are taken for each channel over all other axes: N for (N, C), N*H*W for (N, H, W, C). They depend on x, so
+in training dy reaches x by three ways: directly, through the mean, and through the variance:
+
+    dgamma = sum of dy * x_hat      dbeta = sum of dy
+    dx = gamma / sqrt(var + eps) * (dy - mean of dy - x_hat * mean of (dy * x_hat))
+
+S. Ioffe, C. Szegedy, "Batch Normalization" (2015), section 3. Naive twins: `reference.batchnorm_forward` and so on.
+
+All loops here walk over cache-sized tiles of "wide" rows: an image row of W pixels and C channels is one row of W*C
+numbers, and each coefficient is repeated W times. Long rows are what NumPy is fast at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from minicnn.backend import Array, scratch, tiles, xp_of
+
+AllReduce: TypeAlias = Callable[[Array], Array]  # the sum of an array over all shards of the batch
+
+
+def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Array, Array, int]:
+    """(mean (C,), biased variance (C,), rows) of x (N, C) or (N, H, W, C), rows = N or N*H*W.
+
+    With `all_reduce`, x is one shard and the result is that of the whole batch. The sums are those of x minus a
+    first guess of the mean, so a large mean costs no precision: T. Chan, G. Golub, R. LeVeque, "Algorithms for
+    Computing the Sample Variance" (1983).
+    """
+    xp, c = xp_of(x), x.shape[-1]
+    wide, repeat = _wide(x)
+    count = x.size // c
+    guess = wide[: max(1, len(wide) // max(1, len(x)))].reshape(-1, c).mean(axis=0)
+    sums = xp.zeros((2, c), np.float64)
+    for part in tiles(wide):
+        d = xp.subtract(wide[part], _repeated(guess, repeat), out=scratch(xp, "d", wide[part].shape, x.dtype))
+        sums[0] += _column_sums(d, c)
+        sums[1] += _column_sums(xp.multiply(d, d, out=d), c)
+    offset = sums[0] / count
+    mean, var = guess + offset, sums[1] / count - offset**2
+    if all_reduce is not None:  # moments of shards cannot be added up, sums of x and of x² can
+        sums = all_reduce(xp.stack([xp.full(c, float(count)), count * mean, count * (var + mean**2)]))
+        count = int(sums[0, 0])
+        mean = sums[1] / count
+        var = sums[2] / count - mean**2
+    return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
+
+
+def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+    """y of x's shape (N, C) or (N, H, W, C); gamma, beta, mean, var are (C,). For training and for evaluation."""
+    scale = gamma / xp_of(x).sqrt(var + x.dtype.type(eps))
+    shift = beta - mean * scale
+    wide, repeat = _wide(x)
+    scale, shift = _repeated(scale, repeat), _repeated(shift, repeat)
+    y = xp_of(x).empty_like(wide)
+    for part in tiles(wide):
+        xp_of(x).multiply(wide[part], scale, out=y[part])
+        y[part] += shift
+    return y.reshape(x.shape)
+
+
+def batchnorm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    var: Array,
+    eps: float,
+    all_reduce: AllReduce | None = None,
+    need_dx: bool = True,
+) -> tuple[Array | None, Array, Array]:
+    """(dx, dgamma, dbeta) in training mode: mean and var are those of x (of the whole batch, where x is a shard).
+
+    dgamma and dbeta are this shard's own share; dx needs the sums over the whole batch, and asks `all_reduce` for them.
+    """
+    xp = xp_of(x)
+    dgamma, dbeta = _parameter_gradients(dy, x, mean, var, eps)
+    sums = xp.stack([xp.full_like(dgamma, x.size // x.shape[-1]), dgamma, dbeta])
+    if all_reduce is not None:  # every shard must take part, whether it needs dx or not
+        sums = all_reduce(sums)
+    if not need_dx:
+        return None, dgamma, dbeta
+    mean_dy_xhat, mean_dy = sums[1] / sums[0], sums[2] / sums[0]
+    # The rule above, sorted by what varies: dx = a * dy + b * x + constant.
+    inv_std = 1 / xp.sqrt(var + x.dtype.type(eps))
+    a = gamma * inv_std
+    b = -a * inv_std * mean_dy_xhat
+    constant = -a * mean_dy - b * mean
+    (wide, repeat), (wide_dy, _) = _wide(x), _wide(dy)
+    a, b, constant = (_repeated(v, repeat) for v in (a, b, constant))
+    dx = xp.empty_like(wide)
+    for part in tiles(wide):
+        bx = xp.multiply(wide[part], b, out=scratch(xp, "d", wide[part].shape, x.dtype))
+        bx += constant
+        xp.multiply(wide_dy[part], a, out=dx[part])
+        dx[part] += bx
+    return dx.reshape(x.shape), dgamma, dbeta
+
+
+def batchnorm_eval_backward(
+    dy: Array, x: Array, gamma: Array, mean: Array, var: Array, eps: float, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """(dx, dgamma, dbeta) where mean and var are constants (running statistics): dx = dy * gamma / sqrt(var + eps)."""
+    dgamma, dbeta = _parameter_gradients(dy, x, mean, var, eps)
+    dx = dy * (gamma / xp_of(x).sqrt(var + x.dtype.type(eps))) if need_dx else None
+    return dx, dgamma, dbeta
+
+
+def _parameter_gradients(
+    dy: Array, x: Array, mean: Array, var: Array, eps: float
+) -> tuple[Array, Array]:
+    """(dgamma, dbeta): the sums of dy * x_hat and of dy over all rows of this x."""
+    xp, c = xp_of(x), x.shape[-1]
+    (wide, repeat), (wide_dy, _) = _wide(x), _wide(dy)
+    wide_mean = _repeated(mean, repeat)
+    sums = xp.zeros((2, c), np.float64)
+    for part in tiles(wide):
+        d = xp.subtract(wide[part], wide_mean, out=scratch(xp, "d", wide[part].shape, x.dtype))
+        sums[0] += _column_sums(xp.multiply(d, wide_dy[part], out=d), c)
+        sums[1] += _column_sums(wide_dy[part], c)
+    dgamma = sums[0] / xp.sqrt(var.astype(np.float64) + eps)
+    return dgamma.astype(x.dtype), sums[1].astype(x.dtype)
+
+
+def _wide(x: Array) -> tuple[Array, int]:
+    """x as rows of W*C numbers, and W: how often the channels repeat in a row. (N, C) stays as it is."""
+    xp = xp_of(x)
+    if x.ndim == 2:
+        return xp.ascontiguousarray(x), 1
+    w, c = x.shape[-2:]
+    return xp.ascontiguousarray(x).reshape(-1, w * c), w
+
+
+def _repeated(v: Array, repeat: int) -> Array:
+    return xp_of(v).tile(v, repeat)
+
+
+def _column_sums(rows: Array, c: int) -> Array:
+    """(C,) sums over wide rows. `ones @ rows` is faster than rows.sum(axis=0)."""
+    xp = xp_of(rows)
+    return (xp.ones(len(rows), rows.dtype) @ rows).reshape(-1, c).sum(axis=0)

@@ -1,0 +1,58 @@
+"""Softmax and cross-entropy, apart and as one.
+
+    p_i = exp(z_i) / sum over j of exp(z_j)        loss = - sum over i of t_i * log p_i
+
+Softmax alone has a full Jacobian, dp_i/dz_j = p_i * (1[i = j] - p_j). Together the two collapse to the simplest gradient
+there is, dz = p - t (for targets that sum to 1). C. Bishop, "Pattern Recognition and Machine Learning" (2006), section 4.3.4.
+z are called logits. The largest logit is subtracted first: that changes no p, and exp cannot overflow.
+Naive twins: `reference.softmax_forward` and so on.
+"""
+
+from __future__ import annotations
+
+from minicnn.backend import Array, xp_of
+
+
+def softmax_forward(x: Array) -> Array:
+    """Probabilities over the last axis, of x's shape."""
+    xp = xp_of(x)
+    y = xp.subtract(x, x.max(axis=-1, keepdims=True), order="C")
+    xp.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """dx = y * (dy - sum of dy * y): dy times the Jacobian, without writing the Jacobian down."""
+    return xp_of(dy).multiply(y, dy - (dy * y).sum(axis=-1, keepdims=True), order="C")
+
+
+def log_softmax(x: Array) -> Array:
+    """log of softmax over the last axis: finite also where softmax itself rounds to 0."""
+    xp = xp_of(x)
+    y = xp.subtract(x, x.max(axis=-1, keepdims=True), order="C")
+    y -= xp.log(xp.exp(y).sum(axis=-1, keepdims=True))
+    return y
+
+
+def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
+    """The loss of each sample (N,) from logits (N, K) and target: class numbers (N,) or probabilities (N, K)."""
+    log_p = log_softmax(logits)
+    if target.ndim == 1:
+        return -log_p[xp_of(logits).arange(len(target)), target]
+    return -(target * log_p).sum(axis=-1)
+
+
+def softmax_cross_entropy_backward(logits: Array, target: Array, batch_size: int | None = None) -> Array:
+    """dlogits (N, K) of the mean loss: (p * sum of t - t) / batch_size.
+
+    batch_size: what the mean is taken over, N if None; a shard passes the size of the whole batch.
+    """
+    dz = softmax_forward(logits)
+    if target.ndim == 1:
+        dz[xp_of(logits).arange(len(target)), target] -= 1
+    else:
+        dz *= target.sum(axis=-1, keepdims=True)
+        dz -= target
+    dz /= len(logits) if batch_size is None else batch_size
+    return dz
