@@ -1,0 +1,78 @@
+"""What weights must fulfil after every step: callables `w -> new w` of the same dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minicnn.backend import Array, xp_of
+from minicnn.registry import names_of, resolve
+
+EPSILON = 1e-7  # Keras' guard against a division by 0
+
+
+class Constraint:
+    """Base class: implement `__call__(w)`, and `get_config` if there are arguments."""
+
+    def __call__(self, w: Array) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} must implement __call__(w)")
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class MaxNorm(Constraint):
+    """Weight vectors longer than max_value are shortened to it.
+
+    axis: the axes along one weight vector. 0 suits a dense kernel (in, out): one vector for each output unit;
+    (0, 1, 2) a convolution kernel (KH, KW, C_in, C_out): one vector for each filter.
+    Srivastava et al. 2014, section 5.1.
+    """
+
+    def __init__(self, max_value: float = 2, axis: int | Sequence[int] = 0):
+        self.max_value, self.axis = max_value, axis
+
+    def __call__(self, w: Array) -> Array:
+        norms = _norms(w, self.axis)
+        return w * (norms.clip(0, self.max_value) / (EPSILON + norms))
+
+    def get_config(self):
+        return {"max_value": self.max_value, "axis": self.axis}
+
+
+class NonNeg(Constraint):
+    """Negative weights become 0."""
+
+    def __call__(self, w: Array) -> Array:
+        return xp_of(w).maximum(w, 0)
+
+
+class UnitNorm(Constraint):
+    """Every weight vector gets length 1. axis: the axes along one weight vector, as in MaxNorm."""
+
+    def __init__(self, axis: int | Sequence[int] = 0):
+        self.axis = axis
+
+    def __call__(self, w: Array) -> Array:
+        return w / (EPSILON + _norms(w, self.axis))
+
+    def get_config(self):
+        return {"axis": self.axis}
+
+
+def _norms(w: Array, axis: int | Sequence[int]) -> Array:
+    axes = axis if isinstance(axis, int) else tuple(axis)
+    xp = xp_of(w)
+    return xp.sqrt(xp.sum(xp.square(w), axis=axes, keepdims=True))
+
+
+max_norm = maxnorm = MaxNorm
+non_neg = NonNeg
+unit_norm = UnitNorm
+
+_KNOWN = names_of(MaxNorm, NonNeg, UnitNorm, maxnorm=MaxNorm, nonneg=NonNeg, unitnorm=UnitNorm)
+
+
+def get(identifier: Any) -> Callable[[Array], Array] | None:
+    """The constraint for a name ("max_norm", "MaxNorm"), config dict, class, instance or function."""
+    return resolve("constraint", identifier, _KNOWN)

@@ -1,0 +1,106 @@
+"""Penalties on large weights, added to the loss, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError
+from minicnn.registry import names_of, resolve
+
+
+class Regularizer:
+    """Base class: implement `penalty(w)` and `gradient(w)`. A call returns the penalty, as in Keras."""
+
+    def __call__(self, w: Array) -> float:
+        return self.penalty(w)
+
+    def penalty(self, w: Array) -> float:
+        """What is added to the loss: a float64 scalar (on the GPU a 0-d array: nothing waits for it)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement penalty(w)")
+
+    def gradient(self, w: Array) -> Array:
+        """Derivative of the penalty by w: same shape and dtype as w."""
+        raise NotImplementedError(f"{type(self).__name__} must implement gradient(w)")
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class L1(Regularizer):
+    """l1 * sum(|w|), which pulls small weights to exactly 0. The gradient at 0 is taken as 0."""
+
+    def __init__(self, l1: float = 0.01):
+        self.l1 = _checked("l1", l1)
+
+    def penalty(self, w: Array) -> float:
+        return self.l1 * abs(w).sum(dtype="float64")
+
+    def gradient(self, w: Array) -> Array:
+        return self.l1 * xp_of(w).sign(w)
+
+    def get_config(self):
+        return {"l1": self.l1}
+
+
+class L2(Regularizer):
+    """l2 * sum(w²): "weight decay". The gradient is 2 * l2 * w."""
+
+    def __init__(self, l2: float = 0.01):
+        self.l2 = _checked("l2", l2)
+
+    def penalty(self, w: Array) -> float:
+        return self.l2 * xp_of(w).square(w).sum(dtype="float64")
+
+    def gradient(self, w: Array) -> Array:
+        return 2 * self.l2 * w
+
+    def get_config(self):
+        return {"l2": self.l2}
+
+
+class L1L2(Regularizer):
+    """l1 * sum(|w|) + l2 * sum(w²).
+
+    Both factors default to 0, as in Keras; the name "l1_l2" stands for 0.01 each.
+    """
+
+    def __init__(self, l1: float = 0.0, l2: float = 0.0):
+        self.l1, self.l2 = _checked("l1", l1), _checked("l2", l2)
+
+    def penalty(self, w: Array) -> float:
+        return L1(self.l1).penalty(w) + L2(self.l2).penalty(w)
+
+    def gradient(self, w: Array) -> Array:
+        return L1(self.l1).gradient(w) + L2(self.l2).gradient(w)
+
+    def get_config(self):
+        return {"l1": self.l1, "l2": self.l2}
+
+
+def _checked(name: str, factor: float) -> float:
+    if not (factor >= 0 and math.isfinite(factor)):
+        raise InputError(
+            f"regularizer {name}",
+            problem="the factor cannot be used.",
+            expected=f"a finite {name} >= 0.",
+            received=f"{name}={factor}.",
+            fix="pass a small positive number such as 0.01, or 0 for no penalty.",
+        )
+    return float(factor)
+
+
+l1 = L1
+l2 = L2
+l1_l2 = L1L2
+
+_KNOWN = names_of(L1, L2) | {
+    "L1L2": L1L2,
+    "l1_l2": lambda l1=0.01, l2=0.01: L1L2(l1, l2),
+}
+
+
+def get(identifier: Any) -> Regularizer | None:
+    """The regularizer for a name ("l1", "l2", "l1_l2"), config dict, class or instance. None stays None."""
+    return resolve("regularizer", identifier, _KNOWN)
