@@ -214,6 +214,26 @@ class LecunNormal(_NamedScaling):
     settings = (1.0, "fan_in", "truncated_normal")
 
 
+class _FromFunction(Initializer):
+    """A function of the user's, called as in Keras: `f(shape, dtype=dtype)`."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
+
+    def draw(self, shape, rng):
+        return np.asarray(self.function(shape, dtype=np.float64), np.float64)
+
+    def get_config(self):
+        raise InputError(
+            f"initializer {getattr(self.function, '__name__', self.function)}",
+            problem="a function cannot be saved.",
+            expected="a name, or an instance of a class with get_config().",
+            received=f"{self.function!r}.",
+            fix="use one of minicnn's initializers, or write a subclass of Initializer.",
+        )
+
+
 def compute_fans(shape: Sequence[int]) -> tuple[int, int]:
     """(fan_in, fan_out): how many inputs feed one output unit, and how many outputs one input unit feeds.
 
@@ -242,7 +262,7 @@ _KNOWN = names_of(
 )  # fmt: skip
 
 
-def get(identifier: Any) -> Callable[..., np.ndarray] | None:
+def get(identifier: Any) -> Initializer | None:
     """The initializer for a name ("he_normal", "HeNormal"), config dict, class, instance or function.
 
     A function is called as in Keras, `f(shape, dtype=dtype)`. None stays None.
@@ -250,4 +270,4 @@ def get(identifier: Any) -> Callable[..., np.ndarray] | None:
     found = resolve("initializer", identifier, _KNOWN)
     if found is None or isinstance(found, Initializer):
         return found
-    return lambda shape, rng=None, dtype=np.float32: np.asarray(found(shape, dtype=dtype), dtype)
+    return _FromFunction(found)

@@ -1,4 +1,4 @@
-"""From a name to an object and back: what the `get()` functions of initializers, metrics ... share."""
+"""From a name to an object: what the `get()` functions of initializers, metrics ... share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from minicnn.errors import InputError, unknown_name
+from minicnn.errors import unknown_name
 
 
 def snake_case(name: str) -> str:
     """`GlorotUniform` -> `glorot_uniform`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def names_of(*classes: type, **aliases: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -40,21 +39,3 @@ def resolve(kind: str, identifier: Any, known: Mapping[str, Callable[..., Any]])
     if callable(identifier):
         return identifier
     raise unknown_name(kind, name, known)
-
-
-def serialize(obj: Any) -> dict[str, Any] | None:
-    """The config dict that `resolve` turns back into an equal object; None for None.
-
-    Raises InputError for a plain function, which cannot be written to a file.
-    """
-    if obj is None:
-        return None
-    if not hasattr(obj, "get_config"):
-        raise InputError(
-            getattr(obj, "__name__", type(obj).__name__),
-            problem="a function cannot be saved.",
-            expected="a name, or an instance of a class with get_config().",
-            received=f"{obj!r}.",
-            fix="use one of minicnn's classes, or write a subclass with get_config().",
-        )
-    return {"class_name": type(obj).__name__, "config": obj.get_config()}

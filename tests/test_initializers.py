@@ -8,7 +8,10 @@ import pytest
 
 from minicnn import initializers
 from minicnn.errors import InputError, UnknownNameError
-from minicnn.registry import serialize
+
+
+def config_dict(obj):
+    return {"class_name": type(obj).__name__, "config": obj.get_config()}
 
 
 def rng():
@@ -111,7 +114,7 @@ def test_get_accepts_names_classes_and_instances(name):
     ],
 )
 def test_config_round_trip(init):
-    again = initializers.get(serialize(init))
+    again = initializers.get(config_dict(init))
     assert type(again) is type(init)
     assert list(inspect.signature(type(init)).parameters) == list(init.get_config())
     np.testing.assert_array_equal(again((5, 4)), init((5, 4)))
@@ -125,7 +128,7 @@ def test_get_wraps_a_keras_style_function():
 
 def test_a_function_cannot_be_saved():
     with pytest.raises(InputError, match="cannot be saved"):
-        serialize(initializers.get(np.ones))
+        initializers.get(np.ones).get_config()
 
 
 def test_none_and_unknown_names():
