@@ -159,11 +159,11 @@ def conv2d_backward(
 # --- im2col: convolution as one matrix product --------------------------------------------------------------
 
 
-def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1, out: Array | None = None) -> Array:
+def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1) -> Array:
     """Write what each window sees as one row of a table: (N*OH*OW, KH*KW*C).
 
     Row (n, oh, ow) is an output pixel; column (kh, kw, c) is a cell of the window. Then
-    conv2d(x, w) is `im2col(x) @ w.reshape(KH*KW*C, F)`. `out`: a table to write into.
+    conv2d(x, w) is `im2col(x) @ w.reshape(KH*KW*C, F)`.
     """
     (KH, KW), (sh, sw), (dil_h, dil_w) = pair(kernel_size), pair(stride), pair(dilation)
     N, H, W, C = x.shape
@@ -171,7 +171,7 @@ def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1, out: Ar
     OH, OW = output_size((H, W), kernel_size, stride, dilation, pads)
     x_padded = pad(x, pads)
 
-    cols = np.empty((N * OH * OW, KH * KW * C), dtype=x.dtype) if out is None else out
+    cols = np.empty((N * OH * OW, KH * KW * C), dtype=x.dtype)
     for row, (n, oh, ow) in enumerate(np.ndindex(N, OH, OW)):
         for column, (kh, kw, c) in enumerate(np.ndindex(KH, KW, C)):
             cols[row, column] = x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, c]

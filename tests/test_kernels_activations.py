@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pytest
+from helpers import assert_same, check_activation, distinct, noncontiguous, random
+
+from minicnn.kernels import activations, reference
+
+KERNELS = [
+    ("relu", ()),
+    ("leaky_relu", (0.3,)),
+    ("leaky_relu", (0.0,)),
+    ("elu", ()),
+    ("elu", (0.5,)),
+    ("elu", (1.7,)),
+    ("sigmoid", ()),
+    ("tanh", ()),
+    ("gelu", ()),
+    ("gelu", (True,)),
+]
+IDS = [f"{name}{arguments}" for name, arguments in KERNELS]
+
+
+def pair_of(module, name):
+    return getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4, 2), (1, 6), (2, 4, 3)])
+@pytest.mark.parametrize(("name", "arguments"), KERNELS, ids=IDS)
+def test_activation(name, arguments, shape, dtype):
+    x = distinct(shape, 1, dtype) * dtype(20)
+    check_activation(*pair_of(activations, name), name, x, *arguments)
+    check_activation(*pair_of(activations, name), name, noncontiguous(x), *arguments)
+
+
+@pytest.mark.parametrize(("name", "arguments"), KERNELS, ids=IDS)
+def test_the_naive_twin_passes_the_same_check(name, arguments):
+    check_activation(*pair_of(reference, name), name, distinct((5, 7)) * 20, *arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("name", "arguments"), KERNELS, ids=IDS)
+def test_far_out_nothing_overflows(name, arguments, dtype):
+    x = np.array([-1000, -100, -30, 0, 30, 100, 1000], dtype)
+    forward, backward = pair_of(activations, name)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        y = forward(x, *arguments)
+        dx = backward(np.ones_like(x), x if name == "gelu" else y, *arguments)
+    naive_forward, naive_backward = pair_of(reference, name)
+    expected = naive_forward(x, *arguments)
+    tolerance = 1e-15 if dtype == np.float64 else 1e-6
+    assert_same(y, expected, tolerance, "y")
+    assert_same(
+        dx, naive_backward(np.ones_like(x), x if name == "gelu" else expected, *arguments), tolerance, "dx"
+    )
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu"])
+def test_the_slope_at_the_kink(name):
+    """At 0: relu 0, leaky relu its negative slope, elu alpha."""
+    arguments = {"relu": (), "leaky_relu": (0.3,), "elu": (0.5,)}[name]
+    zero, two = np.zeros((1, 1)), np.full((1, 1), 2.0)
+    forward, backward = pair_of(activations, name)
+    expected = 2 * {"relu": 0.0, "leaky_relu": 0.3, "elu": 0.5}[name]
+    assert backward(two, forward(zero, *arguments), *arguments).item() == expected
+
+
+def test_gelu_is_as_exact_as_the_error_function():
+    x = np.concatenate([np.linspace(-9, 9, 4001), [-40.0, -1e-300, 0.0, 1e-300, 40.0]])
+    erf = np.array([math.erf(v / math.sqrt(2)) for v in x])
+    np.testing.assert_allclose(activations.gelu_forward(x), 0.5 * x * (1 + erf), rtol=0, atol=2e-15 * 9)
+    middle = np.abs(x) < 2
+    relative = np.abs(activations.gelu_forward(x) - 0.5 * x * (1 + erf))[middle] / np.abs(x[middle]).clip(
+        1e-300
+    )
+    assert relative.max() < 1e-15
+
+
+def test_approximate_gelu_is_near_the_exact_one_but_not_it():
+    x = random((100,), 3)
+    difference = np.abs(activations.gelu_forward(x) - activations.gelu_forward(x, approximate=True)).max()
+    assert 1e-5 < difference < 1e-3
