@@ -1,0 +1,248 @@
+"""Finding a data set's files: `MINICNN_DATA`, then the user's cache folder, then a download into it.
+
+A download goes to a temporary file in the target folder, is measured and hashed, and only then renamed:
+whoever finds the file under its name finds all of it, even with several processes at once. Only https is
+spoken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minicnn.errors import BrokenFileError, InputError
+
+Split = tuple[np.ndarray, np.ndarray]
+Data = tuple[Split, Split]  # ((x_train, y_train), (x_test, y_test))
+
+ATTEMPTS = 3  # rounds over the mirrors
+TIMEOUT = 30.0  # seconds without a byte
+BLOCK = 1 << 18  # bytes
+_PAUSE = 1.0  # seconds before the second round, doubled before each further one
+_SCHEMES = ("https",)  # tests of a server on this machine replace it
+
+
+class DataFile(NamedTuple):
+    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX files only)."""
+
+    folder: str
+    name: str
+    size: int
+    md5: str
+    mirrors: tuple[str, ...]
+    content_md5: str = ""
+
+
+class DownloadError(InputError):
+    """A file is not on this machine, and no mirror delivered it."""
+
+
+class _MirrorError(Exception):
+    """One mirror failed. final: asking it again would not help."""
+
+    def __init__(self, reason: str, final: bool):
+        super().__init__(reason)
+        self.final = final
+
+
+def cache_dir() -> Path:
+    """The platform's folder for files that can be downloaded again; nothing is created."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "minicnn"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minicnn"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG standard says that a relative path is to be ignored.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "minicnn"
+
+
+def places() -> list[Path]:
+    """Where files are looked for, in order. Raises InputError where MINICNN_DATA names no folder."""
+    given = os.environ.get("MINICNN_DATA")
+    if not given:
+        return [cache_dir()]
+    if not Path(given).is_dir():
+        raise InputError(
+            "MINICNN_DATA",
+            "there is no such folder.",
+            "the folder that holds the data sets.",
+            f"{given!r}.",
+            "correct the variable, or unset it to use the cache folder and downloads.",
+        )
+    return [Path(given), cache_dir()]
+
+
+def find(file: DataFile) -> Path:
+    """The path of a file, downloaded if need be. Its content is not looked at. Raises DownloadError."""
+    for place in places():
+        path = place / file.folder / file.name
+        if path.exists():
+            return path
+    return download(file, cache_dir() / file.folder)
+
+
+def what_is(path: Path) -> str:
+    """What lies at a path, in a few words for an error text: `an HTML page of 1,204 bytes.`"""
+    if path.is_dir():
+        return "a folder."
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    size = f"{path.stat().st_size:,} bytes"
+    if not head:
+        return "an empty file."
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return f"an HTML page of {size}."
+    for magic, kind in ((b"\x1f\x8b", "a gzip file"), (b"PK", "a zip file"), (b"\x89PNG", "a PNG image")):
+        if head.startswith(magic):
+            return f"{kind} of {size}."
+    return f"{size}, which start with {head[:4].hex(' ')}."
+
+
+def check_md5(path: Path, file: DataFile) -> None:
+    """Raises BrokenFileError unless the file at path has the published MD5."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        received = what_is(path)
+    else:
+        digest = hashlib.md5(usedforsecurity=False)
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+        if digest.hexdigest() == file.md5:
+            return
+        received = f"MD5 {digest.hexdigest()}."
+    raise BrokenFileError(
+        str(path),
+        f"this is not the published {file.name}.",
+        f"{file.size:,} bytes with MD5 {file.md5}.",
+        received,
+        how_to_replace(file),
+    )
+
+
+def how_to_replace(file: DataFile) -> str:
+    """The last line of an error about a wrong file."""
+    return f"delete it and run again to download it, or replace it with {file.mirrors[0]} (MD5 {file.md5})."
+
+
+def download(file: DataFile, folder: Path) -> Path:
+    """Bring a file into folder and return its path: ATTEMPTS rounds over the mirrors, size and MD5 checked.
+
+    An interrupt or an error leaves nothing behind. Raises DownloadError, which says how to do it by hand.
+    """
+    import time
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            str(folder),
+            "the cache folder cannot be created.",
+            "a folder that can be written.",
+            f"{error}.",
+            "put the files in a folder of your own and set MINICNN_DATA to it.",
+        ) from error
+    reasons: dict[str, str] = {}
+    mirrors = list(file.mirrors)
+    for attempt in range(ATTEMPTS):
+        if attempt and mirrors:
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
+        for address in list(mirrors):
+            try:
+                return _download_from(address, file, folder / file.name)
+            except _MirrorError as failure:
+                reasons[address] = str(failure)
+                if failure.final:
+                    mirrors.remove(address)
+    raise DownloadError(
+        file.name,
+        "the file is not on this machine and could not be downloaded.",
+        f"{file.size:,} bytes with MD5 {file.md5}, at {folder / file.name}"
+        f" or, with MINICNN_DATA=DIR, at {Path('DIR') / file.folder / file.name}.",
+        "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + ".",
+        f"bring {file.mirrors[0]} to that place from a machine with a network; or train on images that need"
+        " no download: `--dataset toy`, or minicnn.datasets.toy in a program of yours.",
+    )
+
+
+def _download_from(address: str, file: DataFile, target: Path) -> Path:
+    import tempfile
+
+    from tqdm import tqdm
+
+    blocks = _blocks(address, file.size)
+    block = next(blocks)  # connects: without an answer there is no temporary file, not even for a moment
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=".part")
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    try:
+        with (
+            os.fdopen(handle, "wb") as out,
+            tqdm(
+                total=file.size, unit="B", unit_scale=True, desc=f"downloading {file.name}", disable=None
+            ) as progress,
+        ):
+            while block:
+                out.write(block)
+                digest.update(block)
+                size += len(block)
+                progress.update(len(block))
+                block = next(blocks)
+        if size < file.size:
+            raise _MirrorError(f"stopped after {size:,} of {file.size:,} bytes", final=False)
+        if size > file.size:
+            raise _MirrorError(f"sent more than {file.size:,} bytes", final=True)
+        if digest.hexdigest() != file.md5:
+            raise _MirrorError(f"sent a file with MD5 {digest.hexdigest()} instead of {file.md5}", final=True)
+        try:
+            os.replace(name, target)
+        except PermissionError:  # Windows: another process has fetched the same file and is reading it
+            if not target.exists():
+                raise
+        return target
+    finally:
+        blocks.close()
+        Path(name).unlink(missing_ok=True)
+
+
+def _blocks(address: str, size: int) -> Generator[bytes, None, None]:
+    """The body in blocks, then b""; never more than size + 1 bytes. Network errors become _MirrorError."""
+    import http.client
+    import urllib.error
+    import urllib.parse
+    import urllib.request
+
+    def check_scheme(url: str) -> None:
+        if urllib.parse.urlsplit(url).scheme not in _SCHEMES:
+            raise _MirrorError(f"leads to {url}, which is not https", final=True)
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req, fp, code, msg, headers, newurl):
+            check_scheme(newurl)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    check_scheme(address)
+    request = urllib.request.Request(address, headers={"User-Agent": "minicnn"})
+    left = size + 1
+    try:
+        with urllib.request.build_opener(Redirects).open(request, timeout=TIMEOUT) as response:
+            length = response.headers.get("Content-Length", str(size))
+            if length != str(size):
+                kind = response.headers.get_content_type()
+                raise _MirrorError(f"offers {length} bytes of {kind} instead of {size:,}", final=True)
+            while left and (block := response.read(min(BLOCK, left))):
+                left -= len(block)
+                yield block
+    except urllib.error.HTTPError as error:
+        error.close()
+        passing = error.code >= 500 or error.code in (408, 425, 429)
+        raise _MirrorError(f"answered {error.code} {error.reason}", final=not passing) from error
+    except urllib.error.URLError as error:
+        raise _MirrorError(str(error.reason), final=False) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorError(f"{type(error).__name__}: {error}", final=False) from error
+    yield b""
