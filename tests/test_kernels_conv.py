@@ -1,6 +1,3 @@
-import itertools
-import sys
-
 import numpy as np
 import pytest
 from helpers import assert_adjoint, assert_same, check_conv2d, check_without_dx, noncontiguous, random
@@ -91,20 +88,6 @@ def test_need_dx_false(shape, kernel, geometry):
 def test_without_a_bias():
     x, w, b = arrays((2, 5, 4, 2), (3, 3))
     assert_same(conv2d_forward(x, w), conv2d_forward(x, w, 0 * b), 0)
-
-
-@pytest.mark.parametrize("cols_bytes", [1, 200, 1000, 4000, 1 << 20])
-def test_tiles_do_not_show(monkeypatch, cols_bytes):
-    """However finely im2col cuts up the work: one row, a band of rows, an image, several images, all."""
-    monkeypatch.setattr(sys.modules["minicnn.kernels.im2col"], "COLS_BYTES", cols_bytes)
-    for stride, padding in itertools.product([1, 2], ["same", "valid"]):
-        check_conv2d(
-            conv2d_forward,
-            conv2d_backward,
-            *arrays((5, 7, 5, 2), (3, 3), np.float32),
-            stride=stride,
-            padding=padding,
-        )
 
 
 def test_a_batch_is_its_images_one_by_one():
