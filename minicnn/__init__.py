@@ -1,0 +1,37 @@
+"""minicnn: convolutional neural networks in plain NumPy arrays, written to be read.
+
+Start with `minicnn.models.Sequential` and `minicnn.layers`; ARCHITECTURE.md shows the way through the source.
+Submodules are imported when they are first used, so `import minicnn` costs little more than `import numpy`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_SUBMODULES = {
+    "activations", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck", "initializers",
+    "kernels", "layers", "losses", "metrics", "models", "optimizers", "random", "regularizers",
+    "saving", "schedules", "training", "utils",
+}  # fmt: skip
+_NAMES = {
+    "Sequential": "minicnn.models",
+    "Input": "minicnn.layers",
+    "load_model": "minicnn.models",
+    "set_num_threads": "minicnn.training.shards",
+    "get_num_threads": "minicnn.training.shards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"minicnn.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'minicnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES, *_NAMES})

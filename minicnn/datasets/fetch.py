@@ -29,7 +29,7 @@ _SCHEMES = ("https",)  # tests of a server on this machine replace it
 
 
 class DataFile(NamedTuple):
-    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX files only)."""
+    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX only)."""
 
     folder: str
     name: str

@@ -71,7 +71,7 @@ def bar(u, v, start, end, radius, radius_end=None):
 def ellipse(u, v, centre_u, centre_v, half_width, half_height):
     """An ellipse with its axes along u and v."""
     u, v = (u - centre_u) / half_width, (v - centre_v) / half_height
-    return (np.sqrt(u * u + v * v) - 1) * np.minimum(half_width, half_height)
+    return (np.sqrt(u * u + v * v) - 1) * np.minimum(half_width, half_height, dtype=np.float32)
 
 
 def union(*shapes):
@@ -202,7 +202,7 @@ def _paint(garment, n: int, size: int, rng: np.random.Generator) -> tuple[np.nda
         return low + (high - low) * rng.random((n, 1, 1), dtype=np.float32)
 
     at = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1) * 1.12
-    scale, shift = pick(0.85, 1.1), 0.22
+    scale, shift = pick(0.85, 1.1), 0.2
     x, y = at - pick(-shift, shift), at[:, None] - pick(-shift, shift)
     tan_half = pick(-0.1, 0.1)  # cos and sin of a small angle from the tangent of its half: no cosine needed
     cos, sin = (1 - tan_half * tan_half) / (1 + tan_half * tan_half), 2 * tan_half / (1 + tan_half * tan_half)

@@ -1,0 +1,66 @@
+"""The activations by name, as layers take them: `Dense(10, activation="relu")` or `activation=activations.relu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minicnn import kernels
+from minicnn.backend import Array
+from minicnn.errors import InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Function:
+    """An activation: y = forward(x), and dx = backward(dy, kept), where `keeps` says what is kept: "x" or "y".
+
+    Calling it applies it: `relu(x)`. Write your own with these four fields and pass it as `activation=`.
+    """
+
+    name: str
+    forward: Callable[[Array], Array]
+    backward: Callable[[Array, Array], Array]
+    keeps: str = "y"
+
+    def __call__(self, x: Array) -> Array:
+        return self.forward(x)
+
+
+linear = Function("linear", lambda x: x, lambda dy, y: dy)
+relu = Function("relu", kernels.relu_forward, kernels.relu_backward)
+sigmoid = Function("sigmoid", kernels.sigmoid_forward, kernels.sigmoid_backward)
+tanh = Function("tanh", kernels.tanh_forward, kernels.tanh_backward)
+elu = Function("elu", kernels.elu_forward, kernels.elu_backward)
+gelu = Function("gelu", kernels.gelu_forward, kernels.gelu_backward, keeps="x")
+softmax = Function("softmax", kernels.softmax_forward, kernels.softmax_backward)
+
+
+leaky_relu = Function(
+    "leaky_relu",
+    lambda x: kernels.leaky_relu_forward(x, 0.2),
+    lambda dy, y: kernels.leaky_relu_backward(dy, y, 0.2),
+)
+
+_KNOWN = {f.name: f for f in (linear, relu, sigmoid, tanh, elu, gelu, softmax, leaky_relu)}
+
+
+def get(identifier: str | Function | None) -> Function:
+    """The activation for a name, itself for a Function, `linear` for None.
+
+    Raises UnknownNameError for an unknown name, and InputError for a callable that has no derivative.
+    """
+    if identifier is None:
+        return linear
+    if isinstance(identifier, str):
+        if identifier not in _KNOWN:
+            raise unknown_name("activation", identifier, _KNOWN)
+        return _KNOWN[identifier]
+    if hasattr(identifier, "forward") and hasattr(identifier, "backward"):
+        return identifier
+    raise InputError(
+        "activation",
+        "this object cannot be differentiated.",
+        "a name, or an activation with forward and backward.",
+        f"{identifier!r}.",
+        "wrap it: minicnn.activations.Function(name, forward, backward, keeps).",
+    )

@@ -1,0 +1,179 @@
+"""Layer and Context: the contract of every layer.
+
+A layer is thin: it owns its parameters, knows which shape follows from which, and calls a kernel. It never stores
+anything about a batch on itself. What the way back must know, the way forward writes on a page: the Context. One page for
+each layer and shard of the batch; the list of its pages is the full record of a training step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minicnn import registry
+from minicnn.activations import Function
+from minicnn.backend import Array, to_host, xp_of
+from minicnn.errors import InputError, unknown_name
+
+Shape = tuple[int, ...]  # without the batch axis
+
+
+class Context:
+    """The page that a layer writes on its way forward and reads on its way back.
+
+    training: training or evaluation. need_backward: whether a way back follows. need_dx: whether on the way back anybody
+    asks for the derivative by the layer's input. step: how many training steps came before. seed: the layer's random
+    seed in this step. first: which sample of the batch is the shard's first one.
+    all_reduce: sums an array over all shards of the batch; None where the batch is in one piece.
+    grads: parameter name -> gradient, filled on the way back. state: new values of `layer.state`, filled on the way
+    forward; whoever runs the step applies them. A layer adds what it needs: ctx.x, ctx.y, ctx.mask, …
+    """
+
+    def __init__(
+        self,
+        training: bool = False,
+        need_backward: bool = True,
+        need_dx: bool = True,
+        step: int = 0,
+        seed: int = 0,
+        first: int = 0,
+        all_reduce: Callable[[Array], Array] | None = None,
+    ):
+        self.training, self.need_backward, self.need_dx = training, need_backward, need_dx
+        self.step, self.seed, self.first = step, seed, first
+        self.all_reduce = all_reduce
+        self.grads: dict[str, Array] = {}
+        self.state: dict[str, Array] = {}
+
+    def __getattr__(self, name: str) -> Any:  # what no layer has written; also tells type checkers that it may
+        raise AttributeError(f"nobody has written {name!r} on this page; it holds {', '.join(vars(self))}")
+
+
+class Layer:
+    """Base class. A subclass defines forward and backward, and where it has them, build and output_shape.
+
+    name: unique in its model; numbered by the model where none is given. trainable: False freezes the parameters.
+    input_shape: shape of one sample, for the first layer of a model.
+    params: learned arrays by name. state: arrays that training changes without a gradient (running statistics).
+    constraints, regularizers: by parameter name.
+
+    Constructor arguments are stored under their own names, unchanged: get_config reads them there.
+    """
+
+    def __init__(
+        self, name: str | None = None, trainable: bool = True, input_shape: Shape | None = None, **unknown
+    ):
+        for argument in unknown:
+            raise unknown_name(f"argument of {type(self).__name__}", argument, self._arguments())
+        self.named = name is not None
+        self.name = name if name is not None else registry.snake_case(type(self).__name__)
+        self.trainable = trainable
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.built = False
+        self.params: dict[str, Array] = {}
+        self.state: dict[str, Array] = {}
+        self.constraints: dict[str, Any] = {}
+        self.regularizers: dict[str, Any] = {}
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        """Create the parameters for samples of `input_shape` (no batch axis); `rng` draws their first values."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of one output sample. Raises InputError where the layer cannot take `input_shape`."""
+        return input_shape
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        """y from x, both with the batch axis first. Writes on ctx what backward needs."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, ctx)")
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        """dx from dy, or None unless ctx.need_dx. Writes the parameters' gradients into ctx.grads."""
+        raise NotImplementedError(f"{type(self).__name__} must define backward(dy, ctx)")
+
+    def macs(self, input_shape: Shape) -> int:
+        """Multiply-accumulate operations of the forward pass of one sample; counted for matrix products only."""
+        return 0
+
+    def count_params(self) -> int:
+        """How many numbers the layer holds, learned and running."""
+        return sum(array.size for array in (*self.params.values(), *self.state.values()))
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays on the host: parameters, then state."""
+        return [np.array(to_host(array)) for array in (*self.params.values(), *self.state.values())]
+
+    def check_weights(self, weights: list[np.ndarray]) -> None:
+        """InputError unless `weights` are as many arrays as get_weights returns, and of the same shapes."""
+        slots = {**self.params, **self.state}
+        fix = "pass what get_weights() of the same architecture returned."
+        if len(weights) != len(slots):
+            raise InputError(
+                self.name, "wrong number of arrays.", f"{len(slots)}: {', '.join(slots)}.", f"{len(weights)}.", fix
+            )
+        for (name, slot), array in zip(slots.items(), weights, strict=True):
+            if slot.shape != np.shape(array):
+                raise InputError(
+                    self.name, f"{name} has another shape.", f"{slot.shape}.", f"{np.shape(array)}.", fix
+                )
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Copy arrays in, in the order of get_weights. Raises InputError, before anything is changed."""
+        self.check_weights(weights)
+        for slot, array in zip((*self.params.values(), *self.state.values()), weights, strict=True):
+            slot[...] = xp_of(slot).asarray(array, slot.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which `type(layer)(**config)` makes an equal layer without weights."""
+        return {name: serialize(getattr(self, name)) for name in self._arguments()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Layer:
+        """A new layer from what get_config returned."""
+        return cls(**config)
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        """The names of the constructor's arguments, those of the base classes included."""
+        names: list[str] = []
+        for base in cls.__mro__:
+            if issubclass(base, Layer) and "__init__" in vars(base):
+                parameters = inspect.signature(base.__init__).parameters.values()
+                names += [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("self", *names)]
+        return names
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class ActivatedLayer(Layer):
+    """A layer whose last act is an activation: `self.activation`, a minicnn.activations.Function."""
+
+    activation: Function
+
+    def activate(self, z: Array, ctx: Context) -> Array:
+        """y = activation(z). Keeps for the way back z or y, whichever the derivative is made of."""
+        y = self.activation.forward(z)
+        ctx.kept = z if self.activation.keeps == "x" else y
+        if self.activation.name in ("softmax", "sigmoid"):
+            ctx.logits = z  # a cross-entropy loss takes these, and is exact where y is rounded to 0 or 1
+        return y
+
+    def deactivate(self, dy: Array, ctx: Context) -> Array:
+        """dz from dy. A loss that took the logits has left dz on the page already."""
+        dlogits = vars(ctx).get("dlogits")
+        return self.activation.backward(dy, ctx.kept) if dlogits is None else dlogits
+
+
+def serialize(value: Any) -> Any:
+    """A constructor argument as JSON can hold it: objects as {"class_name", "config"}, activations by name."""
+    if isinstance(value, Function):
+        return value.name
+    if hasattr(value, "get_config"):
+        return {"class_name": type(value).__name__, "config": value.get_config()}
+    if isinstance(value, (list, tuple)):
+        return [serialize(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+

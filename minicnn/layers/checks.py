@@ -1,0 +1,78 @@
+"""What layers check before any work is done, and the sentences that they say then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minicnn.errors import InputError
+from minicnn.kernels.geometry import IntPair, Padding, output_size, pair, resolve_padding
+from minicnn.layers.base import Layer, Shape
+
+
+def positive(layer: Layer, argument: str, value: IntPair) -> IntPair:
+    """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
+    numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in numbers)
+    if not whole or len(numbers) > 2:
+        raise InputError(
+            layer.name,
+            f"{argument} does not fit.",
+            "a whole number above 0, or a pair of them.",
+            f"{value!r}.",
+            f"for example {argument}=3.",
+        )
+    return value
+
+
+def fraction(layer: Layer, argument: str, value: float) -> float:
+    """`value` in [0, 1); else InputError."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise InputError(
+            layer.name,
+            f"{argument} does not fit.",
+            "a number from 0 up to, but not including, 1.",
+            f"{value!r}.",
+            f"for example {argument}=0.2, which means 20 %.",
+        )
+    return value
+
+
+def image_shape(layer: Layer, shape: Shape) -> None:
+    """InputError unless `shape` is (height, width, channels)."""
+    if len(shape) == 3:
+        return
+    fix = {
+        1: "put this layer before Flatten, or give the first layer input_shape=(height, width, channels).",
+        2: "add the channel axis: x[..., None] makes (N, H, W, 1) of (N, H, W).",
+    }.get(len(shape), "give images as (N, height, width, channels).")
+    raise InputError(
+        layer.name,
+        f"{type(layer).__name__} needs images.",
+        "samples of shape (height, width, channels).",
+        f"samples of shape {shape}.",
+        fix,
+    )
+
+
+def window_output(
+    layer: Layer,
+    shape: Shape,
+    window: IntPair,
+    stride: IntPair,
+    padding: Padding,
+    dilation: IntPair = 1,
+) -> tuple[int, int]:
+    """(OH, OW) of a window that slides over images of `shape`; InputError where it does not fit even once."""
+    pads = resolve_padding(shape[:2], window, stride, dilation, padding)
+    out = output_size(shape[:2], window, stride, dilation, pads)
+    if min(out) < 1:
+        kh, kw = pair(window)
+        spaced = "" if pair(dilation) == (1, 1) else f" with dilation {dilation}"
+        raise InputError(
+            layer.name,
+            "the image has become too small.",
+            f"an image of at least {kh}×{kw} pixels, the size of the window{spaced} (padding={padding!r}).",
+            f"{shape[0]}×{shape[1]} pixels.",
+            'use larger images, fewer pooling layers, a smaller window, or padding="same".',
+        )
+    return out

@@ -1,0 +1,133 @@
+"""Dense, and the layers that only move or scale numbers: Input, Flatten, Dropout, Rescaling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minicnn import activations, constraints, initializers, regularizers
+from minicnn.backend import Array, xp_of
+from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, dropout_mask
+from minicnn.layers.base import ActivatedLayer, Context, Layer, Shape
+from minicnn.layers.checks import fraction, positive
+
+
+class Input(Layer):
+    """Says which shape one sample has. `Sequential([Input((28, 28, 1)), …])`; computes nothing."""
+
+    def __init__(self, shape: Shape, **layer):
+        super().__init__(input_shape=shape, **layer)
+        self.shape = tuple(shape)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        return x
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return dy
+
+
+class Dense(ActivatedLayer):
+    """Every output is a weighted sum of all inputs, plus a bias: (N, in) -> (N, units).
+
+    Parameters: w (in, units) and b (units,). Kernel: `minicnn.kernels.dense_forward` and `dense_backward`; naive twin:
+    `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before for images.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.units = positive(self, "units", units)
+        self.activation, self.use_bias = activations.get(activation), use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
+        self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        self.params = {"w": self.kernel_initializer((input_shape[-1], self.units), rng)}
+        if self.use_bias:
+            self.params["b"] = self.bias_initializer((self.units,), rng)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.x = x
+        return self.activate(dense_forward(x, self.params["w"], self.params.get("b")), ctx)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        dz = self.deactivate(dy, ctx)
+        dx, dw, db = dense_backward(dz, ctx.x, self.params["w"], need_dx=ctx.need_dx)
+        ctx.grads = {"w": dw, "b": db} if self.use_bias else {"w": dw}
+        return dx
+
+    def macs(self, input_shape: Shape) -> int:
+        return math.prod(input_shape) * self.units
+
+
+class Flatten(Layer):
+    """(N, H, W, C) -> (N, H*W*C): the same numbers in the same order, in one row a sample."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (math.prod(input_shape),)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.shape = x.shape
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return dy.reshape(ctx.shape)
+
+
+class Dropout(Layer):
+    """In training, sets each number to 0 with probability `rate` and scales the others by 1 / (1 - rate).
+
+    Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator.
+    Kernel: `minicnn.kernels.dropout_forward`; naive twin: `minicnn.kernels.reference.dropout_forward`.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **layer):
+        super().__init__(**layer)
+        self.rate, self.seed = fraction(self, "rate", rate), seed
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        if not ctx.training or self.rate == 0:
+            return x
+        # A seed of the layer's own is mixed with the step's: with it alone, every step would drop the same numbers.
+        seed = ctx.seed if self.seed is None else self.seed + ctx.step
+        ctx.mask = xp_of(x).asarray(dropout_mask(x.shape, self.rate, seed, ctx.first))
+        return dropout_forward(x, ctx.mask, self.rate)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return dropout_backward(dy, ctx.mask, self.rate) if "mask" in vars(ctx) else dy
+
+
+class Rescaling(Layer):
+    """y = x * scale + offset: `Rescaling(1/255)` turns pixels 0…255 into 0…1 inside the model."""
+
+    def __init__(self, scale: float, offset: float = 0.0, **layer):
+        super().__init__(**layer)
+        self.scale, self.offset = float(scale), float(offset)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        return x * self.scale + self.offset
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return dy * self.scale

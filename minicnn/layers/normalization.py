@@ -1,0 +1,93 @@
+"""Batch normalisation as a layer. Kernels: `minicnn/kernels/norm.py`; naive twins: `minicnn/kernels/reference.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn import initializers
+from minicnn.backend import Array
+from minicnn.errors import InputError
+from minicnn.kernels import (
+    batchnorm_backward,
+    batchnorm_eval_backward,
+    batchnorm_forward,
+    batchnorm_moments,
+)
+from minicnn.layers.base import Context, Layer, Shape
+
+
+class BatchNormalization(Layer):
+    """Gives each channel mean 0 and variance 1 over the batch, then the learned scale gamma and shift beta.
+
+    (N, C) or (N, H, W, C), of the same shape. Parameters: gamma (C,), beta (C,). State: moving_mean and
+    moving_variance (C,), running means `m = momentum * m + (1 - momentum) * batch`, which take the place of the
+    batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one (division
+    by the number of rows), also in the running mean, as in Keras.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.momentum, self.epsilon, self.center, self.scale = momentum, epsilon, center, scale
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        c = (input_shape[-1],)
+        if self.scale:
+            self.params["gamma"] = self.gamma_initializer(c, rng)
+        if self.center:
+            self.params["beta"] = self.beta_initializer(c, rng)
+        self.state["moving_mean"] = self.moving_mean_initializer(c, rng)
+        self.state["moving_variance"] = self.moving_variance_initializer(c, rng)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if len(input_shape) not in (1, 3):
+            raise InputError(
+                self.name,
+                "BatchNormalization needs features or images.",
+                "samples of shape (features,) or (height, width, channels).",
+                f"samples of shape {input_shape}.",
+                "put Flatten before it, or give images as (N, height, width, channels).",
+            )
+        return input_shape
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.x, ctx.of_batch = x, ctx.training and self.trainable
+        ctx.mean, ctx.var = self.state["moving_mean"], self.state["moving_variance"]
+        if ctx.of_batch:
+            ctx.mean, ctx.var, _ = batchnorm_moments(x, ctx.all_reduce)
+            m = self.momentum
+            ctx.state["moving_mean"] = m * self.state["moving_mean"] + (1 - m) * ctx.mean
+            ctx.state["moving_variance"] = m * self.state["moving_variance"] + (1 - m) * ctx.var
+        gamma, beta = self._gamma_beta(ctx)
+        return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        gamma, _ = self._gamma_beta(ctx)
+        arguments = (dy, ctx.x, gamma, ctx.mean, ctx.var, self.epsilon)
+        if ctx.of_batch:
+            dx, dgamma, dbeta = batchnorm_backward(*arguments, ctx.all_reduce, ctx.need_dx)
+        else:
+            dx, dgamma, dbeta = batchnorm_eval_backward(*arguments, ctx.need_dx)
+        ctx.grads = {k: v for k, v in (("gamma", dgamma), ("beta", dbeta)) if k in self.params}
+        return dx
+
+    def _gamma_beta(self, ctx: Context) -> tuple[Array, Array]:
+        mean = self.state["moving_mean"]
+        gamma, beta = self.params.get("gamma"), self.params.get("beta")
+        return mean * 0 + 1 if gamma is None else gamma, mean * 0 if beta is None else beta

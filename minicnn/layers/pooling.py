@@ -1,0 +1,77 @@
+"""Pooling layers. Kernels: `minicnn/kernels/pool.py`; naive twins: `minicnn/kernels/reference.py`."""
+
+from __future__ import annotations
+
+from minicnn.backend import Array
+from minicnn.kernels import (
+    avgpool2d_backward,
+    avgpool2d_forward,
+    global_avgpool2d_backward,
+    global_avgpool2d_forward,
+    maxpool2d_backward,
+    maxpool2d_forward,
+)
+from minicnn.kernels.geometry import IntPair, Padding, resolve_padding
+from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.checks import image_shape, positive, window_output
+
+
+class _Pooling2D(Layer):
+    def __init__(
+        self, pool_size: IntPair = 2, strides: IntPair | None = None, padding: Padding = "valid", **layer
+    ):
+        super().__init__(**layer)
+        self.pool_size = positive(self, "pool_size", pool_size)
+        self.strides = None if strides is None else positive(self, "strides", strides)
+        self.padding = padding
+        resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        strides = self.pool_size if self.strides is None else self.strides
+        out = window_output(self, input_shape, self.pool_size, strides, self.padding)
+        return (*out, input_shape[-1])
+
+    def _geometry(self) -> tuple[IntPair, IntPair | None, Padding]:
+        return self.pool_size, self.strides, self.padding
+
+
+class MaxPooling2D(_Pooling2D):
+    """The largest number of each window of each channel: (N, H, W, C) -> (N, OH, OW, C).
+
+    `strides` None means pool_size. Of equal maxima the first one wins, and alone receives the gradient.
+    """
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.shape = x.shape
+        y, ctx.winner = maxpool2d_forward(x, *self._geometry(), winners=ctx.need_backward)
+        return y
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return maxpool2d_backward(dy, ctx.winner, ctx.shape, *self._geometry()) if ctx.need_dx else None
+
+
+class AveragePooling2D(_Pooling2D):
+    """The mean of each window of each channel; pixels of the padding are not counted."""
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.shape = x.shape
+        return avgpool2d_forward(x, *self._geometry())
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return avgpool2d_backward(dy, ctx.shape, *self._geometry()) if ctx.need_dx else None
+
+
+class GlobalAveragePooling2D(Layer):
+    """The mean of each channel over the whole image: (N, H, W, C) -> (N, C)."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return (input_shape[-1],)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.shape = x.shape
+        return global_avgpool2d_forward(x)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return global_avgpool2d_backward(dy, ctx.shape) if ctx.need_dx else None

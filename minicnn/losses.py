@@ -1,0 +1,254 @@
+"""Losses: how wrong a prediction is, as one number, and its derivative.
+
+The loss of a batch is the mean over its samples, so the gradient carries 1/N, once. A batch that is cut into shards
+passes the size of the whole batch. The cross-entropies take the logits from the page (ctx) of a model's last layer when
+that ends in softmax or sigmoid: the two derivatives together are p - t, exact and finite also where p is rounded to 0.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from minicnn import kernels
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError
+from minicnn.layers.base import Context
+from minicnn.registry import names_of, resolve
+
+# Keras' guard against log(0) where only probabilities are known.
+EPSILON = 1e-7
+
+
+class Loss:
+    """Base class: a loss of each sample, and the gradient of their mean.
+
+    sparse: whether targets are class numbers (N,) instead of arrays of the prediction's shape.
+    """
+
+    sparse = False
+
+    def per_sample(self, y_true: Array, y_pred: Array, ctx: Context | None = None) -> Array:
+        """The loss of each sample: (N,)."""
+        raise NotImplementedError
+
+    def gradient(
+        self, y_true: Array, y_pred: Array, ctx: Context | None = None, batch_size: int | None = None
+    ) -> Array:
+        """d(mean loss)/d(y_pred), the mean being over `batch_size` samples (N if None).
+
+        Where ctx carries logits, the loss differentiates by those instead and leaves the result as ctx.dlogits.
+        """
+        raise NotImplementedError
+
+    def __call__(self, y_true: Array, y_pred: Array) -> float:
+        """The mean loss of a batch."""
+        y_pred = np.asarray(y_pred)
+        return float(self.per_sample(prepare_targets(self, np.asarray(y_true), y_pred), y_pred).mean())
+
+    def get_config(self) -> dict[str, Any]:
+        names = [p for p in inspect.signature(type(self).__init__).parameters if p not in ("self", "args", "kwargs")]
+        return {name: getattr(self, name) for name in names}
+
+
+class MeanSquaredError(Loss):
+    """The mean over the outputs of (y_pred - y_true)²."""
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        return ((y_pred - y_true) ** 2).reshape(len(y_pred), -1).mean(axis=1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        return (y_pred - y_true) * (2 / _outputs(y_pred, batch_size))
+
+
+class MeanAbsoluteError(Loss):
+    """The mean over the outputs of |y_pred - y_true|. The gradient is +1 where the prediction is too large."""
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        return xp_of(y_pred).abs(y_pred - y_true).reshape(len(y_pred), -1).mean(axis=1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        return xp_of(y_pred).sign(y_pred - y_true) * (1 / _outputs(y_pred, batch_size))
+
+
+class _CrossEntropy(Loss):
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
+        self.from_logits, self.label_smoothing = from_logits, label_smoothing
+
+    def _logits(self, y_pred: Array, ctx: Context | None) -> Array | None:
+        if self.from_logits:
+            return y_pred
+        return None if ctx is None else vars(ctx).get("logits")
+
+    def _hand_over(self, dlogits: Array, ctx: Context | None) -> Array:
+        if not self.from_logits and ctx is not None:
+            ctx.dlogits = dlogits
+        return dlogits
+
+
+class CategoricalCrossentropy(_CrossEntropy):
+    """- sum over the classes of t * log p, for one-hot (or soft) targets (N, K).
+
+    label_smoothing: the share of each target that is spread evenly over all classes.
+    """
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        target, logits = self._smooth(y_true, y_pred), self._logits(y_pred, ctx)
+        if logits is not None:
+            return kernels.softmax_cross_entropy_forward(logits, target)
+        total = y_pred.sum(axis=-1, keepdims=True)
+        p = xp_of(y_pred).clip(y_pred / total, EPSILON, 1 - EPSILON)
+        return -(target * xp_of(p).log(p)).sum(axis=-1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        target, logits = self._smooth(y_true, y_pred), self._logits(y_pred, ctx)
+        if logits is not None:
+            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, target, batch_size), ctx)
+        total = y_pred.sum(axis=-1, keepdims=True)
+        p = xp_of(y_pred).clip(y_pred / total, EPSILON, 1 - EPSILON)
+        inside = p == y_pred / total
+        mass = (target * inside).sum(axis=-1, keepdims=True)
+        return (mass - target * inside / p) / (total * (batch_size or len(y_pred)))
+
+    def _smooth(self, target: Array, y_pred: Array) -> Array:
+        s = self.label_smoothing
+        return target if s == 0 else target * (1 - s) + s / y_pred.shape[-1]
+
+
+class SparseCategoricalCrossentropy(_CrossEntropy):
+    """- log p of the true class, for class numbers (N,)."""
+
+    sparse = True
+
+    def __init__(self, from_logits: bool = False):
+        super().__init__(from_logits)
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        logits = self._logits(y_pred, ctx)
+        if logits is not None:
+            return kernels.softmax_cross_entropy_forward(logits, y_true)
+        return CategoricalCrossentropy().per_sample(_one_hot(y_true, y_pred), y_pred)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        logits = self._logits(y_pred, ctx)
+        if logits is not None:
+            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, y_true, batch_size), ctx)
+        return CategoricalCrossentropy().gradient(_one_hot(y_true, y_pred), y_pred, None, batch_size)
+
+
+class BinaryCrossentropy(_CrossEntropy):
+    """The mean over the outputs of -(t log p + (1 - t) log(1 - p)), for targets of 0 and 1.
+
+    From logits z: max(z, 0) - z t + log(1 + exp(-|z|)), which cannot overflow.
+    """
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        xp, target, logits = xp_of(y_pred), self._smooth(y_true), self._logits(y_pred, ctx)
+        if logits is not None:
+            loss = xp.maximum(logits, 0) - logits * target + xp.log1p(xp.exp(-xp.abs(logits)))
+        else:
+            p = xp.clip(y_pred, EPSILON, 1 - EPSILON)
+            loss = -(target * xp.log(p) + (1 - target) * xp.log1p(-p))
+        return loss.reshape(len(y_pred), -1).mean(axis=1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        target, logits, outputs = self._smooth(y_true), self._logits(y_pred, ctx), _outputs(y_pred, batch_size)
+        if logits is not None:
+            return self._hand_over((kernels.sigmoid_forward(logits) - target) * (1 / outputs), ctx)
+        p = xp_of(y_pred).clip(y_pred, EPSILON, 1 - EPSILON)
+        return (p == y_pred) * (p - target) / (p * (1 - p)) * (1 / outputs)
+
+    def _smooth(self, target: Array) -> Array:
+        return target if self.label_smoothing == 0 else target * (1 - self.label_smoothing) + self.label_smoothing / 2
+
+
+def _outputs(y_pred: Array, batch_size: int | None) -> int:
+    """How many numbers the mean of a batch is taken over."""
+    return (batch_size or len(y_pred)) * (y_pred.size // len(y_pred))
+
+
+def _one_hot(labels: Array, y_pred: Array) -> Array:
+    xp = xp_of(y_pred)
+    return xp.eye(y_pred.shape[-1], dtype=y_pred.dtype)[labels]
+
+
+_KNOWN = names_of(
+    MeanSquaredError,
+    MeanAbsoluteError,
+    CategoricalCrossentropy,
+    SparseCategoricalCrossentropy,
+    BinaryCrossentropy,
+    mse=MeanSquaredError,
+    mae=MeanAbsoluteError,
+)
+
+
+def get(identifier: str | dict | Loss) -> Loss:
+    """The loss for a name, a config or an instance. Raises UnknownNameError."""
+    if isinstance(identifier, Loss):
+        return identifier
+    return resolve("loss", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN)
+
+
+def prepare_targets(loss: Loss, y_true: np.ndarray, y_pred: Array) -> Array:
+    """Targets in the form in which the loss computes: integers (N,), or y_pred's shape and dtype."""
+    if loss.sparse:
+        return y_true.reshape(len(y_true)).astype(np.intp, copy=False)
+    return y_true.reshape(y_pred.shape).astype(y_pred.dtype, copy=False)
+
+
+def check_targets(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str = "y") -> None:
+    """Before training: do these targets fit this loss and this output? Raises InputError, and says what was found."""
+    outputs = output_shape[-1]
+    kind = type(loss).__name__
+    one_hot = y.ndim == 2 and y.shape[1] == outputs > 1 and _is_one_hot(y)
+    integers = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    if loss.sparse:
+        if one_hot:
+            raise InputError(
+                name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
+                f"one-hot rows of shape {y.shape}.",
+                'use loss="categorical_crossentropy", or y.argmax(axis=1) for the targets.',
+            )  # fmt: skip
+        if not integers or not np.all(np.equal(np.mod(y, 1), 0)):
+            raise InputError(
+                name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
+                f"an array of shape {y.shape} and dtype {y.dtype}{_example(y)}.", "number the classes from 0.",
+            )  # fmt: skip
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= outputs:
+            raise InputError(
+                name, "labels are out of range.", f"class numbers 0…{outputs - 1}, for {outputs} outputs.",
+                f"labels from {low} to {high}.",
+                f"number the classes from 0, or give the last layer {high + 1} units."
+                if low >= 0 else "number the classes from 0.",
+            )  # fmt: skip
+    elif y.shape[1:] != tuple(output_shape) and y.shape[0] * np.prod(output_shape, dtype=int) != y.size:
+        if isinstance(loss, CategoricalCrossentropy) and integers:
+            raise InputError(
+                name, f"{kind} takes one-hot rows.", f"an array of shape (N, {outputs}).",
+                f"class numbers of shape {y.shape}.",
+                'use loss="sparse_categorical_crossentropy", or minicnn.utils.to_categorical(y, '
+                f"{outputs}) for the targets.",
+            )  # fmt: skip
+        raise InputError(
+            name, "the targets' shape is not that of the model's output.", f"(N, {', '.join(map(str, output_shape))}).",
+            f"{y.shape}.", "change the last layer's units, or the targets.",
+        )  # fmt: skip
+    elif isinstance(loss, CategoricalCrossentropy) and outputs == 1:
+        raise InputError(
+            name, "a softmax over a single output is always 1: nothing can be learned.",
+            "two or more classes.", "1 output.",
+            'use Dense(1, activation="sigmoid") with loss="binary_crossentropy".',
+        )  # fmt: skip
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    head = y[:1000]
+    return bool(np.all((head == 0) | (head == 1)) and np.all(head.sum(axis=1) == 1))
+
+
+def _example(y: np.ndarray) -> str:
+    return f", for example {y.reshape(-1)[:3].tolist()}" if y.size else ""

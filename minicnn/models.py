@@ -1,0 +1,427 @@
+"""Sequential: a stack of layers that can be trained.
+
+    model = Sequential([Input((28, 28, 1)), Flatten(), Dense(128, activation="relu"), Dense(10, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(x_train, y_train, epochs=5)
+
+To follow a batch: fit is in `minicnn/training/loop.py`, one step of it in `minicnn/training/step.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import minicnn.metrics
+from minicnn import losses, optimizers, random
+from minicnn.backend import Array, module_for, to_host, xp_of
+from minicnn.errors import InputError, unknown_name
+from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.core import Input
+from minicnn.training.data import check_array, check_samples
+
+if TYPE_CHECKING:
+    from minicnn.callbacks import Callback, History
+
+
+class Sequential(Layer):
+    """Layers, each taking the output of the one before. A Sequential may be a layer of another one.
+
+    layers: the layers, or add them one by one. The first may be Input(shape), or carry input_shape=; without either the
+    model is built when it first sees data.
+
+    class_names: what the outputs stand for; the user may set it, and it is saved with the model.
+    """
+
+    def __init__(self, layers: Iterable[Layer] | None = None, name: str | None = None, trainable: bool = True):
+        self.layers: list[Layer] = []
+        super().__init__(name=name)
+        self.class_names: list[str] | None = None
+        self.optimizer: Any = None
+        self.loss: Any = None
+        self.metric_names: list[Any] = []
+        self.metrics: list[minicnn.metrics.Metric] = []
+        self.stop_training = False
+        self.history: History | None = None
+        self.rng = random.new_generator()
+        self.device = "cpu"
+        for layer in layers or ():
+            self.add(layer)
+        if not trainable:
+            self.trainable = False
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def add(self, layer: Layer) -> None:
+        """Put a layer on top. Raises InputError where it cannot take the shape that reaches it."""
+        if not isinstance(layer, Layer):
+            raise InputError(
+                self.name, "this is not a layer.", "an instance of a layer, such as Dense(10).", f"{layer!r}.",
+                "write the parentheses: Flatten(), not Flatten." if isinstance(layer, type) else "add layers only.",
+            )  # fmt: skip
+        if any(layer is other for other in self.layers):
+            raise InputError(
+                layer.name, "this layer is in the model already.", "a new layer for each place.", "the same object twice.",
+                "make a second instance.",
+            )  # fmt: skip
+        if not self.layers and layer.input_shape is not None:
+            self.input_shape = layer.input_shape
+        if isinstance(layer, Input):
+            if self.layers:
+                raise InputError(
+                    self.name, "Input is not the first layer.", "Input before all other layers.",
+                    f"Input after {self.layers[-1].name}.", "move it to the front, or leave it out.",
+                )  # fmt: skip
+            return
+        if not layer.named:
+            layer.name = self._free_name(layer.name)
+        elif any(layer.name == other.name for other in self.layers):
+            raise InputError(
+                layer.name, "two layers of this name.", "a name of its own for each layer.", f"name={layer.name!r} twice.",
+                "rename one of them.",
+            )  # fmt: skip
+        self.layers.append(layer)
+        try:
+            if self.built:
+                self._build_layer(layer)
+            elif self.input_shape is not None:
+                self.build(self.input_shape)
+        except InputError:
+            self.layers.pop()
+            raise
+
+    def pop(self) -> Layer:
+        """Take the last layer off, and return it."""
+        layer = self.layers.pop()
+        if self.built:
+            self._shapes.pop()
+        return layer
+
+    def build(self, input_shape: Shape, rng: np.random.Generator | None = None) -> None:
+        """Create all parameters for samples of `input_shape` (no batch axis). Does nothing on a built model."""
+        if rng is not None and not self.built:
+            self.rng = rng
+        if self.built:
+            if tuple(input_shape) != self.input_shape:
+                raise InputError(
+                    self.name, "the model was built for another shape.", f"samples of shape {self.input_shape}.",
+                    f"samples of shape {tuple(input_shape)}.", "build a new model.",
+                )  # fmt: skip
+            return
+        self._shapes = [tuple(input_shape)]
+        for layer in self.layers:
+            self._build_layer(layer)
+        self.input_shape, self.built = tuple(input_shape), True
+
+    def _build_layer(self, layer: Layer) -> None:
+        shape = self._shapes[-1]
+        try:
+            out = layer.output_shape(shape)
+        except InputError as error:
+            raise self._with_chain(error) from None
+        if not layer.built:
+            layer.build(shape, self.rng)
+            layer.built = True
+        self._shapes.append(out)
+
+    def _with_chain(self, error: InputError) -> InputError:
+        """The error, with the chain of shapes that led to it."""
+        chain = [f"input {_size(self._shapes[0])}"]
+        for layer, shape in zip(self.layers, self._shapes[1:], strict=False):
+            chain.append(f"{layer.name} {_size(shape)}")
+        received = f"{error.received} The sizes on the way: {' -> '.join(chain)}."
+        return type(error)(error.where, error.problem, error.expected, received, error.fix)
+
+    def _free_name(self, name: str) -> str:
+        taken = {layer.name for layer in self.layers}
+        return next(f"{name}_{i}" for i in range(1, len(taken) + 2) if f"{name}_{i}" not in taken)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        for layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shape of a sample before the first layer and after each one."""
+        self._require_built("its shapes are not known yet")
+        return list(self._shapes)
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        """Freezes or frees all layers inside, as in Keras."""
+        self._trainable = value
+        for layer in self.layers:
+            layer.trainable = value
+
+    @property
+    def flat_layers(self) -> list[Layer]:
+        """The layers that compute, in order, those of inner models in their places."""
+        return [
+            leaf
+            for layer in self.layers
+            for leaf in (layer.flat_layers if isinstance(layer, Sequential) else [layer])
+        ]
+
+    @property
+    def layer_keys(self) -> list[str]:
+        """A name for each of flat_layers that is unique in the whole model: "conv2d_1", "vgg16/block1_conv1"."""
+        return [
+            key
+            for layer in self.layers
+            for key in (
+                [f"{layer.name}/{inner}" for inner in layer.layer_keys]
+                if isinstance(layer, Sequential)
+                else [layer.name]
+            )
+        ]
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of this name or index. Raises UnknownNameError."""
+        if index is not None:
+            return self.layers[index]
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise unknown_name("layer", name, [layer.name for layer in self.layers])
+
+    # ---- as a layer of another model ------------------------------------------------------------------------------
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        """All layers in turn, each on a page of its own (ctx.pages). Training runs over `flat_layers` instead."""
+        layers = self.flat_layers
+        ctx.pages = [Context(ctx.training, ctx.need_backward, True, ctx.step, ctx.seed + i, ctx.first, ctx.all_reduce)
+                     for i in range(len(layers))]  # fmt: skip
+        for layer, page in zip(layers, ctx.pages, strict=True):
+            x = layer.forward(x, page)
+        return x
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        for layer, page in zip(reversed(self.flat_layers), reversed(ctx.pages), strict=True):
+            dy = layer.backward(dy, page)
+        return dy
+
+    def macs(self, input_shape: Shape) -> int:
+        total = 0
+        for layer in self.layers:
+            total += layer.macs(input_shape)
+            input_shape = layer.output_shape(input_shape)
+        return total
+
+    # ---- weights --------------------------------------------------------------------------------------------------
+
+    def count_params(self) -> int:
+        self._require_built("its parameters do not exist yet")
+        return sum(layer.count_params() for layer in self.layers)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays on the host, layer by layer: parameters, then state."""
+        return [array for layer in self.flat_layers for array in layer.get_weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Copy arrays in, in the order of get_weights. Raises InputError before anything is changed."""
+        counts = [len(layer.params) + len(layer.state) for layer in self.flat_layers]
+        if len(weights) != sum(counts):
+            raise InputError(
+                self.name, "wrong number of arrays.", f"{sum(counts)} arrays.", f"{len(weights)}.",
+                "pass what get_weights() of the same architecture returned.",
+            )  # fmt: skip
+        rest, parts = list(weights), []
+        for layer, count in zip(self.flat_layers, counts, strict=True):
+            parts.append(rest[:count])
+            layer.check_weights(rest[:count])
+            rest = rest[count:]
+        for layer, part in zip(self.flat_layers, parts, strict=True):
+            layer.set_weights(part)
+
+    def penalty(self) -> float:
+        """What the regularizers add to the loss."""
+        return sum(
+            float(regularizer.penalty(layer.params[name]))
+            for layer in self.flat_layers
+            for name, regularizer in layer.regularizers.items()
+            if regularizer is not None and name in layer.params
+        )
+
+    def to(self, device: str) -> Sequential:
+        """Move all arrays to "cpu" or "gpu", and compute there from now on. Returns the model itself."""
+        xp = module_for(device)
+        for layer in self.flat_layers:
+            for arrays in (layer.params, layer.state):
+                arrays.update({name: _move(array, xp) for name, array in arrays.items()})
+        if self.optimizer is not None:
+            for key, slots in self.optimizer.state.items():
+                self.optimizer.state[key] = [_move(slot, xp) for slot in slots]
+        self.device = device
+        return self
+
+    def as_input(self, x: np.ndarray) -> Array:
+        """A batch as the first layer takes it: in the parameters' dtype, on the model's device."""
+        return module_for(self.device).asarray(x, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32, or what the parameters were converted to."""
+        for layer in self.flat_layers:
+            for array in layer.params.values():
+                return array.dtype
+        return np.dtype(np.float32)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+    ) -> None:
+        """Choose how the model learns, by name or object. `metrics` such as ["accuracy"]. Raises UnknownNameError."""
+        if loss is None:
+            raise InputError(
+                "compile", "no loss was given.", "a loss, by name or object.", "None.",
+                'for class numbers "sparse_categorical_crossentropy", for one-hot rows "categorical_crossentropy", '
+                'for regression "mse".',
+            )  # fmt: skip
+        if isinstance(metrics, str):
+            metrics = [metrics]
+        self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
+        self.metric_names = list(metrics or ())
+        self.make_metrics()
+
+    def make_metrics(self) -> None:
+        """Fresh metrics from their names; "accuracy" depends on the output's shape, so again after building."""
+        output = self._shapes[-1] if self.built else (None,)
+        self.metrics = [minicnn.metrics.get(m, self.loss, output) for m in self.metric_names]
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Callback] | Callback | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+    ) -> History:
+        """Train. Returns History: history.history["loss"], ["accuracy"], ["val_loss"], … by epoch.
+
+        x: (N, ...) array of samples and y the targets, or x a generator of batches (x, y) with steps_per_epoch.
+        batch_size: 32 if None. epochs: train until this epoch, from initial_epoch (both counted from 0).
+        verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto" is 1 on a terminal and in notebooks, else 2.
+        validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).
+        shuffle: in a new order in every epoch. Raises InputError before training where something does not fit.
+        """
+        from minicnn.training.loop import fit
+
+        return fit(
+            self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
+            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
+        )  # fmt: skip
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | Callback | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss, or [loss, metric, …], or a dict of them, on x and y, in evaluation mode."""
+        from minicnn.training.loop import evaluate
+
+        logs = evaluate(self, x, y, batch_size, verbose, steps, callbacks)
+        if return_dict:
+            return logs
+        return list(logs.values()) if len(logs) > 1 else logs["loss"]
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
+    ) -> np.ndarray:
+        """The outputs (N, …) for x (N, …), in evaluation mode, on the host. No bar for a single batch."""
+        from minicnn.training.loop import predict
+
+        return predict(self, x, batch_size, verbose, steps)
+
+    def __call__(self, x: Any, training: bool = False) -> Array:
+        """The outputs for one batch, in one piece and without a bar."""
+        x = check_array("x", x)
+        self.build(x.shape[1:])
+        check_samples("x", x, self.input_shape or (), self.layers[0].name if self.layers else self.name)
+        return self.forward(self.as_input(x), Context(training, seed=int(self.rng.integers(1 << 62)) if training else 0))
+
+    # ---- what the model says of itself ----------------------------------------------------------------------------
+
+    def summary(self, details: bool = False, print_fn: Any = None) -> None:
+        """Print Keras' table of layers. details: multiply-accumulates, and the bytes of activations and im2col, too."""
+        from minicnn.summary import summary
+
+        summary(self, details, print_fn)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "layers": [{"class_name": type(layer).__name__, "config": layer.get_config(),
+                        "trainable": layer.trainable} for layer in self.layers],
+        }  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type[Layer]] | None = None) -> Sequential:
+        """A new model of this architecture, without the weights. custom_objects: the user's own layer classes by name."""
+        from minicnn.saving import model_from_config
+
+        return model_from_config(config, custom_objects)
+
+    def save(self, filepath: Any, overwrite: bool = True) -> None:
+        """Write the whole model into one file: see minicnn.saving.save_model."""
+        from minicnn.saving import save_model
+
+        save_model(self, filepath, overwrite)
+
+    def save_weights(self, filepath: Any, overwrite: bool = True) -> None:
+        """Write parameters and state into one file: see minicnn.saving.save_weights."""
+        from minicnn.saving import save_weights
+
+        save_weights(self, filepath, overwrite)
+
+    def load_weights(self, filepath: Any) -> None:
+        """Read what save_weights or save wrote. Raises InputError, and changes nothing, where it does not fit."""
+        from minicnn.saving import load_weights
+
+        load_weights(self, filepath)
+
+    def _require_built(self, problem: str) -> None:
+        if not self.built:
+            raise InputError(
+                self.name, problem + ": the model has not been built.", "a model that knows its input shape.",
+                "a first layer without input_shape.", "begin with Input((28, 28, 1)), or call build((28, 28, 1)).",
+            )  # fmt: skip
+
+
+def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = None) -> Sequential:
+    """The model that `save` wrote: see minicnn.saving.load_model."""
+    from minicnn.saving import load_model as load
+
+    return load(filepath, custom_objects)
+
+
+def _size(shape: Shape) -> str:
+    return "×".join(map(str, shape))
+
+
+def _move(array: Array, xp: Any) -> Array:
+    return array if xp_of(array) is xp else (to_host(array) if xp is np else xp.asarray(array))

@@ -1,0 +1,295 @@
+"""Optimizers: how a gradient changes a parameter.
+
+Each rule is a few lines in `update`, with plain formulas. `apply` calls it for pieces of the parameters that fit into
+the processor's cache, all pieces of one array being independent: there the plain formulas' temporaries cost little, and
+the threads can share the work.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+from minicnn import schedules
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError, unknown_name
+from minicnn.layers.base import serialize
+from minicnn.registry import names_of, resolve
+from minicnn.schedules import InverseTimeDecay, LearningRateSchedule
+
+BLOCK = 1 << 14  # numbers in a piece: its parameter, gradient, state and temporaries together stay in the cache
+
+PARALLEL = 1 << 17  # fewer parameters than this are updated by one thread
+
+
+class Optimizer:
+    """Base class.
+
+    learning_rate: a number, or a schedule of the step. weight_decay: each step first shrinks the parameters by
+    learning_rate * weight_decay (decoupled, as in AdamW). clipnorm: the largest norm of one array's gradient.
+    clipvalue: the largest size of a number in it. global_clipnorm: the largest norm of all gradients together.
+
+    iterations: how many steps were made. state: for each parameter (layer name, parameter name) its arrays, in the order
+    of `slots`.
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        **unknown,
+    ):
+        for argument in unknown:
+            raise unknown_name(f"argument of {type(self).__name__}", argument, self._arguments())
+        self.schedule: LearningRateSchedule | None = None
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+        self.iterations = 0
+        self.state: dict[tuple[str, str], list[Array]] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the coming step."""
+        return self._rate if self.schedule is None else float(self.schedule(self.iterations))
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | dict | LearningRateSchedule) -> None:
+        if isinstance(value, (LearningRateSchedule, dict)):
+            self.schedule = schedules.get(value)
+            return
+        if self.schedule is not None:
+            raise InputError(
+                type(self).__name__, "the learning rate follows a schedule, it cannot be set.",
+                "an optimizer whose learning rate is a number.", f"{value!r} for one with {type(self.schedule).__name__}.",
+                "use either a schedule or a callback that sets the rate.",
+            )  # fmt: skip
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+            raise InputError(
+                type(self).__name__, "learning_rate does not fit.", "a number of 0 or more, or a schedule.",
+                f"{value!r}.", "for example learning_rate=0.001.",
+            )  # fmt: skip
+        self._rate = float(value)
+
+    def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
+        """One step for one piece: changes p and the slots in place. p, g and slots are 1-D, of one length."""
+        raise NotImplementedError
+
+    def new_slots(self, p: Array) -> list[Array]:
+        """The state of a parameter that has not been updated yet: zeros of its shape."""
+        return [xp_of(p).zeros_like(p) for _ in self.slots]
+
+    def apply(
+        self,
+        params: dict[tuple[str, str], Array],
+        grads: dict[tuple[str, str], list[Array]],
+        workers: Any = None,
+    ) -> None:
+        """One step for all parameters, in place.
+
+        params: by (layer name, parameter name). grads: of each parameter the shares of the shards, to be summed; the first
+        share is used up as scratch. workers: a minicnn.training.shards.Workers that shares the work, or None.
+        """
+        if self.clipnorm is not None or self.clipvalue is not None or self.global_clipnorm is not None:
+            self._clip(grads)
+        lr = self.learning_rate
+        self.iterations += 1
+        pieces = []
+        for key, p in params.items():
+            if key not in self.state:
+                self.state[key] = self.new_slots(p)
+            arrays = [a.reshape(-1) for a in (p, *self.state[key], *grads[key])]
+            step = BLOCK if len(grads[key]) > 0 and xp_of(p).__name__ == "numpy" else p.size
+            pieces += [(arrays, start, min(start + step, p.size)) for start in range(0, p.size, step)]
+        n_slots = len(self.slots)
+        n = workers.n if workers is not None and sum(p.size for p in params.values()) >= PARALLEL else 1
+
+        def work(k: int, _: Any = None) -> None:
+            for arrays, start, stop in pieces[k::n]:
+                p, *rest = (a[start:stop] for a in arrays)
+                slots, (g, *shares) = rest[:n_slots], rest[n_slots:]
+                for share in shares:
+                    g += share
+                if self.weight_decay:
+                    p -= p * (self.weight_decay * lr)
+                self.update(p, g, slots, lr)
+
+        if n == 1:
+            work(0)
+        else:
+            workers.run(work)
+
+    def _clip(self, grads: dict[tuple[str, str], list[Array]]) -> None:
+        """Sum the shares, and make gradients smaller that are too large. R. Pascanu et al. (2013), section 3.2."""
+        for key, (g, *shares) in grads.items():
+            for share in shares:
+                g += share
+            grads[key] = [g]
+            if self.clipvalue is not None:
+                xp_of(g).clip(g, -self.clipvalue, self.clipvalue, out=g)
+            if self.clipnorm is not None:
+                g *= min(1.0, self.clipnorm / max(_norm(g), 1e-12))
+        if self.global_clipnorm is not None:
+            total = math.sqrt(sum(_norm(g) ** 2 for (g,) in grads.values()))
+            for (g,) in grads.values():
+                g *= min(1.0, self.global_clipnorm / max(total, 1e-12))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the learning rate as it stands now."""
+        config = {name: getattr(self, name) for name in self._arguments()}
+        if self.schedule is not None:
+            config["learning_rate"] = serialize(self.schedule)
+        return config
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        names: list[str] = []
+        for base in (cls, Optimizer):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names += [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("self", *names)]
+        return names
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: p -= lr * g.
+
+    momentum: m = momentum * m - lr * g, p += m. nesterov: p += momentum * m - lr * g, a look ahead.
+    decay: the old Keras argument; the rate is learning_rate / (1 + decay * step).
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        decay: float = 0.0,
+        **optimizer,
+    ):
+        super().__init__(learning_rate, **optimizer)
+        if not 0 <= momentum <= 1:
+            raise InputError(
+                "SGD", "momentum does not fit.", "a number from 0 to 1.", f"{momentum!r}.", "for example momentum=0.9."
+            )
+        self.momentum, self.nesterov, self.decay = momentum, nesterov, decay
+        self.slots = ("momentum",) if momentum else ()
+        if decay:
+            self.schedule = InverseTimeDecay(self._rate, 1, decay)
+
+    def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
+        if not self.momentum:
+            p -= lr * g
+            return
+        (m,) = slots
+        m *= self.momentum
+        m -= lr * g
+        p += self.momentum * m - lr * g if self.nesterov else m
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if self.decay:
+            config["learning_rate"] = self._rate
+        return config
+
+
+class Adam(Optimizer):
+    """Adam: the gradient's running mean m, divided by the square root of its running square v.
+
+    m += (1 - beta_1) (g - m)      v += (1 - beta_2) (g² - v)      p -= alpha * m / (sqrt(v) + epsilon)
+    alpha = lr * sqrt(1 - beta_2^t) / (1 - beta_1^t), t = 1, 2, …
+
+    m and v start at 0 and are too small at first: alpha corrects that, and m and v themselves stay as they are.
+    D. Kingma, J. Ba, "Adam" (2015), algorithm 1 in the form at the end of section 2 (epsilon is "epsilon hat" there).
+    """
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **optimizer,
+    ):
+        super().__init__(learning_rate, **optimizer)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
+        m, v = slots
+        t = self.iterations
+        alpha = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        m += (g - m) * (1 - self.beta_1)
+        v += (g * g - v) * (1 - self.beta_2)
+        p -= m * alpha / (xp_of(p).sqrt(v) + self.epsilon)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay. I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization" (2019)."""
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **optimizer,
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **optimizer)
+
+
+class RMSprop(Optimizer):
+    """p -= lr * g / sqrt(v + epsilon), v being the gradient's running square. T. Tieleman, G. Hinton, lecture 6.5 (2012).
+
+    centered: v less the square of the running mean. momentum: of the steps.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | LearningRateSchedule = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        **optimizer,
+    ):
+        super().__init__(learning_rate, **optimizer)
+        self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
+        self.slots = ("v", *(["mean"] if centered else []), *(["momentum"] if momentum else []))
+
+    def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
+        named = dict(zip(self.slots, slots, strict=True))
+        v = named["v"]
+        v += (g * g - v) * (1 - self.rho)
+        spread = v
+        if self.centered:
+            mean = named["mean"]
+            mean += (g - mean) * (1 - self.rho)
+            spread = v - mean * mean
+        step = lr * g / xp_of(p).sqrt(spread + self.epsilon)
+        if self.momentum:
+            m = named["momentum"]
+            m *= self.momentum
+            m += step
+            step = m
+        p -= step
+
+
+def _norm(g: Array) -> float:
+    return math.sqrt(float((g * g).sum()))
+
+
+_KNOWN = names_of(SGD, Adam, AdamW, RMSprop, sgd=SGD, adamw=AdamW, rmsprop=RMSprop)
+
+
+def get(identifier: str | dict | Optimizer) -> Optimizer:
+    """The optimizer for a name ("adam", "sgd", …), a config or an instance. Raises UnknownNameError."""
+    if isinstance(identifier, Optimizer):
+        return identifier
+    return resolve("optimizer", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN)

@@ -1,0 +1,227 @@
+"""Models on disk: one file, a zip that NumPy itself can open, without pickle.
+
+    config.json                 architecture, loss, optimizer, class names, random generator; plain JSON
+    params/conv2d_1/w.npy       parameters        state/batch_normalization_1/moving_mean.npy       running statistics
+    optimizer/conv2d_1/w/m.npy  the optimizer's arrays
+
+A file is written aside and renamed when it is complete: what stood there before is never half overwritten.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minicnn.backend import to_host
+from minicnn.errors import BrokenFileError, InputError, unknown_name
+
+FORMAT = 1
+
+
+def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
+    """Write architecture, weights, state, optimizer, class names and random generator into one file.
+
+    `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
+    InputError for a layer that cannot be written, FileExistsError unless `overwrite`, OSError where the disk refuses.
+    """
+    model._require_built("it cannot be saved")
+    config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": model.class_names}
+    config["rng"] = model.rng.bit_generator.state
+    arrays = _weights(model)
+    if model.optimizer is not None:
+        optimizer = model.optimizer
+        config["compile"] = {
+            "optimizer": _named(optimizer), "loss": _named(model.loss), "iterations": optimizer.iterations,
+            "metrics": [m if isinstance(m, str) else _named(m) for m in model.metric_names],
+        }  # fmt: skip
+        for (layer, name), slots in optimizer.state.items():
+            for slot, array in zip(optimizer.slots, slots, strict=True):
+                arrays[f"optimizer/{layer}/{name}/{slot}"] = to_host(array)
+    _write(filepath, config, arrays, overwrite)
+
+
+def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
+    """Write parameters and state only. Raises as save_model does."""
+    model._require_built("it has no weights to save")
+    _write(filepath, {"format": FORMAT}, _weights(model), overwrite)
+
+
+def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+    """The model that save_model wrote.
+
+    custom_objects: the user's own layer classes by name. Raises FileNotFoundError, BrokenFileError for a file that is
+    not a whole model, UnknownNameError for a class that is neither minicnn's nor in custom_objects.
+    """
+    config, arrays = _read(filepath)
+    if "model" not in config:
+        raise BrokenFileError(
+            filepath, "this file holds weights, but no model.", "a file written by model.save().",
+            "one written by model.save_weights().", "build the model in code, then model.load_weights(file).",
+        )  # fmt: skip
+    try:
+        model = model_from_config(config["model"], custom_objects)
+        model.class_names = config["class_names"]
+        compiled = config.get("compile")
+        if compiled is not None:
+            model.compile(compiled["optimizer"], compiled["loss"], compiled["metrics"])
+            model.optimizer.iterations = compiled["iterations"]
+        model.rng = np.random.Generator(getattr(np.random, _bit_generator(config["rng"]))())
+        model.rng.bit_generator.state = config["rng"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BrokenFileError(
+            filepath, "its config.json is not that of a model.", "what model.save() wrote.",
+            f"{type(error).__name__}: {error}.", "save the model again.",
+        ) from error  # fmt: skip
+    _set_weights(model, arrays, filepath)
+    if model.optimizer is not None:
+        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+            for name, p in layer.params.items():
+                slots = [arrays.get(f"optimizer/{key}/{name}/{slot}") for slot in model.optimizer.slots]
+                if all(slot is not None and slot.shape == p.shape for slot in slots):
+                    model.optimizer.state[key, name] = slots
+    return model
+
+
+def load_weights(model: Any, filepath: Any) -> None:
+    """Read parameters and state from a file of save_weights or save_model into a built model.
+
+    Raises BrokenFileError, and changes nothing, where an array is missing or of another shape.
+    """
+    model._require_built("it cannot take weights")
+    _, arrays = _read(filepath)
+    _set_weights(model, arrays, filepath)
+
+
+def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
+    """A new Sequential from what its get_config returned, built where its input shape is known."""
+    from minicnn import layers
+    from minicnn.models import Sequential
+
+    known = {name: getattr(layers, name) for name in layers.__all__} | (custom_objects or {})
+    model = Sequential(name=config["name"])
+    for entry in config["layers"]:
+        if entry["class_name"] == "Sequential":
+            layer = model_from_config(entry["config"], custom_objects)
+        elif entry["class_name"] in known:
+            layer = known[entry["class_name"]].from_config(entry["config"])
+        else:
+            raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
+        model.add(layer)
+        layer.trainable = entry["trainable"]
+    if config["input_shape"] is not None:
+        model.build(tuple(config["input_shape"]))
+    return model
+
+
+@contextmanager
+def atomic_write(filepath: Any) -> Iterator[BinaryIO]:
+    """A file to write to, in the target's folder; renamed to `filepath` when the block ends well, else removed."""
+    path = Path(filepath)
+    if not path.parent.is_dir():
+        raise InputError(
+            path, "its folder does not exist.", f"a folder {path.parent}.", "no such folder.",
+            f"create it: Path({str(path.parent)!r}).mkdir(parents=True).",
+        )  # fmt: skip
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())  # mkstemp's file is for the owner alone; an ordinary one is not
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _weights(model: Any) -> dict[str, np.ndarray]:
+    arrays = {}
+    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+        for kind, group in (("params", layer.params), ("state", layer.state)):
+            for name, array in group.items():
+                arrays[f"{kind}/{key}/{name}"] = to_host(array)
+    return arrays
+
+
+def _set_weights(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> None:
+    wanted = _weights(model)
+    for name, array in wanted.items():
+        found = arrays.get(name)
+        if found is None or found.shape != array.shape:
+            raise BrokenFileError(
+                filepath, f"{name} does not fit the model.", f"an array of shape {array.shape}.",
+                "none." if found is None else f"one of shape {found.shape}.",
+                "load the file into the architecture that it was saved from.",
+            )  # fmt: skip
+    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+        for kind, group in (("params", layer.params), ("state", layer.state)):
+            for name, slot in group.items():
+                slot[...] = arrays[f"{kind}/{key}/{name}"]
+
+
+def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
+    import zipfile
+
+    if not overwrite and Path(filepath).exists():
+        raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    with atomic_write(filepath) as file, zipfile.ZipFile(file, "w") as archive:
+        # A fixed date: equal models give equal files.
+        archive.writestr(zipfile.ZipInfo("config.json"), text)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _read(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(filepath) as archive:
+            config = json.loads(archive.read("config.json"))
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(
+                    io.BytesIO(archive.read(name)), allow_pickle=False
+                )
+                for name in archive.namelist()
+                if name.endswith(".npy")
+            }
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise BrokenFileError(
+            filepath, "this is not a whole model file.", "a file that model.save() or save_weights() wrote.",
+            f"{type(error).__name__}: {error}", "save it again; it may have been cut off or be of another kind.",
+        ) from error  # fmt: skip
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise BrokenFileError(
+            filepath, "unknown format.", f"format {FORMAT}.", f"{found!r}.", "read it with the version that wrote it."
+        )
+    return config, arrays
+
+
+def _named(obj: Any) -> dict[str, Any]:
+    return {"class_name": type(obj).__name__, "config": obj.get_config()}
+
+
+def _bit_generator(state: dict[str, Any]) -> str:
+    name = state["bit_generator"]
+    if name not in ("PCG64", "PCG64DXSM", "SFC64", "Philox", "MT19937"):
+        raise KeyError(name)
+    return name

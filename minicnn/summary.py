@@ -1,0 +1,84 @@
+"""The table of a model's layers that `summary()` prints, in the form of Keras 3."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from minicnn.layers.conv import Conv2D
+
+
+def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None) -> None:
+    """Print one row for each layer: name and class, output shape, parameters; then the totals.
+
+    details: also the multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes that
+    im2col would make of its input (both float32, one sample). print_fn: takes each line instead of print.
+    """
+    shapes = model.shapes
+    header = ["Layer (type)", "Output Shape", "Param #"]
+    if details:
+        header += ["MACs", "Output bytes", "im2col bytes"]
+    rows = []
+    for layer, shape, out in zip(model.layers, shapes, shapes[1:], strict=False):
+        row = [f"{layer.name} ({type(layer).__name__})", f"({', '.join(map(str, (None, *out)))})"]
+        row.append(f"{layer.count_params():,}")
+        if details:
+            cols = 4 * layer.im2col_size(shape) if isinstance(layer, Conv2D) else 0
+            row += [f"{layer.macs(shape):,}", f"{4 * math.prod(out):,}", f"{cols:,}"]
+        rows.append(row)
+    lines = [f'Model: "{model.name}"', *_table(header, rows, _can_print_boxes(print_fn))]
+    trainable, total = trainable_params(model), model.count_params()
+    for name, count in (("Total", total), ("Trainable", trainable), ("Non-trainable", total - trainable)):
+        lines.append(f" {name} params: {count:,} ({_bytes(4 * count)})")
+    if details:
+        lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
+    for line in lines:
+        (print_fn or print)(line)
+
+
+def trainable_params(model: Any) -> int:
+    """How many numbers training changes by gradient: parameters of layers that are not frozen."""
+    return sum(p.size for layer in model.flat_layers if layer.trainable for p in layer.params.values())
+
+
+def _table(header: list[str], rows: list[list[str]], boxes: bool) -> list[str]:
+    widths = [max(len(row[i]) for row in (header, *rows)) + 2 for i in range(len(header))]
+
+    def rule(left: str, middle: str, right: str, line: str) -> str:
+        return left + middle.join(line * width for width in widths) + right
+
+    def cells(row: list[str], bar: str) -> str:
+        texts = [
+            f" {text}".ljust(width) if i < 2 else f"{text} ".rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return bar + bar.join(texts) + bar
+
+    if not boxes:
+        line = rule("+", "+", "+", "-")
+        return [line, cells(header, "|"), line, *(cells(row, "|") for row in rows), line]
+    body = [cells(row, "│") for row in rows]
+    between = rule("├", "┼", "┤", "─")
+    separated = [line for row in body for line in (row, between)][:-1]
+    top = [rule("┏", "┳", "┓", "━"), cells(header, "┃"), rule("┡", "╇", "┩", "━")]
+    return [*top, *separated, rule("└", "┴", "┘", "─")]
+
+
+def _can_print_boxes(print_fn: Callable[[str], Any] | None) -> bool:
+    if print_fn is not None:
+        return True
+    try:
+        "┏│".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1024 or unit == "GB":
+            break
+        count /= 1024
+    return f"{count:.2f} {unit}"

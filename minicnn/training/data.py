@@ -1,0 +1,153 @@
+"""Where batches come from: arrays, shuffled anew each epoch, or the user's own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minicnn.errors import InputError
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+class ArrayBatches:
+    """Batches of arrays x and y of equal length. Iterating is one epoch, at most `steps` batches long.
+
+    `shuffle` puts the samples in a new order, drawn from rng, each time.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        batch_size: int,
+        steps: int | None = None,
+        shuffle: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
+        self.x, self.y, self.batch_size, self.shuffle, self.rng = x, y, batch_size, shuffle, rng
+        self.samples = len(x) if steps is None else min(len(x), steps * batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
+        order = self.rng.permutation(len(self.x)) if self.shuffle and self.rng is not None else None
+        for start in range(0, self.samples, self.batch_size):
+            batch = slice(start, min(start + self.batch_size, self.samples))
+            chosen = batch if order is None else order[batch]
+            yield self.x[chosen], self.y[chosen]
+
+
+class GeneratorBatches:
+    """Batches (x, y) from an iterable that the user gives: a generator, or anything that can be iterated again.
+
+    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. check(x, y) looks at every
+    batch, and raises where one does not fit.
+    """
+
+    samples = None
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        steps: int | None,
+        name: str,
+        check: Callable[[np.ndarray, np.ndarray], None],
+    ):
+        self.source, self.name, self.check = source, name, check
+        self.steps = steps
+        if steps is None and hasattr(source, "__len__"):
+            self.steps = len(source)
+        if self.steps is None and iter(source) is source:
+            raise InputError(
+                name, "a generator does not say how long an epoch is.", "steps_per_epoch (or validation_steps).",
+                "None.", "pass the number of batches in an epoch.",
+            )  # fmt: skip
+        self.iterator: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.steps is None else self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.iterator is None or iter(self.source) is not self.source:
+            self.iterator = iter(self.source)
+        count = 0
+        while self.steps is None or count < self.steps:
+            try:
+                batch = next(self.iterator)
+            except StopIteration:
+                if self.steps is None or count == self.steps:
+                    return
+                raise InputError(
+                    self.name, "the generator ended too early.", f"{self.steps} batches in every epoch.",
+                    f"{count} batches.", "let it run on for ever (while True), or pass fewer steps.",
+                ) from None  # fmt: skip
+            count += 1
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise InputError(
+                    self.name, "a batch is not a pair.", "(x, y).", f"{type(batch).__name__}.", "yield x, y."
+                )
+            x, y = check_array(self.name, batch[0]), check_array(self.name, batch[1])
+            self.check(x, y)
+            yield x, y
+
+
+def check_array(name: str, array: Any) -> np.ndarray:
+    """`array` as a NumPy array of numbers with at least one sample; else InputError. Nothing is copied needlessly."""
+    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    if array.dtype.kind not in "buif":
+        raise InputError(
+            name, "these are not numbers.", "an array of numbers.", f"dtype {array.dtype}, shape {array.shape}.",
+            "give all images one size and stack them: np.stack(images)."
+            if array.dtype == object else "convert them first.",
+        )  # fmt: skip
+    if array.ndim == 0 or array.size == 0:
+        raise InputError(
+            name, "there is nothing in it.", "at least one sample.", f"an array of shape {array.shape}.",
+            "check how the data was loaded or sliced.",
+        )  # fmt: skip
+    return array
+
+
+def check_samples(name: str, x: np.ndarray, input_shape: tuple[int, ...], layer: str) -> None:
+    """Does x fit the model's first layer? Raises InputError, with the nearest mend."""
+    if x.shape[1:] == tuple(input_shape):
+        return
+    shape, fix = x.shape[1:], "change the data, or the first layer's input_shape."
+    if x.shape == tuple(input_shape):
+        fix = f"a single sample is a batch of one: {name}[None, ...]."
+    elif (*shape, 1) == tuple(input_shape):
+        fix = f"add the channel axis: {name}[..., None]."
+    elif len(shape) == 3 and (*shape[1:], shape[0]) == tuple(input_shape):
+        fix = (
+            f"the channels come first in these images. Use {name}.transpose(0, 2, 3, 1), not reshape, "
+            "which would tear the pictures apart."
+        )
+    elif len(input_shape) == 1 and np.prod(shape, dtype=int) == input_shape[0]:
+        fix = f"flatten each sample: {name}.reshape(len({name}), -1), or begin the model with Flatten."
+    elif len(shape) == len(input_shape) == 3 and shape[2] == input_shape[2]:
+        fix = f"resize the images to {input_shape[0]}×{input_shape[1]} pixels, or change input_shape."
+    raise InputError(
+        name, f"the samples do not fit layer {layer}.", f"shape (N, {', '.join(map(str, input_shape))}).",
+        f"shape {x.shape}.", fix,
+    )  # fmt: skip
+
+
+def check_finite(name: str, x: np.ndarray) -> None:
+    """InputError where x holds NaN or infinity; walks through it in pieces."""
+    if x.dtype.kind != "f":
+        return
+    step = max(1, (1 << 22) // max(1, x[:1].size))
+    for start in range(0, len(x), step):
+        finite = np.isfinite(x[start : start + step])
+        if not finite.all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            index = (index[0] + start, *index[1:])
+            raise InputError(
+                name, "not every number is finite.", "no NaN and no infinity.", f"{x[index]} at index {index}.",
+                "find where it comes from (a division by 0, a missing value) before training.",
+            )  # fmt: skip

@@ -1,0 +1,258 @@
+"""fit, evaluate and predict: epochs, batches, callbacks and what is printed. One batch: `minicnn/training/step.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import to_host
+from minicnn.errors import InputError
+from minicnn.losses import check_targets
+from minicnn.training.callbacks import CallbackList
+from minicnn.training.data import (
+    ArrayBatches,
+    GeneratorBatches,
+    check_array,
+    check_finite,
+    check_samples,
+)
+from minicnn.training.history import History
+from minicnn.training.progress import ProgressBar
+from minicnn.training.shards import MIN_MACS_PER_SHARD, Workers
+from minicnn.training.step import evaluate_step, predict_step, train_step
+
+Logs = dict[str, float]
+Batches = Any  # ArrayBatches or GeneratorBatches
+
+
+def fit(
+    model: Any, x: Any, y: Any, batch_size: int | None, epochs: int, verbose: str | int, callbacks: Any,
+    validation_split: float, validation_data: Any, shuffle: bool, initial_epoch: int, steps_per_epoch: int | None,
+    validation_steps: int | None, validation_batch_size: int | None,
+) -> History:  # fmt: skip
+    """See `Sequential.fit`."""
+    _require_compiled(model, "fit")
+    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
+    _whole("epochs", epochs, least=0)
+    if validation_split:
+        x, y, validation_data = _hold_back(x, y, validation_split)
+    batches = _batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y")
+    validation = None
+    if validation_data is not None:
+        val_x, val_y = validation_data if isinstance(validation_data, (tuple, list)) else (validation_data, None)
+        val_size = batch_size if validation_batch_size is None else validation_batch_size
+        validation = _batches(model, val_x, val_y, val_size, validation_steps, False, "val_x", "val_y")
+
+    history = History()
+    events = CallbackList(
+        [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), history],
+        model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
+    )  # fmt: skip
+    model.history, model.stop_training = history, False
+    with Workers.for_batches(batch_size, _macs(model)) as workers:
+        events.on_train_begin()
+        logs: Logs = {}
+        for epoch in range(initial_epoch, epochs):
+            events.on_epoch_begin(epoch)
+            bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose)
+            try:
+                logs = _train_epoch(model, batches, workers, events, bar)
+                if validation is not None:
+                    judged = _evaluate(model, validation, workers, events)
+                    logs.update({f"val_{name}": value for name, value in judged.items()})
+                bar.finish(logs)
+            finally:
+                bar.close()
+            events.on_epoch_end(epoch, logs)
+            if model.stop_training:
+                break
+        events.on_train_end(logs)
+    return history
+
+
+def _train_epoch(
+    model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar
+) -> Logs:
+    """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
+    running = _Running(model)
+    for step, (x, y) in enumerate(batches):
+        events.on_train_batch_begin(step)
+        running.add(*train_step(model, x, y, workers), len(x))
+        if events.needs_batch_logs:
+            events.on_train_batch_end(step, running.logs())
+        bar.update(len(x), running.logs)
+        if model.stop_training:
+            break
+    return running.logs()
+
+
+def evaluate(
+    model: Any, x: Any, y: Any, batch_size: int | None, verbose: str | int, steps: int | None, callbacks: Any
+) -> Logs:
+    """See `Sequential.evaluate`."""
+    _require_compiled(model, "evaluate")
+    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
+    batches = _batches(model, x, y, batch_size, steps, False, "x", "y")
+    bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
+    with Workers.for_batches(batch_size, _macs(model)) as workers:
+        try:
+            logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
+            bar.finish(logs)
+        finally:
+            bar.close()
+    return logs
+
+
+def _evaluate(
+    model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
+) -> Logs:
+    running = _Running(model)
+    events.on_test_begin()
+    for step, (x, y) in enumerate(batches):
+        events.on_test_batch_begin(step)
+        running.add(*evaluate_step(model, x, y, workers), len(x))
+        events.on_test_batch_end(step)
+        if bar is not None:
+            bar.update(len(x), running.logs)
+    logs = running.logs()
+    events.on_test_end(logs)
+    return logs
+
+
+def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, steps: int | None) -> np.ndarray:
+    """See `Sequential.predict`."""
+    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
+    batches = _inputs(model, x, batch_size, steps)
+    if len(batches) == 1 and verbose == "auto":
+        verbose = 0
+    bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
+    outputs = []
+    with Workers.for_batches(batch_size, _macs(model)) as workers:
+        try:
+            for x_batch, _ in batches:
+                outputs.append(to_host(predict_step(model, x_batch, workers)))
+                bar.update(len(x_batch), dict)
+            bar.finish({})
+        finally:
+            bar.close()
+    return np.concatenate(outputs)
+
+
+class _Running:
+    """The mean of the loss and of the metrics over the samples seen so far."""
+
+    def __init__(self, model: Any):
+        self.metrics, self.loss, self.samples = model.metrics, 0.0, 0
+        for metric in self.metrics:
+            metric.reset()
+
+    def add(self, loss: Any, values: list[Any], samples: int) -> None:
+        self.loss += loss
+        self.samples += samples
+        for metric, value in zip(self.metrics, values, strict=True):
+            metric.add(value, samples)
+
+    def logs(self) -> Logs:
+        means = {metric.name: metric.result() for metric in self.metrics}
+        return {"loss": float(self.loss) / max(1, self.samples), **means}
+
+
+# ---- what is checked before any work is done --------------------------------------------------------------------------
+
+
+def _batches(
+    model: Any, x: Any, y: Any, size: int, steps: int | None, shuffle: bool, x_name: str, y_name: str
+) -> Batches:
+    """Batches of (x, y), after everything about them that can be checked beforehand was checked."""
+    if y is None:
+        if x is None or not hasattr(x, "__iter__") or isinstance(x, np.ndarray):
+            raise InputError(
+                y_name, "there are no targets.", "arrays x and y, or a generator of (x, y).",
+                f"x of type {type(x).__name__}, y None.", "pass y.",
+            )  # fmt: skip
+        return GeneratorBatches(x, steps, x_name, lambda x, y: _check(model, x, y, x_name, y_name))
+    x, y = check_array(x_name, x), check_array(y_name, y)
+    _check(model, x, y, x_name, y_name)
+    return ArrayBatches(x, y, size, steps, shuffle, model.rng)
+
+
+def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+    if len(x) != len(y):
+        raise InputError(
+            y_name, f"{x_name} and {y_name} have different lengths.", f"one target for each of the {len(x)} samples.",
+            f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
+        )  # fmt: skip
+    _check_input(model, x, x_name)
+    check_finite(y_name, y)
+    check_targets(model.loss, y, model.shapes[-1], y_name)
+
+
+def _check_input(model: Any, x: np.ndarray, name: str) -> None:
+    if not model.built:
+        model.build(x.shape[1:])
+        model.make_metrics()
+    check_samples(name, x, model.input_shape, model.layers[0].name)
+    check_finite(name, x)
+
+
+def _inputs(model: Any, x: Any, size: int, steps: int | None) -> Batches:
+    """Batches for predict, whose targets nobody looks at."""
+    if hasattr(x, "__next__"):
+        batches = ((batch, batch) if isinstance(batch, np.ndarray) else batch for batch in x)
+        return GeneratorBatches(batches, steps, "x", lambda x, _: _check_input(model, x, "x"))
+    x = check_array("x", x)
+    if not model.layers:
+        _no_layers(model)
+    _check_input(model, x, "x")
+    return ArrayBatches(x, x, size, steps)
+
+
+def _hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
+    """The last `share` of the samples becomes the validation data, as in Keras."""
+    if not 0 < share < 1:
+        raise InputError(
+            "validation_split", "it does not fit.", "a share between 0 and 1.", f"{share!r}.", "for example 0.2."
+        )
+    if not isinstance(x, np.ndarray) or y is None:
+        raise InputError(
+            "validation_split", "it needs arrays.", "x and y as arrays.", f"x of type {type(x).__name__}.",
+            "pass validation_data instead.",
+        )  # fmt: skip
+    keep = int(len(x) * (1 - share))
+    if keep == 0 or keep == len(x):
+        raise InputError(
+            "validation_split", "one of the two parts would be empty.", "at least one sample in each.",
+            f"{len(x)} samples and validation_split={share}.", "use more samples, or another share.",
+        )  # fmt: skip
+    return x[:keep], y[:keep], (x[keep:], y[keep:])
+
+
+def _macs(model: Any) -> int:
+    """The work of one sample; taken as large where a generator has not shown yet what a sample is."""
+    return model.macs(model.input_shape) if model.built else MIN_MACS_PER_SHARD
+
+
+def _whole(name: str, value: Any, least: int = 1) -> int:
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value.__index__() < least:
+        raise InputError(
+            name, "it does not fit.", f"a whole number of {least} or more.", f"{value!r}.", f"for example {name}=32."
+        )
+    return int(value)
+
+
+def _require_compiled(model: Any, what: str) -> None:
+    if not model.layers:
+        _no_layers(model)
+    if model.loss is None:
+        raise InputError(
+            model.name, f"{what} was called before compile.", "a model that knows its optimizer and its loss.",
+            "a model that was not compiled.",
+            'first call model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"]).',
+        )  # fmt: skip
+
+
+def _no_layers(model: Any) -> None:
+    raise InputError(
+        model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
+    )

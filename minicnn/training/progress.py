@@ -1,0 +1,135 @@
+"""What is shown while a model works: one bar for an epoch, counting images, and one line after it."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+from minicnn.errors import InputError
+
+Logs = Mapping[str, Any]
+
+REDRAW_SECONDS = 0.1  # the bar is drawn at most this often: a step must not pay for being watched
+
+
+class ProgressBar:
+    """Progress of one epoch of `fit`, or of `evaluate` or `predict`.
+
+    total_images, steps: how many images and batches will come; None if unknown. epoch: counted from 0, as in
+    callbacks, and shown from 1. label: shown instead of "Epoch 1/5". verbose, as in Keras: 0 nothing, 1 or "auto"
+    a bar and then one line, 2 that line only. Neither a terminal nor a notebook gets a bar.
+    """
+
+    def __init__(
+        self,
+        total_images: int | None = None,
+        steps: int | None = None,
+        epoch: int = 0,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        label: str | None = None,
+    ):
+        if verbose not in ("auto", 0, 1, 2):
+            raise InputError(
+                "verbose",
+                problem="this is no verbosity.",
+                expected='"auto", 0 (silent), 1 (a bar) or 2 (one line an epoch).',
+                received=f"{verbose!r}.",
+                fix='leave it at "auto".',
+            )
+        self.label = label or f"Epoch {epoch + 1}/{epochs}"
+        self.steps = steps
+        self.images = self.batches = 0
+        self._shown = verbose != 0
+        self._start = self._now = perf_counter()
+        self._next_draw = math.inf
+        self._bar: Any = None
+        if verbose in ("auto", 1) and (_in_notebook() or _is_terminal(sys.stdout)):
+            self._bar = self._open_bar(total_images)
+            self._next_draw = self._start
+
+    def _open_bar(self, total_images: int | None) -> Any:
+        from tqdm.auto import tqdm
+
+        # The least important comes last: a narrow terminal cuts it off.
+        count = "{desc} {n_fmt} img{postfix}" if total_images is None else (
+            "{desc} |{bar}| {n_fmt}/{total_fmt} img{postfix}"
+        )  # fmt: skip
+        return tqdm(
+            total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=count
+        )
+
+    def update(self, images: int, logs: Logs | Callable[[], Logs] | None = None) -> None:
+        """Count one batch of so many images.
+
+        logs: name -> value, or a function that returns that; it is looked at only when the bar is drawn, at most
+        ten times a second.
+        """
+        self.images += images
+        self.batches += 1
+        self._now = perf_counter()
+        if self._now >= self._next_draw:
+            self._next_draw = self._now + REDRAW_SECONDS
+            self._draw(logs() if callable(logs) else logs)
+
+    def _draw(self, logs: Logs | None) -> None:
+        bar = self._bar
+        rate = self.images / (self._now - self._start)
+        items = [*_items(logs), f"{rate:.0f} img/s"]
+        if bar.total is not None:
+            items.append(bar.format_interval(max(0, bar.total - self.images) / rate) + " left")
+        items.append(f"batch {self.batches}/{self.steps}" if self.steps else f"batch {self.batches}")
+        bar.n = self.images
+        bar.set_postfix_str(" ".join(items), refresh=False)
+        bar.refresh()
+
+    def finish(self, logs: Logs | None = None) -> None:
+        """Put one line in the place of the bar: time and rate of the batches, and all final values."""
+        shown = self._shown
+        if self._bar is not None:
+            self._bar.leave = False
+        self.close()
+        if shown:
+            seconds = self._now - self._start
+            rate = self.images / max(seconds, 1e-9)
+            time = f"{self.images} images in {seconds:.1f} s ({rate:.0f} img/s)"
+            print("  ".join([self.label, time, *_items(logs)]), flush=True)
+
+    def close(self) -> None:
+        """End the bar where it is, and say nothing more. May be called more than once."""
+        self._shown = False
+        self._next_draw = math.inf
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _items(logs: Logs | None) -> list[str]:
+    return [f"{name} {_number(value)}" for name, value in (logs or {}).items()]
+
+
+def _number(value: Any) -> str:
+    """Four decimals, or four digits where those would show next to nothing."""
+    value = float(value)
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.4e}"
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether a bar can be drawn there. A terminal that says it is 0 columns wide would show nothing of it."""
+    if stream is None or not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:  # no real file behind it, as in some editors' consoles
+        return True
+
+
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter or Colab kernel: then IPython is loaded already."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config

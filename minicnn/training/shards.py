@@ -1,0 +1,163 @@
+"""Threads: a batch is cut into shards, one for each thread, and layers cannot tell the difference.
+
+NumPy and BLAS let go of Python's global lock while they compute, so plain threads run side by side. Each runs ordinary
+layer code over its shard. Where a layer needs the whole batch (batch normalisation), it calls `all_reduce(part)`:
+a barrier and a sum. BLAS itself is held to one thread meanwhile, or the two would fight for the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from minicnn.backend import Array
+from minicnn.errors import InputError
+
+# A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
+MIN_MACS_PER_SHARD = 4_000_000
+
+_num_threads: int | None = None
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; containers and taskset set it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_num_threads(n: int | None) -> None:
+    """How many threads training and prediction may use. None: as many as there are usable cores (the default)."""
+    global _num_threads
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+        raise InputError(
+            "set_num_threads", "this number of threads cannot be.", "a whole number of 1 or more, or None.",
+            f"{n!r}.", "for example set_num_threads(2).",
+        )  # fmt: skip
+    _num_threads = n
+
+
+def get_num_threads() -> int:
+    """How many threads training and prediction may use."""
+    return usable_cores() if _num_threads is None else _num_threads
+
+
+def shards_for(samples: int, macs_per_sample: int) -> int:
+    """Into how many shards a batch is cut: 1 for small work, where starting threads would cost more than they save."""
+    return max(1, min(get_num_threads(), samples, samples * macs_per_sample // MIN_MACS_PER_SHARD))
+
+
+def split(samples: int, shards: int) -> list[slice]:
+    """`samples` cut into at most `shards` runs whose lengths differ by one at most; none is empty."""
+    shards = max(1, min(shards, samples))
+    edges = [k * samples // shards for k in range(shards + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+class AllReduce:
+    """The sum of an array over n threads: each brings its part, all receive the same total."""
+
+    def __init__(self, n: int):
+        self.barrier = threading.Barrier(n)
+        # Two rounds in turn: a thread that is already in the next one cannot overwrite what others still read.
+        self.rounds: list[list[Array]] = [[None] * n, [None] * n]
+
+    def of_worker(self, k: int) -> Callable[[Array], Array]:
+        """The function that worker k calls."""
+        calls = 0
+
+        def all_reduce(part: Array) -> Array:
+            nonlocal calls
+            parts = self.rounds[calls % 2]
+            calls += 1
+            parts[k] = part
+            self.barrier.wait()
+            return sum(parts[1:], start=parts[0])  # everywhere in the same order: everywhere the same bits
+
+        return all_reduce
+
+
+class Workers:
+    """n threads for the length of a `with` block, BLAS held to `blas_threads`; the calling thread is the first of them.
+
+    run(f) calls f(k, all_reduce) for k = 0 … n-1 and returns the results. An exception in one reaches the caller with its
+    own traceback, and the others do not wait for it.
+    """
+
+    def __init__(self, n: int, blas_threads: int = 1):
+        self.n, self.blas_threads = n, blas_threads
+
+    @classmethod
+    def for_batches(cls, samples: int, macs_per_sample: int) -> Workers:
+        """As many workers as batches of this size deserve. A single large sample cannot be cut: there BLAS may cut."""
+        n = shards_for(samples, macs_per_sample)
+        large = samples * macs_per_sample >= MIN_MACS_PER_SHARD
+        return cls(n, get_num_threads() if n == 1 and large else 1)
+
+    def __enter__(self) -> Workers:
+        self.pool = ThreadPoolExecutor(self.n - 1, "minicnn") if self.n > 1 else None
+        _blas.hold(self.blas_threads)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _blas.release()
+        if self.pool is not None:
+            self.pool.shutdown()
+
+    def run(self, f: Callable[[int, Callable[[Array], Array] | None], Any], n: int | None = None) -> list[Any]:
+        """[f(0, all_reduce), …, f(n-1, all_reduce)], side by side; with one worker all_reduce is None."""
+        n = self.n if n is None else n
+        if n == 1 or self.pool is None:
+            return [f(0, None)]
+        meeting = AllReduce(n)
+
+        def work(k: int) -> Any:
+            try:
+                return f(k, meeting.of_worker(k))
+            except BaseException:
+                meeting.barrier.abort()  # whoever waits at the barrier is let go with BrokenBarrierError
+                raise
+
+        futures: list[Future] = [self.pool.submit(work, k) for k in range(1, n)]
+        results, errors = [], []
+        for get in (lambda: work(0), *(future.result for future in futures)):
+            try:
+                results.append(get())
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            broken = threading.BrokenBarrierError
+            raise next((e for e in errors if not isinstance(e, broken)), errors[0])
+        return results
+
+
+class _Blas:
+    """Holds BLAS to one thread while at least one `with Workers` block is open, in whichever thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holders = 0
+        self.controller: Any = None
+        self.limit: Any = None
+
+    def hold(self, threads: int) -> None:
+        with self.lock:
+            self.holders += 1
+            if self.holders == 1:
+                if self.controller is None:
+                    from threadpoolctl import ThreadpoolController
+
+                    self.controller = ThreadpoolController().select(user_api="blas")
+                self.limit = self.controller.limit(limits=threads)
+
+    def release(self) -> None:
+        with self.lock:
+            self.holders -= 1
+            if self.holders == 0:
+                self.limit.restore_original_limits()
+
+
+_blas = _Blas()

@@ -1,0 +1,140 @@
+"""One training step, readable from top to bottom.
+
+    the batch is cut into shards, one a thread
+    each shard:   x -> layer -> layer -> … -> y_pred -> loss          every layer writes on its page (Context)
+                  dx <- layer <- layer <- … <- dy                     and reads it on the way back
+    the shards' gradients are summed, and the optimizer moves the parameters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+from minicnn.layers.base import Context, Layer
+from minicnn.losses import prepare_targets
+from minicnn.training.shards import Workers, split
+
+Pages = list[Context]
+
+
+def forward(layers: Sequence[Layer], pages: Pages, x: Array) -> Array:
+    """The prediction for x. Every layer writes on its own page."""
+    for layer, ctx in zip(layers, pages, strict=True):
+        x = layer.forward(x, ctx)
+    return x
+
+
+def backward(layers: Sequence[Layer], pages: Pages, dy: Array | None, stop: int = 0) -> Array | None:
+    """The derivative by the input of layers[stop], from dy, that by the output. Gradients appear on the pages."""
+    for layer, ctx in zip(reversed(layers[stop:]), reversed(pages[stop:]), strict=True):
+        dy = layer.backward(dy, ctx)
+    return dy
+
+
+def new_pages(
+    layers: Sequence[Layer],
+    training: bool = False,
+    need_backward: bool = False,
+    step: int = 0,
+    seed: int = 0,
+    first: int = 0,
+    all_reduce: Any = None,
+) -> Pages:
+    """An empty page for each layer. A layer needs dx only if a layer before it learns something."""
+    lowest = first_learning(layers)
+    return [
+        Context(
+            training=training,
+            need_backward=need_backward,
+            need_dx=i > lowest,
+            step=step,
+            seed=seed + i,
+            first=first,
+            all_reduce=all_reduce,
+        )
+        for i in range(len(layers))
+    ]
+
+
+def first_learning(layers: Sequence[Layer]) -> int:
+    """The index of the first layer with parameters that are trained; len(layers) if there is none."""
+    return next((i for i, layer in enumerate(layers) if layer.params and layer.trainable), len(layers))
+
+
+def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
+    """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update."""
+    layers, loss, n = model.flat_layers, model.loss, len(x)
+    shards = split(n, workers.n)
+    lowest = first_learning(layers)
+    step, seed = model.optimizer.iterations, int(model.rng.integers(1 << 62))
+
+    def one_shard(k: int, all_reduce: Any) -> tuple[Pages, Any, list[Any]]:
+        shard = shards[k]
+        pages = new_pages(layers, True, True, step, seed, shard.start, all_reduce)
+        y_pred = forward(layers, pages, model.as_input(x[shard]))
+        y_true = prepare_targets(loss, y[shard], y_pred)
+        losses = loss.per_sample(y_true, y_pred, pages[-1])
+        metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
+        backward(layers, pages, loss.gradient(y_true, y_pred, pages[-1], batch_size=n), stop=lowest)
+        return pages, losses.sum(dtype=np.float64), metrics
+
+    results = workers.run(one_shard, len(shards))
+    all_pages = [pages for pages, _, _ in results]
+    penalty = update(model, all_pages, workers)
+    total = sum(losses for _, losses, _ in results) + penalty * n
+    return total, [sum(values) for values in zip(*(metrics for _, _, metrics in results), strict=True)]
+
+
+def update(model: Any, all_pages: list[Pages], workers: Workers) -> float:
+    """Move the parameters by the gradients on all shards' pages. Returns the regularizers' penalty before the step."""
+    params: dict[tuple[str, str], Array] = {}
+    grads: dict[tuple[str, str], list[Array]] = {}
+    penalty = 0.0
+    for i, (key, layer) in enumerate(zip(model.layer_keys, model.flat_layers, strict=True)):
+        layer.state.update(all_pages[0][i].state)  # the same on every page: statistics are those of the whole batch
+        if not layer.trainable:
+            continue
+        for name, p in layer.params.items():
+            params[key, name] = p
+            grads[key, name] = [pages[i].grads[name] for pages in all_pages]
+            regularizer = layer.regularizers.get(name)
+            if regularizer is not None:
+                penalty += float(regularizer.penalty(p))
+                grads[key, name][0] += regularizer.gradient(p)
+    model.optimizer.apply(params, grads, workers)
+    for layer in model.flat_layers:
+        for name, constraint in layer.constraints.items():
+            if constraint is not None and name in layer.params and layer.trainable:
+                layer.params[name][...] = constraint(layer.params[name])
+    return penalty
+
+
+def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
+    """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
+    layers, loss, shards = model.flat_layers, model.loss, split(len(x), workers.n)
+
+    def one_shard(k: int, _: Any) -> tuple[Any, list[Any]]:
+        pages = new_pages(layers)
+        y_pred = forward(layers, pages, model.as_input(x[shards[k]]))
+        y_true = prepare_targets(loss, y[shards[k]], y_pred)
+        losses = loss.per_sample(y_true, y_pred, pages[-1])
+        return losses.sum(dtype=np.float64), [metric.sum(y_true, y_pred) for metric in model.metrics]
+
+    results = workers.run(one_shard, len(shards))
+    total = sum(losses for losses, _ in results) + len(x) * model.penalty()
+    return total, [sum(values) for values in zip(*(metrics for _, metrics in results), strict=True)]
+
+
+def predict_step(model: Any, x: np.ndarray, workers: Workers) -> Array:
+    """The predictions for one batch."""
+    shards = split(len(x), workers.n)
+
+    def one_shard(k: int, _: Any) -> Array:
+        return forward(model.flat_layers, new_pages(model.flat_layers), model.as_input(x[shards[k]]))
+
+    parts = workers.run(one_shard, len(shards))
+    return parts[0] if len(parts) == 1 else xp_of(parts[0]).concatenate(parts)
