@@ -98,6 +98,17 @@ def test_large_mean_small_variance_in_float32(shape):
     assert_same(dbeta, m.sum(axes), 1e-4, "dbeta")
 
 
+@pytest.mark.parametrize("shape", [(4096, 3), (64, 8, 8, 3)])
+def test_a_first_sample_unlike_the_others(shape):
+    """No sample may stand in for the mean of all: a feature that is 0 once, a black image in front."""
+    x = (1e4 + rng(7).standard_normal(shape)).astype(np.float32)
+    x[0] = 0
+    exact, axes = x.astype(np.float64), tuple(range(len(shape) - 1))
+    mean, var, _ = norm.batchnorm_moments(x)
+    np.testing.assert_allclose(mean, exact.mean(axes), rtol=1e-6)
+    np.testing.assert_allclose(var, exact.var(axes), rtol=1e-4)
+
+
 def test_a_constant_channel_has_variance_0_and_stays_finite():
     x = np.full((4, 3, 3, 2), 12345.678, dtype=np.float32)
     mean, var, _ = norm.batchnorm_moments(x)

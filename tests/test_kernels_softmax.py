@@ -59,6 +59,15 @@ def test_integer_labels_equal_one_hot(dtype):
         np.testing.assert_allclose(kernel(logits, labels), kernel(logits, one_hot(labels, 4)), rtol=1e-15)
 
 
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "distribution"])
+def test_float32_logits_stay_float32(kind):
+    """Whatever the targets are: float64 distributions must not creep in."""
+    logits = random((4, 5), 7, np.float32)
+    target = targets(kind, 4, 5, np.float64)
+    for kernel in CROSS_ENTROPY:
+        assert kernel(logits, target).dtype == np.float32
+
+
 def test_fused_equals_unfused():
     logits, target = random((5, 4), 8), targets("distribution", 5, 4, np.float64)
     p = softmax.softmax_forward(logits)

@@ -36,7 +36,8 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     xp, c = xp_of(x), x.shape[-1]
     wide, repeat = _wide(x)
     count = x.size // c
-    guess = wide[: max(1, len(wide) // max(1, len(x)))].reshape(-1, c).mean(axis=0)
+    rows = x.reshape(count, c)
+    guess = rows[:: max(1, count // 256)].mean(axis=0, dtype=np.float64).astype(x.dtype)
     sums = xp.zeros((2, c), np.float64)
     for part in tiles(wide):
         d = xp.subtract(wide[part], _repeated(guess, repeat), out=scratch(xp, "d", wide[part].shape, x.dtype))
@@ -44,11 +45,12 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
         sums[1] += _column_sums(xp.multiply(d, d, out=d), c)
     offset = sums[0] / count
     mean, var = guess + offset, sums[1] / count - offset**2
-    if all_reduce is not None:  # moments of shards cannot be added up, sums of x and of x² can
-        sums = all_reduce(xp.stack([xp.full(c, float(count)), count * mean, count * (var + mean**2)]))
-        count = int(sums[0, 0])
-        mean = sums[1] / count
-        var = sums[2] / count - mean**2
+    if all_reduce is not None:  # of the shards' moments: each varies about its own mean, and the means vary too
+        share = count
+        totals = all_reduce(xp.stack([xp.full(c, float(share)), share * mean]))
+        count, own_mean = int(totals[0, 0]), mean
+        mean = totals[1] / count
+        var = all_reduce(share * (var + (own_mean - mean) ** 2)) / count
     return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
 
 

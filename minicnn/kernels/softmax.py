@@ -40,7 +40,7 @@ def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     log_p = log_softmax(logits)
     if target.ndim == 1:
         return -log_p[xp_of(logits).arange(len(target)), target]
-    return -(target * log_p).sum(axis=-1)
+    return -(target.astype(logits.dtype, copy=False) * log_p).sum(axis=-1)
 
 
 def softmax_cross_entropy_backward(logits: Array, target: Array, batch_size: int | None = None) -> Array:
