@@ -20,8 +20,8 @@ class ProgressBar:
     """Progress of one epoch of `fit`, or of `evaluate` or `predict`.
 
     total_images, steps: how many images and batches will come; None if unknown. epoch: counted from 0, as in
-    callbacks, and shown from 1. label: shown instead of "Epoch 1/5". verbose, as in Keras: 0 nothing, 1 or "auto"
-    a bar and then one line, 2 that line only. Neither a terminal nor a notebook gets a bar.
+    callbacks, and shown from 1. label: shown instead of "Epoch 1/5". verbose, as in Keras: 0 nothing; 1 or
+    "auto" a bar and then one line; 2 that line only. A bar needs a terminal or a notebook.
     """
 
     def __init__(
@@ -45,28 +45,29 @@ class ProgressBar:
         self.steps = steps
         self.images = self.batches = 0
         self._shown = verbose != 0
-        self._start = self._now = perf_counter()
-        self._next_draw = math.inf
         self._bar: Any = None
         if verbose in ("auto", 1) and (_in_notebook() or _is_terminal(sys.stdout)):
             self._bar = self._open_bar(total_images)
-            self._next_draw = self._start
+        self._start = self._now = perf_counter()
+        self._next_draw = math.inf if self._bar is None else self._start
 
     def _open_bar(self, total_images: int | None) -> Any:
         from tqdm.auto import tqdm
 
         # The least important comes last: a narrow terminal cuts it off.
-        count = "{desc} {n_fmt} img{postfix}" if total_images is None else (
-            "{desc} |{bar}| {n_fmt}/{total_fmt} img{postfix}"
-        )  # fmt: skip
+        known, unknown = "{desc} |{bar}| {n_fmt}/{total_fmt} img{postfix}", "{desc} {n_fmt} img{postfix}"
+        bar_format = unknown if total_images is None else known
         return tqdm(
-            total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=count
+            total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format
         )
+
+    def _rate(self) -> float:
+        return self.images / max(self._now - self._start, 1e-9)
 
     def update(self, images: int, logs: Logs | Callable[[], Logs] | None = None) -> None:
         """Count one batch of so many images.
 
-        logs: name -> value, or a function that returns that; it is looked at only when the bar is drawn, at most
+        logs: name -> value, or a function that returns that; looked at only when the bar is drawn, at most
         ten times a second.
         """
         self.images += images
@@ -78,26 +79,24 @@ class ProgressBar:
 
     def _draw(self, logs: Logs | None) -> None:
         bar = self._bar
-        rate = self.images / (self._now - self._start)
-        items = [*_items(logs), f"{rate:.0f} img/s"]
-        if bar.total is not None:
-            items.append(bar.format_interval(max(0, bar.total - self.images) / rate) + " left")
+        items = [*_items(logs), f"{self._rate():.0f} img/s"]
+        if bar.total is not None and self.images:
+            items.append(bar.format_interval(max(0, bar.total - self.images) / self._rate()) + " left")
         items.append(f"batch {self.batches}/{self.steps}" if self.steps else f"batch {self.batches}")
         bar.n = self.images
         bar.set_postfix_str(" ".join(items), refresh=False)
         bar.refresh()
 
     def finish(self, logs: Logs | None = None) -> None:
-        """Put one line in the place of the bar: time and rate of the batches, and all final values."""
+        """Put one line in the place of the bar: time and rate of the batches, all final values."""
         shown = self._shown
         if self._bar is not None:
             self._bar.leave = False
         self.close()
         if shown:
-            seconds = self._now - self._start
-            rate = self.images / max(seconds, 1e-9)
-            time = f"{self.images} images in {seconds:.1f} s ({rate:.0f} img/s)"
-            print("  ".join([self.label, time, *_items(logs)]), flush=True)
+            seconds, rate = self._now - self._start, self._rate()
+            speed = f"{self.images} images in {seconds:.1f} s ({rate:.0f} img/s)"
+            print("  ".join([self.label, speed, *_items(logs)]), flush=True)
 
     def close(self) -> None:
         """End the bar where it is, and say nothing more. May be called more than once."""
@@ -119,7 +118,7 @@ def _number(value: Any) -> str:
 
 
 def _is_terminal(stream: Any) -> bool:
-    """Whether a bar can be drawn there. A terminal that says it is 0 columns wide would show nothing of it."""
+    """Whether a bar can be drawn there. A terminal said to be 0 columns wide would show nothing of it."""
     if stream is None or not stream.isatty():
         return False
     try:
