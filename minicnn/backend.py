@@ -78,10 +78,11 @@ def scratch(xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     count = 1
     for size in shape:
         count *= size
-    buffers = _scratch.__dict__
-    buffer = buffers.get((name, dtype))
+    key = f"{name} {dtype}"
+    buffer = getattr(_scratch, key, None)
     if buffer is None or buffer.size < count:
-        buffer = buffers[name, dtype] = np.empty(count, dtype)
+        buffer = np.empty(count, dtype)
+        setattr(_scratch, key, buffer)
     return buffer[:count].reshape(shape)
 
 

@@ -12,7 +12,7 @@ class InputError(ValueError):
     where: the layer, argument or file concerned; problem: one clause; expected, received, fix: one sentence each.
     """
 
-    def __init__(self, where: str, problem: str, expected: str, received: str, fix: str):
+    def __init__(self, where: object, problem: str, expected: str, received: str, fix: str):
         self.where, self.problem = str(where), problem
         self.expected, self.received, self.fix = expected, received, fix
         super().__init__(

@@ -63,8 +63,8 @@ class Sequential(Layer):
             )  # fmt: skip
         if any(layer is other for other in self.layers):
             raise InputError(
-                layer.name, "this layer is in the model already.", "a new layer for each place.", "the same object twice.",
-                "make a second instance.",
+                layer.name, "this layer is in the model already.", "a new layer for each place.",
+                "the same object twice.", "make a second instance.",
             )  # fmt: skip
         if not self.layers and layer.input_shape is not None:
             self.input_shape = layer.input_shape
@@ -79,8 +79,8 @@ class Sequential(Layer):
             layer.name = self._free_name(layer.name)
         elif any(layer.name == other.name for other in self.layers):
             raise InputError(
-                layer.name, "two layers of this name.", "a name of its own for each layer.", f"name={layer.name!r} twice.",
-                "rename one of them.",
+                layer.name, "two layers of this name.", "a name of its own for each layer.",
+                f"name={layer.name!r} twice.", "rename one of them.",
             )  # fmt: skip
         self.layers.append(layer)
         try:
@@ -319,7 +319,7 @@ class Sequential(Layer):
 
         x: (N, ...) array of samples and y the targets, or x a generator of batches (x, y) with steps_per_epoch.
         batch_size: 32 if None. epochs: train until this epoch, from initial_epoch (both counted from 0).
-        verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto" is 1 on a terminal and in notebooks, else 2.
+        verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto": 1 on a terminal and in notebooks, else 2.
         validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).
         shuffle: in a new order in every epoch. Raises InputError before training where something does not fit.
         """
@@ -361,7 +361,8 @@ class Sequential(Layer):
         x = check_array("x", x)
         self.build(x.shape[1:])
         check_samples("x", x, self.input_shape or (), self.layers[0].name if self.layers else self.name)
-        return self.forward(self.as_input(x), Context(training, seed=int(self.rng.integers(1 << 62)) if training else 0))
+        seed = int(self.rng.integers(1 << 62)) if training else 0
+        return self.forward(self.as_input(x), Context(training, seed=seed))
 
     # ---- what the model says of itself ----------------------------------------------------------------------------
 
@@ -381,7 +382,7 @@ class Sequential(Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type[Layer]] | None = None) -> Sequential:
-        """A new model of this architecture, without the weights. custom_objects: the user's own layer classes by name."""
+        """A new model of this architecture, without the weights. custom_objects: your own layer classes by name."""
         from minicnn.saving import model_from_config
 
         return model_from_config(config, custom_objects)

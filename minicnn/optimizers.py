@@ -30,8 +30,8 @@ class Optimizer:
     learning_rate * weight_decay (decoupled, as in AdamW). clipnorm: the largest norm of one array's gradient.
     clipvalue: the largest size of a number in it. global_clipnorm: the largest norm of all gradients together.
 
-    iterations: how many steps were made. state: for each parameter (layer name, parameter name) its arrays, in the order
-    of `slots`.
+    iterations: how many steps were made. state: for each parameter (layer name, parameter name) its arrays, in the
+    order of `slots`.
     """
 
     slots: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Optimizer:
         if self.schedule is not None:
             raise InputError(
                 type(self).__name__, "the learning rate follows a schedule, it cannot be set.",
-                "an optimizer whose learning rate is a number.", f"{value!r} for one with {type(self.schedule).__name__}.",
+                "an optimizer whose rate is a number.", f"{value!r} for one with {type(self.schedule).__name__}.",
                 "use either a schedule or a callback that sets the rate.",
             )  # fmt: skip
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
@@ -93,8 +93,8 @@ class Optimizer:
     ) -> None:
         """One step for all parameters, in place.
 
-        params: by (layer name, parameter name). grads: of each parameter the shares of the shards, to be summed; the first
-        share is used up as scratch. workers: a minicnn.training.shards.Workers that shares the work, or None.
+        params: by (layer name, parameter name). grads: of each parameter the shares of the shards, to be summed; the
+        first share is used up as scratch. workers: a minicnn.training.shards.Workers that shares the work, or None.
         """
         if self.clipnorm is not None or self.clipvalue is not None or self.global_clipnorm is not None:
             self._clip(grads)
@@ -245,8 +245,9 @@ class AdamW(Adam):
 
 
 class RMSprop(Optimizer):
-    """p -= lr * g / sqrt(v + epsilon), v being the gradient's running square. T. Tieleman, G. Hinton, lecture 6.5 (2012).
+    """p -= lr * g / sqrt(v + epsilon), v being the gradient's running square.
 
+    T. Tieleman, G. Hinton, "Neural Networks for Machine Learning", lecture 6.5 (2012).
     centered: v less the square of the running mean. momentum: of the steps.
     """
 

@@ -13,8 +13,8 @@ from minicnn.layers.conv import Conv2D
 def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None) -> None:
     """Print one row for each layer: name and class, output shape, parameters; then the totals.
 
-    details: also the multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes that
-    im2col would make of its input (both float32, one sample). print_fn: takes each line instead of print.
+    details: also the multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes
+    that im2col would make of its input (both float32, one sample). print_fn: takes each line instead of print.
     """
     shapes = model.shapes
     header = ["Layer (type)", "Output Shape", "Param #"]

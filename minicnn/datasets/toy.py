@@ -12,7 +12,7 @@ order: first the cloth, then its details.
 
 The clothes move, turn and change size from image to image. A dense layer ties a weight to a pixel and has
 to learn each place anew; a convolution looks for the same detail everywhere. So a CNN does clearly better
-here: after three epochs a dense net with 128 hidden units gets about 80 % right, a CNN with two small
+here: after three epochs a dense net with 128 hidden units gets about 79 % right, a CNN with two small
 convolutions 91 %.
 
 Only + - * / and square roots of uniform random numbers are used. IEEE 754 fixes these to the last bit, so a
@@ -202,7 +202,7 @@ def _paint(garment, n: int, size: int, rng: np.random.Generator) -> tuple[np.nda
         return low + (high - low) * rng.random((n, 1, 1), dtype=np.float32)
 
     at = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1) * 1.12
-    scale, shift = pick(0.85, 1.1), 0.2
+    scale, shift = pick(0.85, 1.1), 0.22
     x, y = at - pick(-shift, shift), at[:, None] - pick(-shift, shift)
     tan_half = pick(-0.1, 0.1)  # cos and sin of a small angle from the tangent of its half: no cosine needed
     cos, sin = (1 - tan_half * tan_half) / (1 + tan_half * tan_half), 2 * tan_half / (1 + tan_half * tan_half)

@@ -2,9 +2,9 @@
 
     p_i = exp(z_i) / sum over j of exp(z_j)        loss = - sum over i of t_i * log p_i
 
-Softmax alone has a full Jacobian, dp_i/dz_j = p_i * (1[i = j] - p_j). Together the two collapse to the simplest gradient
-there is, dz = p - t (for targets that sum to 1). C. Bishop, "Pattern Recognition and Machine Learning" (2006), section 4.3.4.
-z are called logits. The largest logit is subtracted first: that changes no p, and exp cannot overflow.
+Softmax alone has a full Jacobian, dp_i/dz_j = p_i * (1[i = j] - p_j). Together the two collapse to the simplest
+gradient there is, dz = p - t (for targets that sum to 1). z are called logits. The largest logit is subtracted first:
+that changes no p, and exp cannot overflow. C. Bishop, "Pattern Recognition and Machine Learning" (2006), section 4.3.4.
 Naive twins: `reference.softmax_forward` and so on.
 """
 

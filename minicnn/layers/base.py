@@ -1,15 +1,15 @@
 """Layer and Context: the contract of every layer.
 
 A layer is thin: it owns its parameters, knows which shape follows from which, and calls a kernel. It never stores
-anything about a batch on itself. What the way back must know, the way forward writes on a page: the Context. One page for
-each layer and shard of the batch; the list of its pages is the full record of a training step.
+anything about a batch on itself. What the way back must know, the way forward writes on a page: the Context. There is
+one page for each layer and shard of the batch; the list of the pages is the full record of a training step.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]  # without the batch axis
 class Context:
     """The page that a layer writes on its way forward and reads on its way back.
 
-    training: training or evaluation. need_backward: whether a way back follows. need_dx: whether on the way back anybody
+    training: training or evaluation. need_backward: whether a way back follows. need_dx: whether on that way anybody
     asks for the derivative by the layer's input. step: how many training steps came before. seed: the layer's random
     seed in this step. first: which sample of the batch is the shard's first one.
     all_reduce: sums an array over all shards of the batch; None where the batch is in one piece.
@@ -48,8 +48,12 @@ class Context:
         self.grads: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
 
-    def __getattr__(self, name: str) -> Any:  # what no layer has written; also tells type checkers that it may
+    def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"nobody has written {name!r} on this page; it holds {', '.join(vars(self))}")
+
+    if TYPE_CHECKING:  # a layer may write whatever it likes
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 class Layer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from minicnn.errors import InputError
 from minicnn.kernels.geometry import IntPair, Padding, output_size, pair, resolve_padding
 from minicnn.layers.base import Layer, Shape
 
 
-def positive(layer: Layer, argument: str, value: IntPair) -> IntPair:
+def positive(layer: Layer, argument: str, value: Any) -> Any:
     """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
     numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     whole = all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in numbers)

@@ -12,7 +12,6 @@ import numpy as np
 
 from minicnn import activations, constraints, initializers, regularizers
 from minicnn.backend import Array
-
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.geometry import IntPair, Padding, pair, resolve_padding
 from minicnn.layers.base import ActivatedLayer, Context, Shape
@@ -53,8 +52,8 @@ class Conv2D(ActivatedLayer):
         self.strides = positive(self, "strides", strides)
         self.padding, self.dilation_rate = padding, positive(self, "dilation_rate", dilation_rate)
         self.activation, self.use_bias = activations.get(activation), use_bias
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_initializer: Any = initializers.get(kernel_initializer)
+        self.bias_initializer: Any = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)

@@ -23,8 +23,8 @@ class BatchNormalization(Layer):
 
     (N, C) or (N, H, W, C), of the same shape. Parameters: gamma (C,), beta (C,). State: moving_mean and
     moving_variance (C,), running means `m = momentum * m + (1 - momentum) * batch`, which take the place of the
-    batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one (division
-    by the number of rows), also in the running mean, as in Keras.
+    batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one
+    (division by the number of rows), also in the running mean, as in Keras.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class BatchNormalization(Layer):
     ):
         super().__init__(**layer)
         self.momentum, self.epsilon, self.center, self.scale = momentum, epsilon, center, scale
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
-        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_initializer: Any = initializers.get(beta_initializer)
+        self.gamma_initializer: Any = initializers.get(gamma_initializer)
+        self.moving_mean_initializer: Any = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer: Any = initializers.get(moving_variance_initializer)
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         c = (input_shape[-1],)

@@ -61,7 +61,7 @@ class GeneratorBatches:
         self.source, self.name, self.check = source, name, check
         self.steps = steps
         if steps is None and hasattr(source, "__len__"):
-            self.steps = len(source)
+            self.steps = len(source)  # type: ignore[arg-type]
         if self.steps is None and iter(source) is source:
             raise InputError(
                 name, "a generator does not say how long an epoch is.", "steps_per_epoch (or validation_steps).",

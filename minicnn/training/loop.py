@@ -158,7 +158,7 @@ class _Running:
         return {"loss": float(self.loss) / max(1, self.samples), **means}
 
 
-# ---- what is checked before any work is done --------------------------------------------------------------------------
+# ---- what is checked before any work is done -------------------------------------------------------------------------
 
 
 def _batches(

@@ -83,8 +83,8 @@ class AllReduce:
 class Workers:
     """n threads for the length of a `with` block, BLAS held to `blas_threads`; the calling thread is the first of them.
 
-    run(f) calls f(k, all_reduce) for k = 0 … n-1 and returns the results. An exception in one reaches the caller with its
-    own traceback, and the others do not wait for it.
+    run(f) calls f(k, all_reduce) for k = 0 … n-1 and returns the results. An exception in one reaches the caller with
+    its own traceback, and the others do not wait for it.
     """
 
     def __init__(self, n: int, blas_threads: int = 1):
