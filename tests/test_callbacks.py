@@ -94,9 +94,7 @@ def test_all_hooks_reach_a_callback_with_their_arguments():
 
 def test_batch_hooks_of_old_style_are_called_in_training_only():
     seen = []
-    spy = LambdaCallback(
-        on_batch_begin=lambda b, logs: seen.append(b), on_batch_end=lambda b, logs: seen.append(-b)
-    )
+    spy = LambdaCallback(on_batch_begin=lambda b, logs: seen.append(b), on_batch_end=lambda b, logs: seen.append(-b))
     each = CallbackList([spy])
     each.on_train_batch_begin(7)
     each.on_train_batch_end(7)
@@ -115,9 +113,7 @@ def test_callbacks_share_their_logs_in_order():
     assert history.history["learning_rate"] == [0.1, 0.1]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "fix"), [(EarlyStopping, "EarlyStopping\\(...\\)"), (print, "LambdaCallback")]
-)
+@pytest.mark.parametrize(("wrong", "fix"), [(EarlyStopping, "EarlyStopping\\(...\\)"), (print, "LambdaCallback")])
 def test_things_that_are_no_callbacks(wrong, fix):
     with pytest.raises(InputError, match=fix):
         CallbackList([wrong])
@@ -186,9 +182,7 @@ def test_early_stopping_can_be_used_again():
     assert ran == 3 and stopping.stopped_epoch == 0 and stopping.best == 7 and model.weights[0] == 3
 
 
-@pytest.mark.parametrize(
-    "monitor", ["val_acc", "val_mse", "mean_absolute_error", "top_k_categorical_accuracy"]
-)
+@pytest.mark.parametrize("monitor", ["val_acc", "val_mse", "mean_absolute_error", "top_k_categorical_accuracy"])
 def test_direction_is_told_from_the_name(monitor):
     callback = EarlyStopping(monitor)
     up = monitor.endswith(("acc", "accuracy"))
@@ -244,9 +238,7 @@ def test_checkpoint_of_the_best_only(tmp_path, capsys):
 
 
 def test_checkpoint_from_a_threshold(tmp_path):
-    checkpoint = ModelCheckpoint(
-        tmp_path / "{epoch}", "val_accuracy", save_best_only=True, initial_value_threshold=0.7
-    )
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}", "val_accuracy", save_best_only=True, initial_value_threshold=0.7)
     model, _, _ = fit(checkpoint, [0.6, 0.7, 0.8], name="val_accuracy")
     assert model.saved == [("model", str(tmp_path / "3"))]
 

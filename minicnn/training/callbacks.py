@@ -81,9 +81,7 @@ class CallbackList:
     Only callbacks that override a hook are called: an unused hook costs nothing at every batch.
     """
 
-    def __init__(
-        self, callbacks: Iterable[Callback] | Callback | None = None, model: Any = None, **params: Any
-    ):
+    def __init__(self, callbacks: Iterable[Callback] | Callback | None = None, model: Any = None, **params: Any):
         self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
@@ -100,8 +98,7 @@ class CallbackList:
             callback.set_model(model)
             callback.set_params(params)
         self._listeners = {
-            hook: [getattr(callback, hook) for callback in self.callbacks if _listens(callback, hook)]
-            for hook in HOOKS
+            hook: [getattr(callback, hook) for callback in self.callbacks if _listens(callback, hook)] for hook in HOOKS
         }
 
     @property

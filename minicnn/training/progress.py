@@ -57,9 +57,7 @@ class ProgressBar:
         # The least important comes last: a narrow terminal cuts it off.
         known, unknown = "{desc} |{bar}| {n_fmt}/{total_fmt} img{postfix}", "{desc} {n_fmt} img{postfix}"
         bar_format = unknown if total_images is None else known
-        return tqdm(
-            total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format
-        )
+        return tqdm(total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format)
 
     def _rate(self) -> float:
         return self.images / max(self._now - self._start, 1e-9)
