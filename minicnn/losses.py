@@ -201,53 +201,101 @@ def prepare_targets(loss: Loss, y_true: np.ndarray, y_pred: Array) -> Array:
 
 def check_targets(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str = "y") -> None:
     """Before training: do these targets fit this loss and this output? Raises InputError, and says what was found."""
-    outputs = output_shape[-1]
-    kind = type(loss).__name__
-    one_hot = y.ndim == 2 and y.shape[1] == outputs > 1 and _is_one_hot(y)
-    integers = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
     if loss.sparse:
-        if one_hot:
-            raise InputError(
-                name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
-                f"one-hot rows of shape {y.shape}.",
-                'use loss="categorical_crossentropy", or y.argmax(axis=1) for the targets.',
-            )  # fmt: skip
-        if not integers or not np.all(np.equal(np.mod(y, 1), 0)):
-            raise InputError(
-                name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
-                f"an array of shape {y.shape} and dtype {y.dtype}{_example(y)}.", "number the classes from 0.",
-            )  # fmt: skip
-        low, high = int(y.min()), int(y.max())
-        if low < 0 or high >= outputs:
-            raise InputError(
-                name, "labels are out of range.", f"class numbers 0…{outputs - 1}, for {outputs} outputs.",
-                f"labels from {low} to {high}.",
-                f"number the classes from 0, or give the last layer {high + 1} units."
-                if low >= 0 else "number the classes from 0.",
-            )  # fmt: skip
-    elif y.shape[1:] != tuple(output_shape) and y.shape[0] * np.prod(output_shape, dtype=int) != y.size:
-        if isinstance(loss, CategoricalCrossentropy) and integers:
-            raise InputError(
-                name, f"{kind} takes one-hot rows.", f"an array of shape (N, {outputs}).",
-                f"class numbers of shape {y.shape}.",
-                'use loss="sparse_categorical_crossentropy", or minicnn.utils.to_categorical(y, '
-                f"{outputs}) for the targets.",
-            )  # fmt: skip
+        _check_class_numbers(loss, y, output_shape, name)
+    else:
+        _check_arrays(loss, y, output_shape, name)
+
+
+def _check_class_numbers(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str) -> None:
+    outputs, kind = output_shape[-1], type(loss).__name__
+    if len(output_shape) > 1:
         raise InputError(
-            name, "the targets' shape is not that of the model's output.", f"(N, {', '.join(map(str, output_shape))}).",
-            f"{y.shape}.", "change the last layer's units, or the targets.",
+            "the model's output", f"{kind} needs one row of classes for each sample.", "shape (N, classes).",
+            f"shape {_batch_of(output_shape)}.", "put Flatten() or GlobalAveragePooling2D() before the last Dense.",
         )  # fmt: skip
-    elif isinstance(loss, CategoricalCrossentropy) and outputs == 1:
+    if _is_one_hot(y):
+        use_other = 'use loss="categorical_crossentropy", or ' if y.shape[1] == outputs else ""
+        raise InputError(
+            name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
+            f"one-hot rows of shape {y.shape}.", f"{use_other}pass {name}.argmax(axis=1) as the targets.",
+        )  # fmt: skip
+    if y.size != len(y) or (y.dtype.kind == "f" and not np.all(np.mod(y, 1) == 0)):
+        fix = "number the classes from 0."
+        if y.size == len(y):
+            fix += ' For numbers that are measured, not counted, use loss="mse".'
+        raise InputError(
+            name, f"{kind} takes class numbers.", f"integers 0…{outputs - 1} of shape (N,).",
+            f"an array of shape {y.shape} and dtype {y.dtype}{_example(y)}.", fix,
+        )  # fmt: skip
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= outputs:
+        raise InputError(
+            name, "labels are out of range.", f"class numbers 0…{outputs - 1}, for {outputs} outputs.",
+            f"labels from {low} to {high}.",
+            f"number the classes from 0, or give the last layer {high + 1} units."
+            if low >= 0 else "number the classes from 0.",
+        )  # fmt: skip
+
+
+def _check_arrays(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str) -> None:
+    outputs, kind = output_shape[-1], type(loss).__name__
+    categorical, of_probabilities = isinstance(loss, CategoricalCrossentropy), isinstance(loss, _CrossEntropy)
+    if _without_ones(y.shape[1:]) != _without_ones(output_shape):
+        classes = y.size == len(y) and y.dtype.kind in "bui"
+        fix = f"pass targets of shape {_batch_of(output_shape)}, or change the model's last layer."
+        if len(output_shape) > len(y.shape[1:]) + (y.ndim == 1):
+            fix = "put Flatten() or GlobalAveragePooling2D() before the last Dense."
+        elif of_probabilities and classes:
+            fix = (
+                'use loss="sparse_categorical_crossentropy", or minicnn.utils.to_categorical('
+                f"{name}, {outputs}) for the targets."
+            )
+        elif _is_one_hot(y) and outputs == 1:
+            fix = (
+                f'for {y.shape[1]} classes use Dense({y.shape[1]}, activation="softmax") and '
+                f'loss="categorical_crossentropy"; for two classes and one output, {name}.argmax(axis=1).'
+            )
+        elif y.ndim == 2 and len(output_shape) == 1:
+            fix = f"give the last layer {y.shape[1]} units, or change the targets."
+        raise InputError(
+            name,
+            f"{kind} takes one-hot rows." if categorical and classes
+            else "the targets' shape is not that of the model's output.",
+            f"an array of shape {_batch_of(output_shape)}.", f"{_found(y)} of shape {y.shape}.", fix,
+        )  # fmt: skip
+    if categorical and outputs == 1:
         raise InputError(
             name, "a softmax over a single output is always 1: nothing can be learned.",
             "two or more classes.", "1 output.",
             'use Dense(1, activation="sigmoid") with loss="binary_crossentropy".',
         )  # fmt: skip
+    low, high = y.min(), y.max()
+    if of_probabilities and (low < 0 or high > 1):
+        raise InputError(
+            name, f"{kind} takes targets between 0 and 1.", "0 for no, 1 for yes, or a probability.",
+            f"numbers from {low} to {high}.",
+            "turn class numbers into 0 and 1; for measured quantities use loss=\"mse\".",
+        )  # fmt: skip
+
+
+def _batch_of(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _found(y: np.ndarray) -> str:
+    if _is_one_hot(y):
+        return "one-hot rows"
+    return "class numbers" if y.size == len(y) and y.dtype.kind in "bui" else "an array"
 
 
 def _is_one_hot(y: np.ndarray) -> bool:
     head = y[:1000]
-    return bool(np.all((head == 0) | (head == 1)) and np.all(head.sum(axis=1) == 1))
+    return y.ndim == 2 and y.shape[1] > 1 and bool(np.all((head == 0) | (head == 1)) and np.all(head.sum(axis=1) == 1))
 
 
 def _example(y: np.ndarray) -> str:

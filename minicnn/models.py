@@ -20,7 +20,7 @@ from minicnn.backend import Array, module_for, to_host, xp_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Input
-from minicnn.training.data import check_array, check_samples
+from minicnn.training.data import check_array, check_input
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
@@ -47,6 +47,11 @@ class Sequential(Layer):
         self.history: History | None = None
         self.rng = random.new_generator()
         self.device = "cpu"
+        if isinstance(layers, Layer):
+            raise InputError(
+                self.name, "the layers are not in a list.", "a list of layers.", f"{layers!r}.",
+                "write Sequential([...]), with brackets.",
+            )  # fmt: skip
         for layer in layers or ():
             self.add(layer)
         if not trainable:
@@ -61,42 +66,53 @@ class Sequential(Layer):
                 self.name, "this is not a layer.", "an instance of a layer, such as Dense(10).", f"{layer!r}.",
                 "write the parentheses: Flatten(), not Flatten." if isinstance(layer, type) else "add layers only.",
             )  # fmt: skip
-        if any(layer is other for other in self.layers):
+        if layer is self or any(layer is other for other in self.layers):
             raise InputError(
                 layer.name, "this layer is in the model already.", "a new layer for each place.",
                 "the same object twice.", "make a second instance.",
             )  # fmt: skip
-        if not self.layers and layer.input_shape is not None:
-            self.input_shape = layer.input_shape
         if isinstance(layer, Input):
             if self.layers:
                 raise InputError(
                     self.name, "Input is not the first layer.", "Input before all other layers.",
                     f"Input after {self.layers[-1].name}.", "move it to the front, or leave it out.",
                 )  # fmt: skip
+            self.input_shape = _checked(layer.input_shape, layer.name)
             return
         if not layer.named:
-            layer.name = self._free_name(layer.name)
+            # From now on it is the layer's own: a second model that shares the layer must not rename it in the first.
+            layer.name, layer.named = self._free_name(layer.name), True
         elif any(layer.name == other.name for other in self.layers):
             raise InputError(
                 layer.name, "two layers of this name.", "a name of its own for each layer.",
                 f"name={layer.name!r} twice.", "rename one of them.",
             )  # fmt: skip
+        input_shape = self.input_shape
+        if not self.layers and layer.input_shape is not None:
+            input_shape = _checked(layer.input_shape, layer.name)
         self.layers.append(layer)
-        try:
-            if self.built:
-                self._build_layer(layer)
-            elif self.input_shape is not None:
-                self.build(self.input_shape)
-        except InputError:
-            self.layers.pop()
-            raise
+        if input_shape is not None:
+            try:
+                self._build(input_shape)
+            except InputError:
+                self.layers.pop()
+                raise
 
     def pop(self) -> Layer:
-        """Take the last layer off, and return it."""
+        """Take the last layer off, and return it. The optimizer forgets it."""
+        if not self.layers:
+            raise InputError(
+                self.name, "there is no layer to take off.", "a model with layers.", "an empty Sequential.",
+                "look at model.layers first.",
+            )  # fmt: skip
+        keys = set(self.layer_keys)
         layer = self.layers.pop()
+        if self.optimizer is not None:
+            gone = keys - set(self.layer_keys)
+            self.optimizer.state = {key: slots for key, slots in self.optimizer.state.items() if key[0] not in gone}
         if self.built:
             self._shapes.pop()
+            self._renew_metrics()
         return layer
 
     def build(self, input_shape: Shape, rng: np.random.Generator | None = None) -> None:
@@ -110,38 +126,49 @@ class Sequential(Layer):
                     f"samples of shape {tuple(input_shape)}.", "build a new model.",
                 )  # fmt: skip
             return
-        self._shapes = [tuple(input_shape)]
+        self._build(_checked(input_shape, self.name))
+
+    def _build(self, input_shape: Shape) -> None:
+        shapes = self._infer(input_shape)  # of all layers first: where one does not fit, none is built
+        for layer, shape in zip(self.layers, shapes, strict=False):
+            if not layer.built:
+                layer.build(shape, self.rng)
+                layer.built = True
+        self._shapes, self.input_shape, self.built = shapes, input_shape, True
+        self._renew_metrics()
+
+    def _infer(self, input_shape: Shape) -> list[Shape]:
+        """The shape of a sample before the first layer and after each one."""
+        shapes = [tuple(input_shape)]
         for layer in self.layers:
-            self._build_layer(layer)
-        self.input_shape, self.built = tuple(input_shape), True
+            try:
+                shapes.append(layer.output_shape(shapes[-1]))
+            except InputError as error:
+                raise self._with_chain(error, shapes) from None
+        return shapes
 
-    def _build_layer(self, layer: Layer) -> None:
-        shape = self._shapes[-1]
-        try:
-            out = layer.output_shape(shape)
-        except InputError as error:
-            raise self._with_chain(error) from None
-        if not layer.built:
-            layer.build(shape, self.rng)
-            layer.built = True
-        self._shapes.append(out)
-
-    def _with_chain(self, error: InputError) -> InputError:
+    def _with_chain(self, error: InputError, shapes: list[Shape]) -> InputError:
         """The error, with the chain of shapes that led to it."""
-        chain = [f"input {_size(self._shapes[0])}"]
-        for layer, shape in zip(self.layers, self._shapes[1:], strict=False):
-            chain.append(f"{layer.name} {_size(shape)}")
-        received = f"{error.received} The sizes on the way: {' -> '.join(chain)}."
-        return type(error)(error.where, error.problem, error.expected, received, error.fix)
+        names = ["input", *(layer.name for layer in self.layers)]
+        chain = " -> ".join(f"{name} {_size(shape)}" for name, shape in zip(names, shapes, strict=False))
+        fix, first = error.fix, shapes[0]
+        if len(first) == 3 and first[0] in (1, 3) and first[1] == first[2] > first[0]:
+            fix += (
+                f" Or do the channels come first in these images? {_size(first)} is read as height×width×channels; "
+                "x.transpose(0, 2, 3, 1), not reshape, puts the channels last."
+            )
+        return type(error)(
+            error.where, error.problem, error.expected, f"{error.received} The sizes in {self.name}: {chain}.", fix
+        )
 
     def _free_name(self, name: str) -> str:
         taken = {layer.name for layer in self.layers}
         return next(f"{name}_{i}" for i in range(1, len(taken) + 2) if f"{name}_{i}" not in taken)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        for layer in self.layers:
-            input_shape = layer.output_shape(input_shape)
-        return input_shape
+        if self.built:
+            self.build(input_shape)  # only compares: its layers were made for one shape
+        return self._infer(input_shape)[-1]
 
     @property
     def shapes(self) -> list[Shape]:
@@ -288,16 +315,37 @@ class Sequential(Layer):
                 'for class numbers "sparse_categorical_crossentropy", for one-hot rows "categorical_crossentropy", '
                 'for regression "mse".',
             )  # fmt: skip
-        if isinstance(metrics, str):
-            metrics = [metrics]
-        self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
-        self.metric_names = list(metrics or ())
-        self.make_metrics()
+        for argument, value in (("optimizer", optimizer), ("loss", loss)):
+            if isinstance(value, type):
+                raise InputError(
+                    argument, "this is a class, not an object.", "a name or an object.", f"{value!r}.",
+                    f"write the parentheses: {value.__name__}().",
+                )  # fmt: skip
+        names = list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
+        chosen = optimizers.get(optimizer), losses.get(loss)
+        made = self._make_metrics(names, chosen[1])
+        self.optimizer, self.loss = chosen
+        self.metric_names, self.metrics = names, made
 
-    def make_metrics(self) -> None:
-        """Fresh metrics from their names; "accuracy" depends on the output's shape, so again after building."""
+    def _make_metrics(self, names: Sequence[Any], loss: Any) -> list[minicnn.metrics.Metric]:
         output = self._shapes[-1] if self.built else (None,)
-        self.metrics = [minicnn.metrics.get(m, self.loss, output) for m in self.metric_names]
+        metrics = [minicnn.metrics.get(name, loss, output) for name in names]
+        for metric in metrics:
+            kind, wanted = type(metric).__name__, "class numbers" if loss.sparse else "one-hot rows"
+            sparse = kind.startswith("Sparse")
+            if isinstance(metric, _OF_CLASSES) and sparse != loss.sparse:
+                raise InputError(
+                    "metrics", f"{kind} and {type(loss).__name__} take different targets.",
+                    f"a metric that takes {wanted}, as the loss does.", f"{metric.name!r}.",
+                    f"use {kind.removeprefix('Sparse') if sparse else 'Sparse' + kind}, "
+                    'or "accuracy", which stands for the one that fits.',
+                )  # fmt: skip
+        return metrics
+
+    def _renew_metrics(self) -> None:
+        """Which accuracy "accuracy" means depends on the output's shape, so again when that changes."""
+        if self.loss is not None:
+            self.metrics = self._make_metrics(self.metric_names, self.loss)
 
     def fit(
         self,
@@ -358,9 +406,7 @@ class Sequential(Layer):
 
     def __call__(self, x: Any, training: bool = False) -> Array:
         """The outputs for one batch, in one piece and without a bar."""
-        x = check_array("x", x)
-        self.build(x.shape[1:])
-        check_samples("x", x, self.input_shape or (), self.layers[0].name if self.layers else self.name)
+        x = check_input(self, check_array("x", x), "x")
         seed = int(self.rng.integers(1 << 62)) if training else 0
         return self.forward(self.as_input(x), Context(training, seed=seed))
 
@@ -418,6 +464,24 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     from minicnn.saving import load_model as load
 
     return load(filepath, custom_objects)
+
+
+_OF_CLASSES = (
+    minicnn.metrics.CategoricalAccuracy,
+    minicnn.metrics.SparseCategoricalAccuracy,
+    minicnn.metrics.SparseTopKCategoricalAccuracy,
+)
+
+
+def _checked(shape: Any, where: str) -> Shape:
+    """A sample's shape as whole numbers above 0; else InputError."""
+    shape = tuple(shape)
+    if shape and all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in shape):
+        return tuple(int(n) for n in shape)
+    raise InputError(
+        where, "input_shape does not fit.", "the sizes of one sample, whole numbers above 0, without the batch axis.",
+        f"{shape}.", "for example (28, 28, 1) for grey images of 28×28 pixels.",
+    )  # fmt: skip
 
 
 def _size(shape: Shape) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from minicnn.errors import InputError
@@ -12,9 +13,9 @@ from minicnn.layers.base import Layer, Shape
 
 def positive(layer: Layer, argument: str, value: Any) -> Any:
     """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
-    numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     whole = all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in numbers)
-    if not whole or len(numbers) > 2:
+    if not whole or len(numbers) != 2:
         raise InputError(
             layer.name,
             f"{argument} does not fit.",
@@ -27,7 +28,7 @@ def positive(layer: Layer, argument: str, value: Any) -> Any:
 
 def fraction(layer: Layer, argument: str, value: float) -> float:
     """`value` in [0, 1); else InputError."""
-    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:
         raise InputError(
             layer.name,
             f"{argument} does not fit.",
@@ -67,7 +68,7 @@ def window_output(
     pads = resolve_padding(shape[:2], window, stride, dilation, padding)
     out = output_size(shape[:2], window, stride, dilation, pads)
     if min(out) < 1:
-        kh, kw = pair(window)
+        kh, kw = ((k - 1) * d + 1 for k, d in zip(pair(window), pair(dilation), strict=True))
         spaced = "" if pair(dilation) == (1, 1) else f" with dilation {dilation}"
         raise InputError(
             layer.name,

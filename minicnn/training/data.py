@@ -46,7 +46,7 @@ class GeneratorBatches:
     """Batches (x, y) from an iterable that the user gives: a generator, or anything that can be iterated again.
 
     `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. check(x, y) looks at every
-    batch, and raises where one does not fit.
+    batch, raises where one does not fit, and returns x as the model takes it.
     """
 
     samples = None
@@ -56,16 +56,21 @@ class GeneratorBatches:
         source: Iterable[Any],
         steps: int | None,
         name: str,
-        check: Callable[[np.ndarray, np.ndarray], None],
+        check: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ):
         self.source, self.name, self.check = source, name, check
         self.steps = steps
         if steps is None and hasattr(source, "__len__"):
             self.steps = len(source)  # type: ignore[arg-type]
+        if self.steps == 0:
+            raise InputError(
+                name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
+                "check how it was made.",
+            )  # fmt: skip
         if self.steps is None and iter(source) is source:
             raise InputError(
-                name, "a generator does not say how long an epoch is.", "steps_per_epoch (or validation_steps).",
-                "None.", "pass the number of batches in an epoch.",
+                name, "a generator does not say how long an epoch is.", "the number of batches in an epoch.", "None.",
+                "pass it: steps_per_epoch (or validation_steps) to fit, steps to evaluate and predict.",
             )  # fmt: skip
         self.iterator: Iterator[Any] | None = None
 
@@ -80,32 +85,46 @@ class GeneratorBatches:
             try:
                 batch = next(self.iterator)
             except StopIteration:
-                if self.steps is None or count == self.steps:
+                if count and self.steps is None:
                     return
                 raise InputError(
-                    self.name, "the generator ended too early.", f"{self.steps} batches in every epoch.",
-                    f"{count} batches.", "let it run on for ever (while True), or pass fewer steps.",
+                    self.name, "the batches ended too early.",
+                    f"{'at least one batch' if self.steps is None else f'{self.steps} batches'} in every epoch.",
+                    f"{count} batches.", "let the generator run on for ever (while True), or pass fewer steps.",
                 ) from None  # fmt: skip
             count += 1
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
                 raise InputError(
-                    self.name, "a batch is not a pair.", "(x, y).", f"{type(batch).__name__}.", "yield x, y."
-                )
-            x, y = check_array(self.name, batch[0]), check_array(self.name, batch[1])
-            self.check(x, y)
-            yield x, y
+                    self.name, "a batch is not a pair.", "batches (x, y).", f"{found}.",
+                    "let the generator yield x, y. Arrays are passed as two arguments, x and y.",
+                )  # fmt: skip
+            x, y = check_array(self.name, batch[0]), check_array(f"{self.name} (its targets)", batch[1])
+            yield self.check(x, y), y
 
 
 def check_array(name: str, array: Any) -> np.ndarray:
     """`array` as a NumPy array of numbers with at least one sample; else InputError. Nothing is copied needlessly."""
-    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    try:
+        array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    except ValueError:
+        raise _ragged(name, f"a {type(array).__name__} of items that differ in shape") from None
+    if array.dtype == object and array.ndim > 0:
+        raise _ragged(name, f"an object array of shape {array.shape}")
     if array.dtype.kind not in "buif":
+        fix = "convert them to numbers first."
+        if array.dtype.kind in "US":
+            fix = f"number the classes: names, numbers = np.unique({name}, return_inverse=True)."
+        received = f"dtype {array.dtype}, shape {array.shape}"
+        if array.ndim == 0 and array.dtype == object:
+            received = f"an object of type {type(array.item()).__name__}"
+        raise InputError(name, "these are not numbers.", "an array of numbers.", f"{received}.", fix)
+    if array.ndim == 0:
         raise InputError(
-            name, "these are not numbers.", "an array of numbers.", f"dtype {array.dtype}, shape {array.shape}.",
-            "give all images one size and stack them: np.stack(images)."
-            if array.dtype == object else "convert them first.",
+            name, "this is a single number.", "an array of samples.", f"{array.item()!r}.",
+            f"put it into a list: [{array.item()!r}].",
         )  # fmt: skip
-    if array.ndim == 0 or array.size == 0:
+    if array.size == 0:
         raise InputError(
             name, "there is nothing in it.", "at least one sample.", f"an array of shape {array.shape}.",
             "check how the data was loaded or sliced.",
@@ -113,15 +132,41 @@ def check_array(name: str, array: Any) -> np.ndarray:
     return array
 
 
+def _ragged(name: str, received: str) -> InputError:
+    return InputError(
+        name, "its items do not make one array of numbers.", "items of one shape.", f"{received}.",
+        "give all images the same height, width and channels, then np.stack(images).",
+    )  # fmt: skip
+
+
+def check_input(model: Any, x: np.ndarray, name: str) -> np.ndarray:
+    """x as the model takes it, after a look at every number. Builds a model that did not know its input shape.
+
+    A last axis of length 1 may be missing or be too many, as in Keras: (N, 28, 28) fits a model of (28, 28, 1).
+    """
+    if not model.layers:
+        raise InputError(
+            model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
+        )
+    check_finite(name, x)
+    if not model.built:
+        model.build(x.shape[1:] or (1,))
+    sample, wanted = x.shape[1:], model.input_shape
+    if (*sample, 1) == wanted:
+        x = x[..., None]
+    elif sample == (*wanted, 1):
+        x = x[..., 0]
+    check_samples(name, x, wanted, model.layers[0].name)
+    return x
+
+
 def check_samples(name: str, x: np.ndarray, input_shape: tuple[int, ...], layer: str) -> None:
     """Does x fit the model's first layer? Raises InputError, with the nearest mend."""
     if x.shape[1:] == tuple(input_shape):
         return
     shape, fix = x.shape[1:], "change the data, or the first layer's input_shape."
-    if x.shape == tuple(input_shape):
+    if x.shape == tuple(input_shape) or (*x.shape, 1) == tuple(input_shape):
         fix = f"a single sample is a batch of one: {name}[None, ...]."
-    elif (*shape, 1) == tuple(input_shape):
-        fix = f"add the channel axis: {name}[..., None]."
     elif len(shape) == 3 and (*shape[1:], shape[0]) == tuple(input_shape):
         fix = (
             f"the channels come first in these images. Use {name}.transpose(0, 2, 3, 1), not reshape, "
@@ -129,8 +174,12 @@ def check_samples(name: str, x: np.ndarray, input_shape: tuple[int, ...], layer:
         )
     elif len(input_shape) == 1 and np.prod(shape, dtype=int) == input_shape[0]:
         fix = f"flatten each sample: {name}.reshape(len({name}), -1), or begin the model with Flatten."
+    elif len(shape) == 1 and shape[0] == np.prod(input_shape, dtype=int):
+        fix = f"give each sample its shape back: {name}.reshape(-1, {', '.join(map(str, input_shape))})."
+    elif len(shape) == 3 and shape[:2] == tuple(input_shape[:2]) and (shape[2], *input_shape[2:]) == (3, 1):
+        fix = f"make the images grey: {name}.mean(axis=3, keepdims=True); or give the model input_shape={shape}."
     elif len(shape) == len(input_shape) == 3 and shape[2] == input_shape[2]:
-        fix = f"resize the images to {input_shape[0]}×{input_shape[1]} pixels, or change input_shape."
+        fix = f"resize the images to {input_shape[0]}×{input_shape[1]} pixels (height×width), or change input_shape."
     raise InputError(
         name, f"the samples do not fit layer {layer}.", f"shape (N, {', '.join(map(str, input_shape))}).",
         f"shape {x.shape}.", fix,

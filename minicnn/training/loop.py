@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,7 @@ from minicnn.backend import to_host
 from minicnn.errors import InputError
 from minicnn.losses import check_targets
 from minicnn.training.callbacks import CallbackList
-from minicnn.training.data import (
-    ArrayBatches,
-    GeneratorBatches,
-    check_array,
-    check_finite,
-    check_samples,
-)
+from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
 from minicnn.training.progress import ProgressBar
 from minicnn.training.shards import MIN_MACS_PER_SHARD, Workers
@@ -34,15 +29,17 @@ def fit(
     """See `Sequential.fit`."""
     _require_compiled(model, "fit")
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
-    _whole("epochs", epochs, least=0)
-    if validation_split:
+    epochs, initial_epoch = _whole("epochs", epochs, 0), _whole("initial_epoch", initial_epoch, 0)
+    if validation_split and validation_data is None:
         x, y, validation_data = _hold_back(x, y, validation_split)
-    batches = _batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y")
+    batches = _batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y", "steps_per_epoch")
     validation = None
     if validation_data is not None:
-        val_x, val_y = validation_data if isinstance(validation_data, (tuple, list)) else (validation_data, None)
+        val_x, val_y = _pair(validation_data)
         val_size = batch_size if validation_batch_size is None else validation_batch_size
-        validation = _batches(model, val_x, val_y, val_size, validation_steps, False, "val_x", "val_y")
+        val_size = _whole("validation_batch_size", val_size)
+        names = "val_x", "val_y", "validation_steps"
+        validation = _batches(model, val_x, val_y, val_size, validation_steps, False, *names)
 
     history = History()
     events = CallbackList(
@@ -50,7 +47,7 @@ def fit(
         model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
     )  # fmt: skip
     model.history, model.stop_training = history, False
-    with Workers.for_batches(batch_size, _macs(model)) as workers:
+    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
         events.on_train_begin()
         logs: Logs = {}
         for epoch in range(initial_epoch, epochs):
@@ -93,9 +90,9 @@ def evaluate(
     """See `Sequential.evaluate`."""
     _require_compiled(model, "evaluate")
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
-    batches = _batches(model, x, y, batch_size, steps, False, "x", "y")
+    batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
-    with Workers.for_batches(batch_size, _macs(model)) as workers:
+    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
         try:
             logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
             bar.finish(logs)
@@ -128,7 +125,7 @@ def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, step
         verbose = 0
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     outputs = []
-    with Workers.for_batches(batch_size, _macs(model)) as workers:
+    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
         try:
             for x_batch, _ in batches:
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
@@ -140,10 +137,13 @@ def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, step
 
 
 class _Running:
-    """The mean of the loss and of the metrics over the samples seen so far."""
+    """The mean of the loss and of the metrics over the samples seen so far.
+
+    Counts with metrics of its own: a callback may call evaluate in the middle of an epoch.
+    """
 
     def __init__(self, model: Any):
-        self.metrics, self.loss, self.samples = model.metrics, 0.0, 0
+        self.metrics, self.loss, self.samples = [copy(metric) for metric in model.metrics], 0.0, 0
         for metric in self.metrics:
             metric.reset()
 
@@ -162,63 +162,77 @@ class _Running:
 
 
 def _batches(
-    model: Any, x: Any, y: Any, size: int, steps: int | None, shuffle: bool, x_name: str, y_name: str
+    model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, x_name: str, y_name: str, steps_name: str
 ) -> Batches:
     """Batches of (x, y), after everything about them that can be checked beforehand was checked."""
+    steps = None if steps is None else _whole(steps_name, steps)
     if y is None:
         if x is None or not hasattr(x, "__iter__") or isinstance(x, np.ndarray):
             raise InputError(
                 y_name, "there are no targets.", "arrays x and y, or a generator of (x, y).",
-                f"x of type {type(x).__name__}, y None.", "pass y.",
+                f"{x_name} of type {type(x).__name__}, {y_name} None.", f"pass {y_name}, too.",
             )  # fmt: skip
         return GeneratorBatches(x, steps, x_name, lambda x, y: _check(model, x, y, x_name, y_name))
+    if hasattr(x, "__next__"):
+        raise InputError(
+            y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",
+            f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
+        )  # fmt: skip
     x, y = check_array(x_name, x), check_array(y_name, y)
-    _check(model, x, y, x_name, y_name)
-    return ArrayBatches(x, y, size, steps, shuffle, model.rng)
+    return ArrayBatches(_check(model, x, y, x_name, y_name), y, size, steps, shuffle, model.rng)
 
 
-def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> np.ndarray:
+    _same_length(x, y, x_name, y_name)
+    check_finite(y_name, y)
+    x = check_input(model, x, x_name)
+    check_targets(model.loss, y, model.shapes[-1], y_name)
+    return x
+
+
+def _same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
     if len(x) != len(y):
         raise InputError(
             y_name, f"{x_name} and {y_name} have different lengths.", f"one target for each of the {len(x)} samples.",
             f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
         )  # fmt: skip
-    _check_input(model, x, x_name)
-    check_finite(y_name, y)
-    check_targets(model.loss, y, model.shapes[-1], y_name)
-
-
-def _check_input(model: Any, x: np.ndarray, name: str) -> None:
-    if not model.built:
-        model.build(x.shape[1:])
-        model.make_metrics()
-    check_samples(name, x, model.input_shape, model.layers[0].name)
-    check_finite(name, x)
 
 
 def _inputs(model: Any, x: Any, size: int, steps: int | None) -> Batches:
     """Batches for predict, whose targets nobody looks at."""
+    steps = None if steps is None else _whole("steps", steps)
     if hasattr(x, "__next__"):
         batches = ((batch, batch) if isinstance(batch, np.ndarray) else batch for batch in x)
-        return GeneratorBatches(batches, steps, "x", lambda x, _: _check_input(model, x, "x"))
-    x = check_array("x", x)
-    if not model.layers:
-        _no_layers(model)
-    _check_input(model, x, "x")
+        return GeneratorBatches(batches, steps, "x", lambda x, _: check_input(model, x, "x"))
+    x = check_input(model, check_array("x", x), "x")
     return ArrayBatches(x, x, size, steps)
+
+
+def _pair(validation_data: Any) -> tuple[Any, Any]:
+    """validation_data as (x, y); y is None where it is a generator."""
+    if not isinstance(validation_data, (tuple, list)):
+        return validation_data, None
+    if len(validation_data) != 2:
+        raise InputError(
+            "validation_data", "it is not a pair.", "(x, y), or a generator of such batches.",
+            f"a {type(validation_data).__name__} of {len(validation_data)}.", "pass validation_data=(x_test, y_test).",
+        )  # fmt: skip
+    return validation_data[0], validation_data[1]
 
 
 def _hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
     """The last `share` of the samples becomes the validation data, as in Keras."""
-    if not 0 < share < 1:
+    if not isinstance(share, (int, float)) or not 0 < share < 1:
         raise InputError(
             "validation_split", "it does not fit.", "a share between 0 and 1.", f"{share!r}.", "for example 0.2."
         )
-    if not isinstance(x, np.ndarray) or y is None:
+    if hasattr(x, "__next__") or y is None:
         raise InputError(
             "validation_split", "it needs arrays.", "x and y as arrays.", f"x of type {type(x).__name__}.",
             "pass validation_data instead.",
         )  # fmt: skip
+    x, y = check_array("x", x), check_array("y", y)
+    _same_length(x, y, "x", "y")
     keep = int(len(x) * (1 - share))
     if keep == 0 or keep == len(x):
         raise InputError(
@@ -236,23 +250,15 @@ def _macs(model: Any) -> int:
 def _whole(name: str, value: Any, least: int = 1) -> int:
     if not hasattr(value, "__index__") or isinstance(value, bool) or value.__index__() < least:
         raise InputError(
-            name, "it does not fit.", f"a whole number of {least} or more.", f"{value!r}.", f"for example {name}=32."
+            name, "it does not fit.", f"a whole number of {least} or more.", f"{value!r}.", f"for example {name}=10."
         )
     return int(value)
 
 
 def _require_compiled(model: Any, what: str) -> None:
-    if not model.layers:
-        _no_layers(model)
     if model.loss is None:
         raise InputError(
             model.name, f"{what} was called before compile.", "a model that knows its optimizer and its loss.",
             "a model that was not compiled.",
             'first call model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"]).',
         )  # fmt: skip
-
-
-def _no_layers(model: Any) -> None:
-    raise InputError(
-        model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
-    )
