@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minicnn.backend import to_host
-from minicnn.errors import BrokenFileError, InputError, unknown_name
+from minicnn import activations
+from minicnn.backend import to_host, xp_of
+from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
 
 FORMAT = 1
 
@@ -33,14 +34,18 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, OSError where the disk refuses.
     """
     model._require_built("it cannot be saved")
-    config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": model.class_names}
+    for layer in model.flat_layers:
+        _check_writable(layer)
+    names = None if model.class_names is None else [str(name) for name in model.class_names]
+    config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": names}
     config["rng"] = model.rng.bit_generator.state
     arrays = _weights(model)
     if model.optimizer is not None:
         optimizer = model.optimizer
         config["compile"] = {
             "optimizer": _named(optimizer), "loss": _named(model.loss), "iterations": optimizer.iterations,
-            "metrics": [m if isinstance(m, str) else _named(m) for m in model.metric_names],
+            "metrics": [name if isinstance(name, str) else _named(metric)
+                        for name, metric in zip(model.metric_names, model.metrics, strict=True)],
         }  # fmt: skip
         for (layer, name), slots in optimizer.state.items():
             for slot, array in zip(optimizer.slots, slots, strict=True):
@@ -57,8 +62,9 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
 def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> Any:
     """The model that save_model wrote.
 
-    custom_objects: the user's own layer classes by name. Raises FileNotFoundError, BrokenFileError for a file that is
-    not a whole model, UnknownNameError for a class that is neither minicnn's nor in custom_objects.
+    custom_objects: the user's own classes of layers, losses, metrics and optimizers by name. Raises FileNotFoundError,
+    BrokenFileError for a file that is not a whole model, UnknownNameError for a class that is neither minicnn's nor in
+    custom_objects.
     """
     config, arrays = _read(filepath)
     if "model" not in config:
@@ -71,7 +77,11 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
         model.class_names = config["class_names"]
         compiled = config.get("compile")
         if compiled is not None:
-            model.compile(compiled["optimizer"], compiled["loss"], compiled["metrics"])
+            optimizer, loss, *metrics = (
+                _restored(entry, custom_objects)
+                for entry in (compiled["optimizer"], compiled["loss"], *compiled["metrics"])
+            )
+            model.compile(optimizer, loss, metrics)
             model.optimizer.iterations = compiled["iterations"]
         model.rng = np.random.Generator(getattr(np.random, _bit_generator(config["rng"]))())
         model.rng.bit_generator.state = config["rng"]
@@ -115,7 +125,10 @@ def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | N
         else:
             raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
         model.add(layer)
-        layer.trainable = entry["trainable"]
+        if isinstance(layer, Sequential):
+            layer._trainable = entry["trainable"]  # its layers have had their own flags already
+        else:
+            layer.trainable = entry["trainable"]
     if config["input_shape"] is not None:
         model.build(tuple(config["input_shape"]))
     return model
@@ -168,10 +181,16 @@ def _set_weights(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> No
                 "none." if found is None else f"one of shape {found.shape}.",
                 "load the file into the architecture that it was saved from.",
             )  # fmt: skip
+    for name, array in arrays.items():
+        if name not in wanted and not name.startswith("optimizer/"):
+            raise BrokenFileError(
+                filepath, f"{name} has no place in the model.", f"the {len(wanted)} arrays of this model.",
+                f"also one of shape {array.shape}.", "load the file into the architecture that it was saved from.",
+            )  # fmt: skip
     for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
         for kind, group in (("params", layer.params), ("state", layer.state)):
             for name, slot in group.items():
-                slot[...] = arrays[f"{kind}/{key}/{name}"]
+                slot[...] = xp_of(slot).asarray(arrays[f"{kind}/{key}/{name}"])
 
 
 def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
@@ -179,7 +198,13 @@ def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray],
 
     if not overwrite and Path(filepath).exists():
         raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
-    text = json.dumps(config, indent=1, ensure_ascii=False)
+    try:
+        text = json.dumps(config, indent=1, ensure_ascii=False, default=_plain)
+    except TypeError as error:
+        raise InputError(
+            filepath, "the model's configuration cannot be written.", "numbers, names, and objects with get_config().",
+            f"{error}.", "use a class with get_config() in the place of a function, or model.save_weights().",
+        ) from error  # fmt: skip
     with atomic_write(filepath) as file, zipfile.ZipFile(file, "w") as archive:
         # A fixed date: equal models give equal files.
         archive.writestr(zipfile.ZipInfo("config.json"), text)
@@ -190,6 +215,7 @@ def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray],
 
 def _read(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     import zipfile
+    import zlib
 
     try:
         with zipfile.ZipFile(filepath) as archive:
@@ -203,21 +229,62 @@ def _read(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             }
     except FileNotFoundError:
         raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError, EOFError) as error:
         raise BrokenFileError(
             filepath, "this is not a whole model file.", "a file that model.save() or save_weights() wrote.",
-            f"{type(error).__name__}: {error}", "save it again; it may have been cut off or be of another kind.",
+            f"{type(error).__name__}: {error}", "save it again: it may have been cut off, or be of another kind.",
         ) from error  # fmt: skip
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise BrokenFileError(
-            filepath, "unknown format.", f"format {FORMAT}.", f"{found!r}.", "read it with the version that wrote it."
-        )
+            filepath, "this file is in another format.", f"format {FORMAT} of minicnn.", f"{found!r}.",
+            "read it with the program and the version that wrote it.",
+        )  # fmt: skip
     return config, arrays
 
 
 def _named(obj: Any) -> dict[str, Any]:
     return {"class_name": type(obj).__name__, "config": obj.get_config()}
+
+
+def _restored(entry: Any, custom_objects: dict[str, Any] | None) -> Any:
+    """A name or config as it is; an object where its class is the user's own."""
+    if isinstance(entry, dict) and entry["class_name"] in (custom_objects or {}):
+        return (custom_objects or {})[entry["class_name"]](**entry["config"])
+    return entry
+
+
+def _check_writable(layer: Any) -> None:
+    """InputError for a layer that could not be made again from its configuration."""
+    try:
+        config = layer.get_config()
+    except AttributeError as error:
+        raise InputError(
+            layer.name, "its configuration cannot be read.", "every constructor argument as an attribute of that name.",
+            f"AttributeError: {error}.", "store the arguments in __init__, or define get_config().",
+        ) from error  # fmt: skip
+    for argument in config:
+        value = getattr(layer, argument, None)
+        if isinstance(value, activations.Function) and not _known(value):
+            raise InputError(
+                layer.name, f"its activation {value.name!r} is not one of minicnn's: it could not be loaded again.",
+                "an activation that minicnn knows by name.", f"a Function of your own, {value.name!r}.",
+                "make it a layer class of your own and load with custom_objects, or use model.save_weights().",
+            )  # fmt: skip
+
+
+def _known(activation: activations.Function) -> bool:
+    try:
+        return activations.get(activation.name) is activation
+    except UnknownNameError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__}")
 
 
 def _bit_generator(state: dict[str, Any]) -> str:
