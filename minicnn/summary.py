@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minicnn.layers.conv import Conv2D
+from minicnn.models import Sequential
 
 
 def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None) -> None:
@@ -25,8 +26,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
         row = [f"{layer.name} ({type(layer).__name__})", f"({', '.join(map(str, (None, *out)))})"]
         row.append(f"{layer.count_params():,}")
         if details:
-            cols = 4 * layer.im2col_size(shape) if isinstance(layer, Conv2D) else 0
-            row += [f"{layer.macs(shape):,}", f"{4 * math.prod(out):,}", f"{cols:,}"]
+            row += [f"{layer.macs(shape):,}", f"{4 * math.prod(out):,}", f"{_im2col_bytes(layer, shape):,}"]
         rows.append(row)
     lines = [f'Model: "{model.name}"', *_table(header, rows, _can_print_boxes(print_fn))]
     trainable, total = trainable_params(model), model.count_params()
@@ -36,6 +36,13 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
         lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
     for line in lines:
         (print_fn or print)(line)
+
+
+def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:
+    """What im2col makes of one sample, in float32; of an inner model, all its layers together."""
+    if isinstance(layer, Sequential):
+        return sum(_im2col_bytes(*pair) for pair in zip(layer.layers, layer.shapes, strict=False))
+    return 4 * layer.im2col_size(shape) if isinstance(layer, Conv2D) else 0
 
 
 def trainable_params(model: Any) -> int:
