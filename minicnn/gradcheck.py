@@ -1,0 +1,513 @@
+"""Is a backward pass right? The check, for kernels, layers and whole models.
+
+A function y = f(x) has a derivative J: a small change v of x changes y by J v. The backward pass receives dy, the
+derivative of the loss by y, and must return dx = J^T dy. One equation says what is right, for every v and every dy:
+
+    <dy, J v>  =  <J^T dy, v>  =  <dx, v>
+
+The left side needs no backward pass: J v is (f(x + h v) - f(x - h v)) / 2h for a small h. Taking for v one element
+after the other checks every element of dx. Where there are too many, random directions v check them all at once.
+
+    print(check_layer(Conv2D(4, 3, padding="same", activation="relu"), (6, 5, 3)))
+
+- dy is random. With a dy of ones, errors that cancel in the sum go unseen; and behind batch normalisation or a softmax,
+  whose outputs have a fixed sum, the gradient is then exactly 0, so that a backward pass that returns 0 would pass.
+  A check that compares nothing but zeros is refused (GradientCheckError).
+- All is computed in float64. In float32, rounding leaves f(x + h) - f(x - h) too few correct digits to judge by.
+- The relative error |analytic - numeric| / max(|analytic|, |numeric|) of a right backward pass is 1e-10 to 1e-6. From
+  1e-2 on it is a bug; in between, look closer. Numbers below 1/1000 of the array's largest drown in rounding: their
+  error is measured by that instead.
+- At a kink (a ReLU at 0, a maximum that another pixel takes over) there is no derivative. If one lies inside the step,
+  the numeric value mixes the slopes of both sides: such elements are counted, said and left out.
+
+The arrays passed in are never changed: everything runs on copies. Once, it also runs in float32, where all results must
+be float32; and no pass may write to its inputs or to dy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError
+from minicnn.layers.base import Context, Layer, Shape
+from minicnn.losses import check_targets, prepare_targets
+from minicnn.models import Sequential
+from minicnn.training import step as training_step
+from minicnn.training.data import check_array, check_samples
+
+STEP = 1e-5
+TOLERANCE = 1e-5
+
+
+class GradientCheckError(InputError):
+    """The check would prove nothing, or cannot be made."""
+
+
+@dataclass(frozen=True)
+class ArrayReport:
+    """How one gradient compares. The values are those of the worst element; index is None for a random direction."""
+
+    name: str
+    shape: Shape
+    compared: int
+    kinks: int = 0
+    error: float = 0.0
+    index: Shape | None = None
+    analytic: float = 0.0
+    numeric: float = 0.0
+    verdict: str = "ok"  # or "WRONG", "kinks" (too few elements are left), "zero" (nothing depends on this array)
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict in ("ok", "zero")
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    arrays: a report for each gradient by its name (dx, dw, db, …). problems: what else is wrong, in sentences.
+    """
+
+    title: str
+    tolerance: float
+    arrays: dict[str, ArrayReport] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and all(array.ok for array in self.arrays.values())
+
+    def assert_ok(self) -> None:
+        """AssertionError, with the whole report, unless everything is right."""
+        if not self.ok:
+            raise AssertionError(str(self))
+
+    def __str__(self) -> str:
+        head = ("gradient", "shape", "compared", "kinks", "worst error", "at", "analytic", "numeric", "verdict")
+        rows = [head, *map(_row, self.arrays.values())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        notes = [f"! {problem}" for problem in self.problems]
+        for array in self.arrays.values():
+            if array.kinks:
+                notes.append(
+                    f"{array.name}: {array.kinks} left out: a kink (a ReLU, a maximum that changes) is in the step."
+                )
+            if array.verdict == "zero":
+                notes.append(f"{array.name}: 0 on both sides: the result does not depend on it, nothing is proved.")
+        wrong = [array.name for array in self.arrays.values() if not array.ok]
+        if self.ok:
+            verdict = f"OK: every gradient agrees within {self.tolerance:.0e}."
+        else:
+            verdict = "NOT OK" + (f": {', '.join(wrong)} (allowed: {self.tolerance:.0e})." if wrong else ".")
+        return "\n".join([f"Gradient check of {self.title}", *(lines if self.arrays else []), *notes, verdict])
+
+
+def _row(a: ArrayReport) -> tuple[str, ...]:
+    at = "a direction" if a.index is None else str(a.index)
+    numbers = (f"{a.error:.1e}", at, f"{a.analytic:+.6e}", f"{a.numeric:+.6e}") if a.compared else ("", "", "", "")
+    return (a.name, str(a.shape), str(a.compared), str(a.kinks), *numbers, a.verdict)
+
+
+# ---- the three checks ---------------------------------------------------------------------------------------------
+
+
+def check_function(
+    forward: Callable[..., Array],
+    backward: Callable[..., Any],
+    inputs: dict[str, Any],
+    dy: Array | None = None,
+    seed: int = 0,
+    max_elements: int = 200,
+    step: float = STEP,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Check a kernel: y = forward(**inputs), and backward(dy, **inputs) -> the gradients.
+
+    inputs: arrays by argument name, of any float dtype; others (class numbers, masks, None) are passed on as they are.
+    backward returns {input name: gradient}, or a tuple with one gradient for each float array in their order; an input
+    whose gradient is missing or None is taken as a constant. dy: random unless given. Of larger arrays, `max_elements`
+    elements drawn by `seed` are compared. Raises GradientCheckError where the numeric gradient of an array is 0.
+    """
+
+    def prepare(dtype: Any) -> _Pass:
+        values = {name: v.astype(dtype) if _is_float(v) else v for name, v in inputs.items()}
+        arrays = {name: v for name, v in values.items() if _is_float(v)}
+
+        def gradients(dy: Array) -> dict[str, Any]:
+            result = backward(dy, **values)
+            if not isinstance(result, dict):
+                result = result if isinstance(result, (tuple, list)) else (result,)
+                if len(result) != len(arrays):
+                    raise GradientCheckError(
+                        "check_function", "backward returns another number of gradients.",
+                        f"{len(arrays)}: one for each of {', '.join(arrays)} (None for a constant).", f"{len(result)}.",
+                        "return a dict {input name: gradient}, or wrap backward in a lambda.",
+                    )  # fmt: skip
+                result = dict(zip(arrays, result, strict=True))
+            return {name: gradient for name, gradient in result.items() if gradient is not None}
+
+        return _Pass(arrays, lambda: forward(**values), gradients)
+
+    title = f"{getattr(forward, '__name__', type(forward).__name__)}: {_how(dy)}"
+    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance)
+
+
+def check_layer(
+    layer: Layer,
+    x: Array | Shape,
+    training: bool = True,
+    dy: Array | None = None,
+    seed: int = 0,
+    max_elements: int = 200,
+    step: float = STEP,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Check a layer, or a Sequential as one layer: dx, and the gradient of each parameter.
+
+    x: a batch (N, …), or the shape of one sample, of which four are then drawn. An unbuilt layer is built, as a copy.
+    Parameters and state that are all one number (gamma of ones, a bias of zeros) would hide errors: in the copy, random
+    numbers are added to them. Random layers draw the same numbers each time. Else as check_function.
+    """
+    if isinstance(x, (tuple, list)):
+        x = np.random.default_rng(seed).standard_normal((4, *x))
+
+    def prepare(dtype: Any) -> _Pass:
+        copied, values = _copy(layer, x.shape[1:], dtype, seed), x.astype(dtype)
+        page = Context()
+
+        def run() -> Array:
+            nonlocal page
+            page = Context(training, seed=seed)
+            return copied.forward(values, page)
+
+        def gradients(dy: Array) -> dict[str, Any]:
+            dx = copied.backward(dy, page)
+            pages = page.pages if isinstance(copied, Sequential) else [page]
+            return {"x": dx, **_collect(copied, pages)}
+
+        return _Pass({"x": values, **_parameters(copied)}, run, gradients)
+
+    title = f"{layer.name} ({type(layer).__name__}, in {_mode(training)}): {_how(dy)}"
+    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance)
+
+
+def check_model(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    training: bool = True,
+    seed: int = 0,
+    directions: int = 4,
+    elements: int = 4,
+    step: float = STEP,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Check a compiled model as it is trained: the derivative of the mean loss (and penalties) by each trained array.
+
+    x (N, …), y: a small batch. Each array is moved along `directions` random directions of length 1, which reach all
+    its numbers at once, and in `elements` single numbers. An array on which the loss does not depend (a bias right
+    before batch normalisation, which takes it away again) is said, not compared; GradientCheckError if all are so.
+    """
+    x, y = check_array("x", x), check_array("y", y)
+    if model.loss is None:
+        raise GradientCheckError(
+            "check_model", "the model has no loss.", "a compiled model.", "one that was not compiled.",
+            "call model.compile(optimizer, loss) first.",
+        )  # fmt: skip
+
+    def prepare(dtype: Any) -> _Pass:
+        copied = _copy(model, x.shape[1:], dtype, seed)
+        check_samples("x", x, copied.input_shape, copied.layers[0].name)
+        check_targets(model.loss, y, copied.shapes[-1])
+        layers, values = copied.flat_layers, x.astype(dtype)
+        lowest, pages, y_true, y_pred = training_step.first_learning(layers), [], None, None
+
+        def run() -> Array:
+            nonlocal pages, y_true, y_pred
+            pages = training_step.new_pages(layers, training, True, seed=seed)
+            y_pred = training_step.forward(layers, pages, values)
+            y_true = prepare_targets(model.loss, y, y_pred)
+            return model.loss.per_sample(y_true, y_pred, pages[-1]) + copied.penalty()
+
+        def gradients(_: Array) -> dict[str, Any]:
+            dy = model.loss.gradient(y_true, y_pred, pages[-1])
+            training_step.backward(layers, pages, dy, stop=lowest)
+            found = _collect(copied, pages, trained=True)
+            for key, leaf in _leaves(copied).items():
+                for name, regularizer in leaf.regularizers.items():
+                    if regularizer is not None and f"{key}{name}" in found:
+                        found[f"{key}{name}"] = found[f"{key}{name}"] + regularizer.gradient(leaf.params[name])
+            return found
+
+        return _Pass(_parameters(copied, trained=True), run, gradients)
+
+    def probes(array: Array, rng: np.random.Generator) -> Iterator[_Probe]:
+        for _ in range(directions):
+            v = rng.standard_normal(array.shape)
+            yield ..., xp_of(array).asarray(v / np.linalg.norm(v))
+        yield from _elements(elements)(array, rng)
+
+    mean = np.full(len(x), 1 / len(x))  # the loss of the batch is the mean: its derivative by each sample's loss
+    title = f"{model.name} (in {_mode(training)}, {type(model.loss).__name__}): random directions in float64"
+    return _check(title, prepare, probes, mean, seed, step, tolerance, zero_is_said=True)
+
+
+# ---- the comparison -----------------------------------------------------------------------------------------------
+
+# Where an array is moved, and by which array (or number) of length 1: (index, 1.0), or (..., direction).
+_Probe = tuple[Shape | EllipsisType, Any]
+
+
+@dataclass
+class _Pass:
+    """What is checked, in one dtype. forward() reads `arrays`, which the check moves in place."""
+
+    arrays: dict[str, Array]
+    forward: Callable[[], Array]
+    backward: Callable[[Array], dict[str, Any]]
+
+
+def _check(
+    title: str,
+    prepare: Callable[[Any], _Pass],
+    probes: Callable[[Array, np.random.Generator], Iterator[_Probe]],
+    dy: Array | None,
+    seed: int,
+    step: float,
+    tolerance: float,
+    zero_is_said: bool = False,
+) -> Report:
+    report = Report(title, tolerance)
+    rng, problems = np.random.default_rng([seed, 1]), []
+    for dtype in (np.float32, np.float64):
+        run = prepare(dtype)
+        before = {name: array.copy() for name, array in run.arrays.items()}
+        first = run.forward().copy()
+        report.problems = [f"forward writes to {name}, its caller's array." for name in _differing(run.arrays, before)]
+        if report.problems:
+            return report  # such a function cannot be asked twice
+        y = run.forward()
+        _require_repeatable(title, first, y)
+        if dy is None:
+            dy = xp_of(y).asarray(rng.standard_normal(y.shape))
+        if dy.shape != y.shape:
+            raise GradientCheckError(title, "dy does not fit.", f"shape {y.shape}.", f"{dy.shape}.", "leave it out.")
+        upstream = dy.astype(dtype)
+        gradients = run.backward(upstream)
+        now, old = {**run.arrays, "dy": upstream, "y": y}, {**before, "dy": dy.astype(dtype), "y": first}
+        problems += [f"backward writes to {name}, which is not its own." for name in _differing(now, old)]
+        problems += _misfits(run.arrays, y, gradients, np.dtype(dtype))
+        for name, array in run.arrays.items():
+            array[...] = before[name]
+    report.problems = list(dict.fromkeys(problems))
+    for name, array in run.arrays.items():
+        gradient = gradients.get(name)
+        if gradient is not None and gradient.shape == array.shape:
+            result = _compare(_d(name), array, gradient, run.forward, dy, probes(array, rng), step, tolerance)
+            if result.verdict == "zero" and not zero_is_said:
+                raise _blind(title, result)
+            report.arrays[_d(name)] = result
+    if not report.arrays and not report.problems:
+        raise GradientCheckError(
+            title, "there is nothing to compare.", "an array with a gradient.", "none.",
+            "pass float arrays, and see that backward returns their gradients and that a layer is trainable.",
+        )  # fmt: skip
+    if report.arrays and all(array.verdict == "zero" for array in report.arrays.values()):
+        raise _blind(title, next(iter(report.arrays.values())))
+    return report
+
+
+def _compare(
+    name: str,
+    array: Array,
+    gradient: Array,
+    forward: Callable[[], Array],
+    dy: Array,
+    probes: Iterator[_Probe],
+    step: float,
+    tolerance: float,
+) -> ArrayReport:
+    """The gradient of one array against central differences, probe by probe."""
+    y = forward().copy()
+    chosen, analytic, numeric, seen = list(probes), [], [], 0.0
+    for where, unit in chosen:
+        change = (_moved(forward, array, where, step * unit) - _moved(forward, array, where, -step * unit)) / (2 * step)
+        analytic.append(float((gradient[where] * unit).sum()))
+        numeric.append(float((dy * change).sum()))
+        # A dy that is orthogonal to all changes of y sees none; and what is less than rounding is no change.
+        if _length(change) > 1e-13 / step * _length(y):
+            seen = max(seen, abs(numeric[-1]) / (_length(dy) * _length(change)))
+    shape, n = tuple(array.shape), len(chosen)
+    if seen < 1e-6 and not max(map(abs, analytic), default=0) > 1e-6 * _length(dy) * _length(y):
+        return ArrayReport(name, shape, 0, verdict="zero")
+
+    floor = max(map(abs, numeric)) / 1000
+    kinks, worst = 0, ArrayReport(name, shape, n, error=-1.0)
+    for (where, unit), a, b in zip(chosen, analytic, numeric, strict=True):
+        error = abs(a - b) / (max(abs(a), abs(b), floor) or 1.0)
+        if not np.isfinite(error):
+            error = np.inf
+        if error > tolerance and _is_kink(abs(a - b), forward, dy, array, where, step * unit, step):
+            kinks += 1
+        elif error > worst.error:
+            worst = ArrayReport(name, shape, n, 0, error, None if where is ... else where, a, b)
+    verdict = "WRONG" if worst.error > tolerance else "kinks" if 2 * kinks > n else "ok"
+    return ArrayReport(
+        name, shape, n - kinks, kinks, max(worst.error, 0.0), worst.index, worst.analytic, worst.numeric, verdict
+    )
+
+
+def _is_kink(
+    difference: float, forward: Callable[[], Array], dy: Array, array: Array, where: Any, move: Any, step: float
+) -> bool:
+    """Whether a kink inside the step explains the difference of the two gradients.
+
+    Where f is smooth, half the step gives the same central difference, and slopes ahead and behind that differ half as
+    much. A kink at a distance t < h breaks one of the two by at least a third of the error that it makes.
+    """
+    y = forward().copy()
+
+    def slopes(part: float) -> tuple[float, float]:
+        ahead = dy * (_moved(forward, array, where, part * move) - y)
+        behind = dy * (y - _moved(forward, array, where, -part * move))
+        return float(ahead.sum()) / (part * step), float(behind.sum()) / (part * step)
+
+    (ahead, behind), (near_ahead, near_behind) = slopes(1), slopes(0.5)
+    centre = abs((ahead + behind) - (near_ahead + near_behind)) / 2
+    bend = abs((ahead - behind) - 2 * (near_ahead - near_behind)) / 2
+    return max(centre, bend) > 0.1 * difference
+
+
+def _moved(forward: Callable[[], Array], array: Array, where: Any, move: Any) -> Array:
+    """y with array[where] moved. A copy: a layer may return its input, which moves back."""
+    kept = array[where].copy()
+    array[where] = kept + move
+    y = forward().copy()
+    array[where] = kept
+    return y
+
+
+def _elements(count: int) -> Callable[[Array, np.random.Generator], Iterator[_Probe]]:
+    """Every element of an array, or `count` of them drawn at random where there are more."""
+
+    def probes(array: Array, rng: np.random.Generator) -> Iterator[_Probe]:
+        flat = range(array.size) if array.size <= count else np.sort(rng.choice(array.size, count, replace=False))
+        for i in flat:
+            yield tuple(map(int, np.unravel_index(i, array.shape))), 1.0
+
+    return probes
+
+
+def _blind(title: str, array: ArrayReport) -> GradientCheckError:
+    return GradientCheckError(
+        title,
+        f"the numeric gradient {array.name} is 0 everywhere: a backward pass that returns zeros would pass.",
+        "a dy and inputs for which the gradient is not 0.",
+        f"0 for all of {array.name}, of shape {array.shape}.",
+        "use a random dy (with ones it is exactly 0 behind batch normalisation and softmax, whose outputs have a fixed "
+        "sum), inputs that do not leave every ReLU at 0, and no bias right before batch normalisation.",
+    )
+
+
+def _require_repeatable(title: str, y: Array, again: Array) -> None:
+    if not bool(xp_of(y).isfinite(y).all()):
+        raise GradientCheckError(title, "y is not finite.", "numbers.", "NaN or infinity.", "check the inputs.")
+    if not bool((y == again).all()):
+        raise GradientCheckError(
+            title, "two forward passes on the same inputs differ.", "the same y each time.", "two different ones.",
+            "draw random numbers from a fixed seed (in a layer: ctx.seed), and do not change the inputs.",
+        )  # fmt: skip
+
+
+def _misfits(arrays: dict[str, Array], y: Array, gradients: dict[str, Any], dtype: np.dtype) -> list[str]:
+    """What is wrong with the results' kinds: a missing gradient, a shape, a dtype."""
+    problems = [f"y is {y.dtype} where all inputs are {dtype}."] if y.dtype != dtype else []
+    for name, gradient in gradients.items():
+        if name not in arrays:
+            problems.append(f"there is a gradient {_d(name)}, but no float array {name}.")
+        elif gradient is None:
+            problems.append(f"the gradient {_d(name)} is missing.")
+        elif gradient.shape != arrays[name].shape:
+            problems.append(f"{_d(name)} has shape {gradient.shape}, but {name} has {arrays[name].shape}.")
+        elif gradient.dtype != dtype:
+            problems.append(f"{_d(name)} is {gradient.dtype} where all inputs are {dtype}.")
+    return problems
+
+
+def _differing(now: dict[str, Array], before: dict[str, Array]) -> list[str]:
+    return [name for name, array in now.items() if not bool((array == before[name]).all())]
+
+
+# ---- layers -------------------------------------------------------------------------------------------------------
+
+
+def _copy(layer: Any, input_shape: Shape, dtype: Any, seed: int) -> Any:
+    """A built copy in `dtype`. To arrays of one number throughout 0…0.5 is added: so variances stay positive."""
+    copied, rng = copy.deepcopy(layer), np.random.default_rng(seed)
+    if not copied.built:
+        copied.output_shape(input_shape)  # refuses a shape that does not fit
+        copied.build(input_shape, rng)
+    for leaf in _leaves(copied).values():
+        for arrays in (leaf.params, leaf.state):
+            for name, array in arrays.items():
+                shift = rng.uniform(0, 0.5, array.shape) if (array == array.reshape(-1)[:1]).all() else 0
+                arrays[name] = (array + xp_of(array).asarray(shift)).astype(dtype)
+    return copied
+
+
+def _leaves(layer: Any) -> dict[str, Layer]:
+    """The layers that hold arrays, by the prefix of their arrays' names: "" for one layer, "dense_1/" in a model."""
+    if not isinstance(layer, Sequential):
+        return {"": layer}
+    return {f"{key}/": leaf for key, leaf in zip(layer.layer_keys, layer.flat_layers, strict=True)}
+
+
+def _parameters(layer: Any, trained: bool = False) -> dict[str, Array]:
+    """All parameters, or those that are trained, by name."""
+    return {
+        f"{key}{name}": array
+        for key, leaf in _leaves(layer).items()
+        for name, array in leaf.params.items()
+        if leaf.trainable or not trained
+    }
+
+
+def _collect(layer: Any, pages: list[Context], trained: bool = False) -> dict[str, Any]:
+    """The gradients on the pages, by the names of _parameters; None where one is missing that training needs."""
+    return {
+        f"{key}{name}": page.grads.get(name)
+        for (key, leaf), page in zip(_leaves(layer).items(), pages, strict=True)
+        for name in leaf.params
+        if leaf.trainable or (name in page.grads and not trained)
+    }
+
+
+def _is_float(value: Any) -> bool:
+    return hasattr(value, "dtype") and value.dtype.kind == "f"
+
+
+def _length(array: Array) -> float:
+    return float((array * array).sum()) ** 0.5
+
+
+def _how(dy: Array | None) -> str:
+    return "central differences in float64, " + ("random dy" if dy is None else "dy as given")
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
+
+
+def _d(name: str) -> str:
+    """The name of an array's gradient: x -> dx, dense_1/w -> dense_1/dw."""
+    prefix, slash, last = name.rpartition("/")
+    return f"{prefix}{slash}d{last}"
