@@ -1,0 +1,416 @@
+"""Layers: every gradient against central differences, the contract of base.py, and values recorded from Keras 3.15.
+
+The recorded values come from the same layers of Keras with the same weights, the sine numbers of `grid` below.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers import distinct, random, unchanged
+
+from minicnn import layers
+from minicnn.activations import Function
+from minicnn.constraints import MaxNorm
+from minicnn.errors import InputError
+from minicnn.gradcheck import check_layer
+from minicnn.layers import (
+    ELU,
+    Activation,
+    AveragePooling2D,
+    BatchNormalization,
+    Context,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    Layer,
+    LeakyReLU,
+    MaxPooling2D,
+    ReLU,
+    Rescaling,
+    Softmax,
+)
+from minicnn.models import Sequential
+from minicnn.optimizers import SGD
+from minicnn.regularizers import L2
+
+ACTIVATIONS = ("linear", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softmax")
+
+
+def square_activation() -> Function:
+    return Function("square", lambda x: x * x, lambda dy, x: dy * 2 * x, keeps="x")
+
+
+# A new layer for each test, and the shape of one sample.
+CASES = {
+    "Input": (lambda: Input((4, 3)), (4, 3)),
+    "Flatten": (Flatten, (2, 3, 2)),
+    "Rescaling": (lambda: Rescaling(1 / 4, -0.5), (3, 2, 1)),
+    "Dropout": (lambda: Dropout(0.3), (5, 3)),
+    "Dropout images": (lambda: Dropout(0.5, seed=7), (3, 2, 5)),
+    "Dropout of nothing": (lambda: Dropout(0), (4,)),
+    "Dense": (lambda: Dense(3), (5,)),
+    "Dense without bias": (lambda: Dense(3, use_bias=False, activation="tanh"), (5,)),
+    "Dense on more axes": (lambda: Dense(2, activation="relu"), (3, 4)),
+    "Dense to one": (lambda: Dense(1), (1,)),
+    "Dense frozen": (lambda: Dense(3, trainable=False), (4,)),
+    "Dense own activation": (lambda: Dense(3, activation=square_activation()), (4,)),
+    **{f"Dense {name}": ((lambda a: lambda: Dense(4, activation=a))(name), (3,)) for name in ACTIVATIONS},
+    "Conv2D": (lambda: Conv2D(3, 3), (5, 6, 2)),
+    "Conv2D without bias": (lambda: Conv2D(2, (2, 3), use_bias=False), (4, 5, 3)),
+    "Conv2D same": (lambda: Conv2D(2, 3, padding="same"), (3, 4, 2)),
+    "Conv2D same stride": (lambda: Conv2D(2, 3, strides=2, padding="same"), (5, 4, 2)),
+    "Conv2D same even kernel": (lambda: Conv2D(2, (4, 2), strides=(3, 2), padding="same"), (7, 5, 1)),
+    "Conv2D stride leaves pixels over": (lambda: Conv2D(2, 2, strides=3), (6, 7, 1)),
+    "Conv2D dilated": (lambda: Conv2D(2, (2, 3), dilation_rate=(3, 2)), (5, 7, 2)),
+    "Conv2D dilated same": (lambda: Conv2D(2, 3, dilation_rate=2, padding="same"), (4, 3, 2)),
+    "Conv2D padded by numbers": (lambda: Conv2D(2, 3, padding=((2, 0), (1, 3)), strides=(2, 1)), (4, 3, 2)),
+    "Conv2D 1x1": (lambda: Conv2D(4, 1), (3, 2, 3)),
+    "Conv2D one pixel": (lambda: Conv2D(2, 3, padding="same"), (1, 1, 1)),
+    "Conv2D frozen": (lambda: Conv2D(2, 2, trainable=False), (3, 3, 2)),
+    **{f"Conv2D {name}": ((lambda a: lambda: Conv2D(3, 2, activation=a))(name), (3, 4, 2)) for name in ACTIVATIONS},
+    "MaxPooling2D": (MaxPooling2D, (4, 6, 2)),
+    "MaxPooling2D leaves pixels over": (lambda: MaxPooling2D((2, 3)), (5, 7, 3)),
+    "MaxPooling2D overlapping": (lambda: MaxPooling2D(3, strides=2, padding="same"), (5, 4, 2)),
+    "MaxPooling2D apart": (lambda: MaxPooling2D(2, strides=(3, 4)), (6, 6, 1)),
+    "AveragePooling2D": (AveragePooling2D, (5, 4, 2)),
+    "AveragePooling2D same": (lambda: AveragePooling2D(3, strides=2, padding="same"), (5, 4, 2)),
+    "AveragePooling2D odd": (lambda: AveragePooling2D((3, 1), strides=(1, 2)), (4, 5, 3)),
+    "GlobalAveragePooling2D": (GlobalAveragePooling2D, (3, 5, 4)),
+    "BatchNormalization": (BatchNormalization, (4,)),
+    "BatchNormalization images": (lambda: BatchNormalization(momentum=0.9), (3, 2, 4)),
+    "BatchNormalization without shift": (lambda: BatchNormalization(center=False), (3, 2, 2)),
+    "BatchNormalization without scale": (lambda: BatchNormalization(scale=False), (4,)),
+    "BatchNormalization plain": (lambda: BatchNormalization(center=False, scale=False, epsilon=1e-5), (3,)),
+    "BatchNormalization frozen": (lambda: BatchNormalization(trainable=False), (2, 3, 3)),
+    **{f"Activation {name}": ((lambda a: lambda: Activation(a))(name), (3, 4)) for name in ACTIVATIONS},
+    "ReLU": (ReLU, (3, 4)),
+    "ReLU with limits": (lambda: ReLU(max_value=0.8, negative_slope=0.1), (5, 4)),
+    "LeakyReLU": (LeakyReLU, (2, 3, 4)),
+    "LeakyReLU slope": (lambda: LeakyReLU(negative_slope=0.05), (6,)),
+    "ELU": (ELU, (7,)),
+    "ELU alpha": (lambda: ELU(alpha=0.4), (7,)),
+    "Softmax": (Softmax, (5,)),
+    "Softmax images": (Softmax, (2, 3, 4)),
+    "Sequential": (
+        lambda: Sequential(
+            [
+                Conv2D(3, 3, padding="same", activation="gelu"),
+                BatchNormalization(),
+                Sequential([Dropout(0.2), MaxPooling2D(), ReLU()], name="inner"),
+                Flatten(),
+                Dense(4, activation="softmax"),
+            ]
+        ),
+        (4, 5, 2),
+    ),
+}
+ids = pytest.mark.parametrize("case", CASES)
+
+
+def made(case: str, dtype=np.float32) -> tuple[Layer, np.ndarray]:
+    """The case's layer, built, and a batch of three. No parameter has one value throughout."""
+    make, shape = CASES[case]
+    layer, draw = make(), np.random.default_rng(5)
+    layer.build(shape, draw)
+    for leaf in getattr(layer, "flat_layers", [layer]):
+        for arrays in (leaf.params, leaf.state):
+            for name, array in arrays.items():
+                arrays[name] = (array + draw.uniform(0.1, 0.5, array.shape)).astype(dtype)
+    return layer, random((3, *shape), 1, dtype)
+
+
+def test_every_layer_has_a_case():
+    tested = {type(make()).__name__ for make, _ in CASES.values()}
+    assert set(layers.__all__) - {"Layer", "Context"} <= tested
+
+
+# --- Gradients ----------------------------------------------------------------------------------------------
+
+
+@ids
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_gradients(case, training):
+    make, shape = CASES[case]
+    layer = make()
+    report = check_layer(layer, (*shape,), training=training, max_elements=40)
+    report.assert_ok()
+    if case != "Sequential":
+        layer.build(shape, np.random.default_rng(0))
+        assert list(report.arrays) == ["dx", *(f"d{name}" for name in layer.params)]
+
+
+@pytest.mark.parametrize("layer", [MaxPooling2D(2), MaxPooling2D(3, strides=1, padding="same"), ReLU()])
+def test_gradients_of_numbers_that_are_well_apart(layer):
+    report = check_layer(layer, distinct((2, 4, 5, 2)))
+    report.assert_ok()
+    assert report.arrays["dx"].kinks == 0
+
+
+# --- The contract -------------------------------------------------------------------------------------------
+
+
+@ids
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_alone_in_float32(case, training):
+    """Shapes as announced, float32 throughout, inputs untouched, nothing about the batch left on the layer."""
+    layer, x = made(case)
+    leaves = getattr(layer, "flat_layers", [layer])
+    attributes = [dict(vars(leaf)) for leaf in (layer, *leaves)]
+    arrays = [array for leaf in leaves for array in (*leaf.params.values(), *leaf.state.values())]
+    ctx = Context(training, seed=3)
+    with unchanged(x, *arrays):
+        y = layer.forward(x, ctx)
+    assert y.shape == (3, *layer.output_shape(x.shape[1:]))
+    assert y.dtype == np.float32
+    dy = random(y.shape, 2, np.float32)
+    with unchanged(x, y, dy, *arrays):
+        dx = layer.backward(dy, ctx)
+    assert dx.shape == x.shape and dx.dtype == np.float32
+    for leaf, page in zip(leaves, getattr(ctx, "pages", [ctx]), strict=True):
+        assert page.grads.keys() == leaf.params.keys()
+        for name, gradient in page.grads.items():
+            assert gradient.shape == leaf.params[name].shape and gradient.dtype == np.float32
+        for name, array in page.state.items():
+            assert array.shape == leaf.state[name].shape and array.dtype == np.float32
+    for leaf, before in zip((layer, *leaves), attributes, strict=True):
+        assert vars(leaf).keys() == before.keys()
+        assert all(vars(leaf)[name] is before[name] for name in before)
+
+
+@ids
+def test_two_pages_of_one_layer_do_not_mix(case):
+    """Two shards in flight: forward, forward, backward, backward gives what each gives alone."""
+    layer, x = made(case)
+    other = random(x.shape, 8, np.float32)
+    pages, alone = [], []
+    for batch in (x, other):
+        ctx = Context(True, seed=3)
+        y = layer.forward(batch, ctx)
+        alone.append(layer.backward(random(y.shape, 2, np.float32), ctx))
+    for batch in (x, other):
+        pages.append(Context(True, seed=3))
+        y = layer.forward(batch, pages[-1])
+    for ctx, expected in reversed(list(zip(pages, alone, strict=True))):
+        np.testing.assert_array_equal(layer.backward(random(y.shape, 2, np.float32), ctx), expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "Sequential"])
+def test_without_dx_the_other_gradients_stay_the_same(case):
+    """Not for a Sequential: training runs over its layers, each with a page of its own."""
+    layer, x = made(case)
+    grads = []
+    for need_dx in (True, False):
+        ctx = Context(True, need_dx=need_dx, seed=3)
+        y = layer.forward(x, ctx)
+        dx = layer.backward(random(y.shape, 2, np.float32), ctx)
+        grads.append(ctx.grads)
+    if isinstance(layer, (Conv2D, Dense, BatchNormalization, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D)):
+        assert dx is None, "dx was computed although nobody needs it"
+    for name in grads[0]:
+        np.testing.assert_array_equal(grads[0][name], grads[1][name])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "Dense own activation"])
+def test_config_round_trip(case):
+    """Through JSON, an equal layer: the same config, the same shapes, the same numbers with the same weights."""
+    layer, x = made(case)
+    config = layer.get_config()
+    twin = type(layer).from_config(json.loads(json.dumps(config)))
+    assert type(twin) is type(layer)
+    assert twin.get_config() == config
+    assert twin.trainable == layer.trainable and twin.name == layer.name
+    if not twin.built:
+        twin.build(x.shape[1:], np.random.default_rng(9))
+    twin.set_weights(layer.get_weights())
+    for training in (True, False):
+        y, again = (one.forward(x, Context(training, seed=4)) for one in (layer, twin))
+        np.testing.assert_array_equal(y, again)
+
+
+@ids
+def test_weights_go_out_and_in(case):
+    layer, _ = made(case)
+    weights = layer.get_weights()
+    assert sum(array.size for array in weights) == sum(
+        leaf.count_params() for leaf in getattr(layer, "flat_layers", [layer])
+    )
+    layer.set_weights([array * 2 for array in weights])
+    for array, before in zip(layer.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(array, before * 2)
+    with pytest.raises(InputError, match="number of arrays"):
+        layer.set_weights([*weights, np.zeros(1)])
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'kernel_regularizer'"):
+        Dense(3, kernel_regulariser="l2")
+
+
+def test_a_page_says_what_nobody_wrote():
+    with pytest.raises(AttributeError, match="nobody has written 'mask'"):
+        Context().mask  # noqa: B018
+
+
+# --- Dropout ------------------------------------------------------------------------------------------------
+
+
+def test_dropout_masks_depend_on_seed_and_place_only():
+    layer, x = Dropout(0.5), np.ones((6, 40), np.float32)
+    whole = layer.forward(x, Context(True, seed=11))
+    np.testing.assert_array_equal(layer.forward(x[2:], Context(True, seed=11, first=2)), whole[2:])
+    assert (layer.forward(x, Context(True, seed=12)) != whole).any()
+    assert set(np.unique(whole)) == {0.0, 2.0}
+    np.testing.assert_array_equal(layer.forward(x, Context(False, seed=11)), x)
+
+
+def test_dropout_with_its_own_seed_changes_from_step_to_step():
+    layer, x = Dropout(0.5, seed=1), np.ones((6, 40), np.float32)
+    first = layer.forward(x, Context(True, seed=11))
+    np.testing.assert_array_equal(layer.forward(x, Context(True, seed=99)), first)
+    assert (layer.forward(x, Context(True, seed=11, step=1)) != first).any()
+
+
+# --- Batch normalisation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5, 3)])
+def test_running_statistics(shape):
+    """m = momentum * m + (1 - momentum) * batch, with the biased variance; on the page until the step applies it."""
+    layer = BatchNormalization(momentum=0.7)
+    layer.build(shape[1:], np.random.default_rng(0))
+    layer.set_weights([np.ones(3), np.zeros(3), np.array([1.0, 2, 3]), np.array([4.0, 5, 6])])
+    x, ctx = 2 + 3 * random(shape, 3), Context(True)
+    layer.forward(x, ctx)
+    rows = x.reshape(-1, 3)
+    expected = 0.7 * np.array([1, 2, 3]) + 0.3 * rows.mean(axis=0)
+    np.testing.assert_allclose(ctx.state["moving_mean"], expected, rtol=1e-6)
+    expected = 0.7 * np.array([4, 5, 6]) + 0.3 * ((rows - rows.mean(axis=0)) ** 2).sum(axis=0) / len(rows)
+    np.testing.assert_allclose(ctx.state["moving_variance"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(layer.state["moving_mean"], [1, 2, 3])
+
+
+@pytest.mark.parametrize(("training", "trainable"), [(False, True), (True, False), (False, False)])
+def test_in_evaluation_and_frozen_the_running_statistics_are_used_and_kept(training, trainable):
+    layer, x = made("BatchNormalization images")
+    layer.trainable = trainable
+    ctx = Context(training)
+    y = layer.forward(x, ctx)
+    assert not ctx.state
+    p, s = layer.params, layer.state
+    expected = p["gamma"] * (x - s["moving_mean"]) / np.sqrt(s["moving_variance"] + 1e-3) + p["beta"]
+    np.testing.assert_allclose(y, expected, rtol=2e-5, atol=1e-6)
+
+
+# --- Values of Keras ----------------------------------------------------------------------------------------
+
+
+def grid(shape, scale=1.0):
+    i = np.arange(int(np.prod(shape)))
+    return (np.sin(1.7 * i + 0.3) * scale).reshape(shape).astype(np.float32)
+
+
+IMAGE, ROW = grid((1, 5, 4, 2)), np.array([[-2.0, -0.5, 0.0, 0.25, 3.0]], np.float32)
+
+# layer, weights, x, y of Keras. fmt: skip keeps one case a line.
+KERAS = {
+    "Conv2D same stride 2": (
+        Conv2D(2, 3, strides=2, padding="same"), [grid((3, 3, 2, 2), 0.5), [0.1, -0.2]], IMAGE,
+        [-0.3941625, -0.3129522, 0.3251486, -0.1941311, 0.7624219, -0.6349275, -0.1277846, 0.02073282, -0.04064973,
+         0.3142088, 0.1296923, -0.4175835],
+    ),
+    "Conv2D dilation 2, relu": (
+        Conv2D(1, 2, dilation_rate=2, activation="relu"), [grid((2, 2, 2, 1), 0.5), [0.1]], IMAGE,
+        [0.2247604, 0.0, 0.2461875, 0.0, 0.124849, 0.1156747],
+    ),
+    "AveragePooling2D same": (
+        AveragePooling2D(3, 2, padding="same"), [], IMAGE,
+        [0.2380065, 0.09692087, -0.01207025, 0.1119918, 0.1035493, -0.1943934, 0.08618722, -7.717808e-05, -0.2325738,
+         -0.1071197, 0.01659206, -0.1119959],
+    ),
+    "MaxPooling2D same": (
+        MaxPooling2D(3, 2, padding="same"), [], IMAGE,
+        [0.9720075, 0.9092974, 0.9611527, 0.618835, 0.9720075, 0.92615, 0.9611527, 0.99155, 0.9998106, 0.7979521,
+         0.8788497, 0.3959252],
+    ),
+    "GlobalAveragePooling2D": (GlobalAveragePooling2D(), [], IMAGE, [0.02470643, 0.006794029]),
+    "Dense tanh": (
+        Dense(3, activation="tanh"), [grid((4, 3)), [0.1, 0.2, -0.3]], grid((2, 4)),
+        [-0.1317439, 0.9700981, -0.5046594, 0.5361139, 0.9612814, -0.8490857],
+    ),
+    "LeakyReLU": (LeakyReLU(), [], ROW, [-0.6, -0.15, 0.0, 0.25, 3.0]),
+    "Activation leaky_relu": (Activation("leaky_relu"), [], ROW, [-0.4, -0.1, 0.0, 0.25, 3.0]),
+    "ELU": (ELU(), [], ROW, [-0.8646647, -0.3934693, 0.0, 0.25, 3.0]),
+    "ELU alpha": (ELU(alpha=0.5), [], ROW, [-0.4323324, -0.1967347, 0.0, 0.25, 3.0]),
+    "ReLU": (ReLU(max_value=2.0, negative_slope=0.1), [], ROW, [-0.2, -0.05, 0.0, 0.25, 2.0]),
+    "gelu": (Activation("gelu"), [], ROW, [-0.04550026, -0.1542688, 0.0, 0.1496766, 2.99595]),
+    "sigmoid": (Activation("sigmoid"), [], ROW, [0.1192029, 0.3775407, 0.5, 0.5621765, 0.9525741]),
+    "tanh": (Activation("tanh"), [], ROW, [-0.9640276, -0.4621171, 0.0, 0.2449187, 0.9950547]),
+    "Softmax": (Softmax(), [], ROW, [0.005855773, 0.02624376, 0.04326864, 0.05555803, 0.8690738]),
+    "Rescaling": (Rescaling(1 / 4, -0.5), [], ROW, [-1.0, -0.625, -0.5, -0.4375, 0.25]),
+    "Flatten": (
+        Flatten(), [], grid((1, 2, 2, 2)),
+        [0.2955202, 0.9092974, -0.5298361, -0.7727645, 0.728969, 0.5849172, -0.8796958, -0.3582293],
+    ),
+    "BatchNormalization in evaluation": (
+        BatchNormalization(), [[1, 2, 0.5], [0, 0.1, -0.3], [0.2, 0, 1], [1, 0.5, 2]], grid((4, 3), 2.0),
+        [0.3908451, 5.238627, -1.028022, -1.744657, 4.219554, -0.2399695, -1.958413, -1.924427, 0.03367633, 0.01549955,
+         -5.549932, -0.5475123],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KERAS)
+def test_values_of_keras(case):
+    layer, weights, x, expected = KERAS[case]
+    layer.build(x.shape[1:], np.random.default_rng(0))
+    layer.set_weights([np.asarray(array) for array in weights])
+    y = layer.forward(x, Context())
+    np.testing.assert_allclose(y.ravel(), expected, rtol=2e-6, atol=3e-7)
+
+
+BATCH_NORM = {
+    "features": (
+        BatchNormalization(momentum=0.8), [[1, 2, 0.5], [0, 0.1, -0.3], [0.2, 0, 1], [1, 0.5, 2]], grid((4, 3), 2.0),
+        [1.169281, 2.237061, -1.038614, -0.8858199, 1.777864, -0.03946972, -1.091528, -0.9906316, 0.3074762, 0.8080668,
+         -2.624294, -0.4293926],
+        [0.03508137, 0.02802627, 0.9176966], [1.015971, 0.8932917, 1.848761],
+    ),
+    "images, defaults": (
+        BatchNormalization(), [[1, 1], [0, 0], [0, 0], [1, 1]], grid((2, 2, 1, 2), 3.0),
+        [0.6124758, 1.199681, -0.6778137, -1.265752, 1.290092, 0.7242302, -1.224753, -0.6581592],
+        [-0.00288782, 0.002724157], [1.026816, 1.031883],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BATCH_NORM)
+def test_a_training_step_of_batch_normalisation_in_keras(case):
+    layer, weights, x, expected, mean, variance = BATCH_NORM[case]
+    layer.build(x.shape[1:], np.random.default_rng(0))
+    layer.set_weights([np.asarray(array) for array in weights])
+    ctx = Context(True)
+    y = layer.forward(x, ctx)
+    np.testing.assert_allclose(y.ravel(), expected, rtol=3e-6, atol=3e-7)
+    np.testing.assert_allclose(ctx.state["moving_mean"], mean, rtol=3e-6, atol=3e-8)
+    np.testing.assert_allclose(ctx.state["moving_variance"], variance, rtol=1e-6)
+
+
+def test_one_step_with_constraint_and_regularizer_in_keras():
+    """SGD(0.1), MSE, MaxNorm(1), L2(0.1): the penalty is in the loss and the gradient, the constraint comes after."""
+    dense = Dense(3, kernel_constraint=MaxNorm(1.0), kernel_regularizer=L2(0.1))
+    model = Sequential([Input((4,)), dense])
+    dense.set_weights([grid((4, 3)), np.array([0.1, 0.2, -0.3])])
+    model.compile(SGD(0.1), "mse")
+    history = model.fit(grid((2, 4)), grid((2, 3), 0.5), batch_size=2, shuffle=False, verbose=0)
+    assert history.history["loss"][0] == pytest.approx(2.015027, rel=1e-6)
+    w, b = model.get_weights()
+    expected = [0.2287915, 0.5883228, -0.400071, -0.654597, 0.4457774, 0.5114717, -0.7143839, -0.1936746, 0.7537432,
+                0.09387571, -0.6462575, 0.101049]  # fmt: skip
+    np.testing.assert_allclose(w.ravel(), expected, rtol=3e-6, atol=1e-7)
+    np.testing.assert_allclose(b, [0.07650687, 0.09208858, -0.2388018], rtol=3e-6)
