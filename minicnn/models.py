@@ -88,7 +88,7 @@ class Sequential(Layer):
                 f"name={layer.name!r} twice.", "rename one of them.",
             )  # fmt: skip
         input_shape = self.input_shape
-        if not self.layers and layer.input_shape is not None:
+        if not self.layers and input_shape is None and layer.input_shape is not None:
             input_shape = _checked(layer.input_shape, layer.name)
         self.layers.append(layer)
         if input_shape is not None:
