@@ -63,7 +63,7 @@ def to_host(x: Array) -> np.ndarray:
 # The cost of a kernel in NumPy is memory, not arithmetic. What one image needs fits into the processor's cache,
 # what a batch needs does not. So the CPU kernels walk over the batch in tiles and reuse scratch memory between them.
 
-TILE_BYTES = 1 << 18
+TILE_BYTES = 1 << 20
 _scratch = threading.local()
 
 

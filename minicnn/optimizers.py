@@ -18,9 +18,13 @@ from minicnn.layers.base import serialize
 from minicnn.registry import names_of, resolve
 from minicnn.schedules import InverseTimeDecay, LearningRateSchedule
 
-BLOCK = 1 << 14  # numbers in a piece: its parameter, gradient, state and temporaries together stay in the cache
+# Numbers in a piece. Its parameter, gradient, state and temporaries should stay in the cache; but between operations
+# the threads pass Python's lock to and fro, so the pieces must not be too small either.
+BLOCK = 1 << 16
 
-PARALLEL = 1 << 17  # fewer parameters than this are updated by one thread
+# The running mean of a gradient that has become 0 (a dead unit) fades for ever, into numbers so small that processors
+# need fifty times as long for them. Every FLUSH_EVERY steps, adding and subtracting TINY rounds those to 0.
+FLUSH_EVERY, TINY = 64, 1e-22
 
 
 class Optimizer:
@@ -108,7 +112,7 @@ class Optimizer:
             step = BLOCK if len(grads[key]) > 0 and xp_of(p).__name__ == "numpy" else p.size
             pieces += [(arrays, start, min(start + step, p.size)) for start in range(0, p.size, step)]
         n_slots = len(self.slots)
-        n = workers.n if workers is not None and sum(p.size for p in params.values()) >= PARALLEL else 1
+        n = 1 if workers is None else workers.threads
 
         def work(k: int, _: Any = None) -> None:
             for arrays, start, stop in pieces[k::n]:
@@ -119,11 +123,15 @@ class Optimizer:
                 if self.weight_decay:
                     p -= p * (self.weight_decay * lr)
                 self.update(p, g, slots, lr)
+                if self.iterations % FLUSH_EVERY == 0:
+                    for slot in slots:
+                        slot += TINY
+                        slot -= TINY
 
-        if n == 1:
+        if workers is None:
             work(0)
         else:
-            workers.run(work)
+            workers.run(work, n)
 
     def _clip(self, grads: dict[tuple[str, str], list[Array]]) -> None:
         """Sum the shares, and make gradients smaller that are too large. R. Pascanu et al. (2013), section 3.2."""
@@ -222,11 +230,20 @@ class Adam(Optimizer):
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         m, v = slots
-        t = self.iterations
-        alpha = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
-        m += (g - m) * (1 - self.beta_1)
-        v += (g * g - v) * (1 - self.beta_2)
-        p -= m * alpha / (xp_of(p).sqrt(v) + self.epsilon)
+        steps = self.iterations
+        alpha = lr * math.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+        xp, t = xp_of(p), g - m  # t: one temporary array for all three formulas
+        t *= 1 - self.beta_1
+        m += t
+        xp.multiply(g, g, out=t)
+        t -= v
+        t *= 1 - self.beta_2
+        v += t
+        xp.sqrt(v, out=t)
+        t += self.epsilon
+        xp.divide(m, t, out=t)
+        t *= alpha
+        p -= t
 
 
 class AdamW(Adam):

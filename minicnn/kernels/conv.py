@@ -58,10 +58,13 @@ def conv2d_backward(
     c_out = w.shape[3]
     dw = xp.zeros((w.size // c_out, c_out), w.dtype)
     db = xp.zeros(c_out, w.dtype)
+    ones = xp.ones(0, w.dtype)
     for tile, cols in im2col_tiles(x, windows):
         rows = dy[tile].reshape(-1, c_out)
         dw += xp.matmul(cols.T, rows, out=scratch(xp, "dw", dw.shape, dw.dtype))
-        db += xp.ones(len(rows), rows.dtype) @ rows  # the column sums, faster than rows.sum(axis=0)
+        if len(ones) != len(rows):
+            ones = xp.ones(len(rows), rows.dtype)
+        db += ones @ rows  # the column sums, faster than rows.sum(axis=0)
     dx = _input_gradient(dy, w, windows) if need_dx else None
     return dx, dw.reshape(w.shape), db
 

@@ -134,14 +134,23 @@ def im2col_tiles(x: Array, windows: Windows) -> Iterator[tuple[Tile, Array]]:
     if (kh, kw) == windows.stride == (1, 1) and windows.padded == windows.image:
         yield (slice(0, n), slice(0, oh)), xp.ascontiguousarray(x).reshape(n * oh * ow, c)
         return
-    rows_per_tile = max(1, COLS_BYTES // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
-    images_per_tile = max(1, min(n, rows_per_tile // (oh * ow)))
-    band = oh if images_per_tile > 1 else max(1, min(oh, rows_per_tile // ow))
-    for first in range(0, n, images_per_tile):
-        images = slice(first, min(first + images_per_tile, n))
-        view = windows.view(windows.pad(x[images]))
+    rows = max(1, COLS_BYTES // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
+    step = max(1, min(n, rows // (oh * ow)))  # images in a tile
+    band = oh if step > 1 else max(1, min(oh, rows // ow))
+    cols = scratch(xp, "cols", (step, band, ow, kh, kw, c), x.dtype)
+    pads = windows.padded != windows.image
+    if pads:  # one padded tile, whose border stays 0 while its inside is exchanged
+        padded = scratch(xp, "padded", (step, *windows.padded, c), x.dtype)
+        padded.fill(0)
+        inside = padded[windows.inside]
+    view = windows.view(padded if pads else x)
+    for first in range(0, n, step):
+        images = slice(first, min(first + step, n))
+        count = images.stop - first
+        if pads:
+            inside[:count] = x[images]
         for top in range(0, oh, band):
-            window_rows = view[:, top : top + band]
-            cols = scratch(xp, "cols", window_rows.shape, x.dtype)
-            xp.copyto(cols, window_rows)
-            yield (images, slice(top, top + band)), cols.reshape(-1, kh * kw * c)
+            window_rows = view[:count, top : top + band] if pads else view[images, top : top + band]
+            tile_cols = cols[:count, : window_rows.shape[1]]
+            xp.copyto(tile_cols, window_rows)
+            yield (images, slice(top, top + band)), tile_cols.reshape(-1, kh * kw * c)

@@ -14,7 +14,7 @@ from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
 from minicnn.training.progress import ProgressBar
-from minicnn.training.shards import MIN_MACS_PER_SHARD, Workers
+from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step, train_step
 
 Logs = dict[str, float]
@@ -47,7 +47,7 @@ def fit(
         model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
     )  # fmt: skip
     model.history, model.stop_training = history, False
-    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
+    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
         events.on_train_begin()
         logs: Logs = {}
         for epoch in range(initial_epoch, epochs):
@@ -92,7 +92,7 @@ def evaluate(
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
-    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
+    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
         try:
             logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
             bar.finish(logs)
@@ -125,7 +125,7 @@ def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, step
         verbose = 0
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     outputs = []
-    with Workers.for_batches(min(batch_size, batches.samples or batch_size), _macs(model)) as workers:
+    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
         try:
             for x_batch, _ in batches:
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
@@ -240,11 +240,6 @@ def _hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]
             f"{len(x)} samples and validation_split={share}.", "use more samples, or another share.",
         )  # fmt: skip
     return x[:keep], y[:keep], (x[keep:], y[keep:])
-
-
-def _macs(model: Any) -> int:
-    """The work of one sample; taken as large where a generator has not shown yet what a sample is."""
-    return model.macs(model.input_shape) if model.built else MIN_MACS_PER_SHARD
 
 
 def _whole(name: str, value: Any, least: int = 1) -> int:

@@ -18,6 +18,8 @@ from minicnn.errors import InputError
 
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
 MIN_MACS_PER_SHARD = 4_000_000
+# From this many parameters on, the optimizer's work on them is shared by the threads.
+MIN_PARAMS_TO_SHARE = 60_000
 
 _num_threads: int | None = None
 
@@ -81,24 +83,32 @@ class AllReduce:
 
 
 class Workers:
-    """n threads for the length of a `with` block, BLAS held to `blas_threads`; the calling thread is the first of them.
+    """Threads for the length of a `with` block, of which the calling thread is the first. BLAS is held to one meanwhile.
 
-    run(f) calls f(k, all_reduce) for k = 0 … n-1 and returns the results. An exception in one reaches the caller with
-    its own traceback, and the others do not wait for it.
+    threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`.
     """
 
-    def __init__(self, n: int, blas_threads: int = 1):
-        self.n, self.blas_threads = n, blas_threads
+    def __init__(self, threads: int, shards: int | None = None, blas_threads: int = 1):
+        self.threads, self.shards = threads, threads if shards is None else shards
+        self.blas_threads = blas_threads
 
     @classmethod
-    def for_batches(cls, samples: int, macs_per_sample: int) -> Workers:
-        """As many workers as batches of this size deserve. A single large sample cannot be cut: there BLAS may cut."""
-        n = shards_for(samples, macs_per_sample)
-        large = samples * macs_per_sample >= MIN_MACS_PER_SHARD
-        return cls(n, get_num_threads() if n == 1 and large else 1)
+    def for_model(cls, model: Any, batch_size: int) -> Workers:
+        """As many as batches of this size, and the optimizer's work on the parameters, deserve.
+
+        A single large sample cannot be cut: there BLAS itself may use the threads.
+        """
+        threads = get_num_threads()
+        if not model.built:  # a generator has not shown yet what a sample is
+            return cls(threads)
+        macs = model.macs(model.input_shape)
+        shards = shards_for(batch_size, macs)
+        if shards == 1 and batch_size * macs >= MIN_MACS_PER_SHARD:
+            return cls(1, 1, threads)
+        return cls(threads if shards > 1 or model.count_params() >= MIN_PARAMS_TO_SHARE else 1, shards)
 
     def __enter__(self) -> Workers:
-        self.pool = ThreadPoolExecutor(self.n - 1, "minicnn") if self.n > 1 else None
+        self.pool = ThreadPoolExecutor(self.threads - 1, "minicnn") if self.threads > 1 else None
         _blas.hold(self.blas_threads)
         return self
 
@@ -107,9 +117,11 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown()
 
-    def run(self, f: Callable[[int, Callable[[Array], Array] | None], Any], n: int | None = None) -> list[Any]:
-        """[f(0, all_reduce), …, f(n-1, all_reduce)], side by side; with one worker all_reduce is None."""
-        n = self.n if n is None else n
+    def run(self, f: Callable[[int, Callable[[Array], Array] | None], Any], n: int) -> list[Any]:
+        """[f(0, all_reduce), …, f(n-1, all_reduce)], side by side; n is at most `threads`, all_reduce None for n = 1.
+
+        An exception in one reaches the caller with its own traceback, and the others do not wait for it.
+        """
         if n == 1 or self.pool is None:
             return [f(0, None)]
         meeting = AllReduce(n)

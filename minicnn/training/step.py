@@ -68,7 +68,7 @@ def first_learning(layers: Sequence[Layer]) -> int:
 def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
     """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update."""
     layers, loss, n = model.flat_layers, model.loss, len(x)
-    shards = split(n, workers.n)
+    shards = split(n, workers.shards)
     lowest = first_learning(layers)
     step, seed = model.optimizer.iterations, int(model.rng.integers(1 << 62))
 
@@ -115,7 +115,7 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> float:
 
 def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
     """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
-    layers, loss, shards = model.flat_layers, model.loss, split(len(x), workers.n)
+    layers, loss, shards = model.flat_layers, model.loss, split(len(x), workers.shards)
 
     def one_shard(k: int, _: Any) -> tuple[Any, list[Any]]:
         pages = new_pages(layers)
@@ -131,7 +131,7 @@ def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) ->
 
 def predict_step(model: Any, x: np.ndarray, workers: Workers) -> Array:
     """The predictions for one batch."""
-    shards = split(len(x), workers.n)
+    shards = split(len(x), workers.shards)
 
     def one_shard(k: int, _: Any) -> Array:
         return forward(model.flat_layers, new_pages(model.flat_layers), model.as_input(x[shards[k]]))
