@@ -74,13 +74,20 @@ class MeanAbsoluteError(Loss):
 
 
 class _CrossEntropy(Loss):
+    activation = "softmax"  # whose logits this loss understands
+
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
         self.from_logits, self.label_smoothing = from_logits, label_smoothing
 
     def _logits(self, y_pred: Array, ctx: Context | None) -> Array | None:
         if self.from_logits:
             return y_pred
-        return None if ctx is None else vars(ctx).get("logits")
+        page = {} if ctx is None else vars(ctx)
+        return page.get("logits") if page.get("squashed_by") == self.activation else None
+
+    def _probabilities(self, y_pred: Array) -> Array | None:
+        """What the softmax of the logits is, if the last layer has computed it already."""
+        return None if self.from_logits else y_pred
 
     def _hand_over(self, dlogits: Array, ctx: Context | None) -> Array:
         if not self.from_logits and ctx is not None:
@@ -105,7 +112,8 @@ class CategoricalCrossentropy(_CrossEntropy):
     def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
         target, logits = self._smooth(y_true, y_pred), self._logits(y_pred, ctx)
         if logits is not None:
-            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, target, batch_size), ctx)
+            p = self._probabilities(y_pred)
+            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, target, batch_size, p), ctx)
         total = y_pred.sum(axis=-1, keepdims=True)
         p = xp_of(y_pred).clip(y_pred / total, EPSILON, 1 - EPSILON)
         inside = p == y_pred / total
@@ -134,7 +142,8 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
         logits = self._logits(y_pred, ctx)
         if logits is not None:
-            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, y_true, batch_size), ctx)
+            p = self._probabilities(y_pred)
+            return self._hand_over(kernels.softmax_cross_entropy_backward(logits, y_true, batch_size, p), ctx)
         return CategoricalCrossentropy().gradient(_one_hot(y_true, y_pred), y_pred, None, batch_size)
 
 
@@ -143,6 +152,8 @@ class BinaryCrossentropy(_CrossEntropy):
 
     From logits z: max(z, 0) - z t + log(1 + exp(-|z|)), which cannot overflow.
     """
+
+    activation = "sigmoid"
 
     def per_sample(self, y_true, y_pred, ctx=None):
         xp, target, logits = xp_of(y_pred), self._smooth(y_true), self._logits(y_pred, ctx)

@@ -276,6 +276,10 @@ class Sequential(Layer):
             if regularizer is not None and name in layer.params
         )
 
+    def new_seed(self) -> int:
+        """A fresh seed for one step's random layers, from the model's generator."""
+        return self.rng.bit_generator.random_raw() >> 1
+
     def to(self, device: str) -> Sequential:
         """Move all arrays to "cpu" or "gpu", and compute there from now on. Returns the model itself."""
         xp = module_for(device)
@@ -407,7 +411,7 @@ class Sequential(Layer):
     def __call__(self, x: Any, training: bool = False) -> Array:
         """The outputs for one batch, in one piece and without a bar."""
         x = check_input(self, check_array("x", x), "x")
-        seed = int(self.rng.integers(1 << 62)) if training else 0
+        seed = self.new_seed() if training else 0
         return self.forward(self.as_input(x), Context(training, seed=seed))
 
     # ---- what the model says of itself ----------------------------------------------------------------------------

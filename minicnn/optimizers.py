@@ -11,6 +11,8 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
+
 from minicnn import schedules
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, unknown_name
@@ -104,15 +106,15 @@ class Optimizer:
             self._clip(grads)
         lr = self.learning_rate
         self.iterations += 1
+        n = 1 if workers is None else workers.threads
         pieces = []
         for key, p in params.items():
             if key not in self.state:
                 self.state[key] = self.new_slots(p)
             arrays = [a.reshape(-1) for a in (p, *self.state[key], *grads[key])]
-            step = BLOCK if len(grads[key]) > 0 and xp_of(p).__name__ == "numpy" else p.size
+            step = min(BLOCK, -(-p.size // n)) if xp_of(p) is np else p.size
             pieces += [(arrays, start, min(start + step, p.size)) for start in range(0, p.size, step)]
         n_slots = len(self.slots)
-        n = 1 if workers is None else workers.threads
 
         def work(k: int, _: Any = None) -> None:
             for arrays, start, stop in pieces[k::n]:

@@ -43,12 +43,15 @@ def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     return -(target.astype(logits.dtype, copy=False) * log_p).sum(axis=-1)
 
 
-def softmax_cross_entropy_backward(logits: Array, target: Array, batch_size: int | None = None) -> Array:
+def softmax_cross_entropy_backward(
+    logits: Array, target: Array, batch_size: int | None = None, p: Array | None = None
+) -> Array:
     """dlogits (N, K) of the mean loss: (p * sum of t - t) / batch_size.
 
-    batch_size: what the mean is taken over, N if None; a shard passes the size of the whole batch.
+    batch_size: what the mean is taken over, N if None; a shard passes the size of the whole batch. p: softmax of the
+    logits, where the forward pass has it already.
     """
-    dz = softmax_forward(logits)
+    dz = softmax_forward(logits) if p is None else p.copy()
     if target.ndim == 1:
         dz[xp_of(logits).arange(len(target)), target] -= 1
     else:

@@ -162,7 +162,8 @@ class ActivatedLayer(Layer):
         y = self.activation.forward(z)
         ctx.kept = z if self.activation.keeps == "x" else y
         if self.activation.name in ("softmax", "sigmoid"):
-            ctx.logits = z  # a cross-entropy loss takes these, and is exact where y is rounded to 0 or 1
+            # The cross-entropy that belongs to it takes these, and is exact where y is rounded to 0 or 1.
+            ctx.logits, ctx.squashed_by = z, self.activation.name
         return y
 
     def deactivate(self, dy: Array, ctx: Context) -> Array:

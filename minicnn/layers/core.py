@@ -18,7 +18,7 @@ class Input(Layer):
     """Says which shape one sample has. `Sequential([Input((28, 28, 1)), …])`; computes nothing."""
 
     def __init__(self, shape: Shape, **layer):
-        super().__init__(input_shape=shape, **layer)
+        super().__init__(**{**layer, "input_shape": shape})
         self.shape = tuple(shape)
 
     def forward(self, x: Array, ctx: Context) -> Array:

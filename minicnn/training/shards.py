@@ -19,7 +19,7 @@ from minicnn.errors import InputError
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
 MIN_MACS_PER_SHARD = 4_000_000
 # From this many parameters on, the optimizer's work on them is shared by the threads.
-MIN_PARAMS_TO_SHARE = 60_000
+MIN_PARAMS_TO_SHARE = 400_000
 
 _num_threads: int | None = None
 

@@ -70,7 +70,7 @@ def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tu
     layers, loss, n = model.flat_layers, model.loss, len(x)
     shards = split(n, workers.shards)
     lowest = first_learning(layers)
-    step, seed = model.optimizer.iterations, int(model.rng.integers(1 << 62))
+    step, seed = model.optimizer.iterations, model.new_seed()
 
     def one_shard(k: int, all_reduce: Any) -> tuple[Pages, Any, list[Any]]:
         shard = shards[k]
