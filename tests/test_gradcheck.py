@@ -135,17 +135,27 @@ def relu_gradients(dy, x):
 @pytest.mark.parametrize("distance", [0.0, 0.2, 1 / 4, 1 / 3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_kinks_are_counted_and_left_out(distance, sign):
-    """At every place of the step, on both sides, two ReLUs near their kink and one at a distance."""
-    x = np.array([-1.0, sign * distance * 1e-5, 0.5, 2.0, -sign * distance * 1e-5])
+    """At every place of the smallest step, on both sides: two of five ReLUs are that near to their kink."""
+    x = np.array([-1.0, sign * distance * 1e-7, 0.5, 2.0, -sign * distance * 1e-7])
     report = check_function(kernels.relu_forward, relu_gradients, {"x": x})
     report.assert_ok()
     assert report.arrays["dx"].kinks == 2 and report.arrays["dx"].compared == 3
     assert "dx: 2 left out: a kink" in str(report)
 
 
+@pytest.mark.parametrize("distance", [2e-7, 1e-6, 4e-6, 9e-6])
+def test_a_smaller_step_ends_before_the_kink(distance):
+    x = np.array([-1.0, distance, 0.5, 2.0, -distance])
+    report = check_function(kernels.relu_forward, relu_gradients, {"x": x})
+    report.assert_ok()
+    assert report.arrays["dx"].kinks == 0 and report.arrays["dx"].compared == 5
+    report = check_function(kernels.relu_forward, lambda dy, x: dy * (x > 0) * np.where(x == distance, 2, 1), {"x": x})
+    assert report.arrays["dx"].verdict == "WRONG" and report.arrays["dx"].index == (1,)
+
+
 def test_a_maximum_that_changes_hands():
     x = random((1, 4, 4, 1), 5)
-    x[0, 0, 0, 0], x[0, 0, 1, 0] = 3.0, 3.0 + 4e-6
+    x[0, 0, 0, 0], x[0, 0, 1, 0] = 3.0, 3.0 + 4e-8
 
     def backward(dy, x):
         _, winner = kernels.maxpool2d_forward(x, 2)
@@ -386,6 +396,21 @@ def test_a_model_in_evaluation_and_with_frozen_layers():
         report = check_model(model, *data(), training=training)
         report.assert_ok()
         assert list(report.arrays) == ["conv/dw", "conv/db", "last/dw", "last/db"]
+
+
+def test_kinks_in_a_model_with_many_relus():
+    """Thousands of ReLUs: some are always near their kink, but not so near."""
+    model = small_model(
+        Conv2D(24, 3, padding="same", activation="relu"),
+        Conv2D(24, 3, padding="same"),
+        ReLU(),
+        MaxPooling2D(),
+        Flatten(),
+    )
+    x, y = random((16, 6, 6, 2), 11), np.arange(16) % 3
+    report = check_model(model, x, y)
+    report.assert_ok()
+    assert sum(array.kinks for array in report.arrays.values()) < 3
 
 
 def test_a_bias_before_batch_normalisation_is_said_in_a_model():
