@@ -108,8 +108,8 @@ class Workers:
         return cls(threads if shards > 1 or model.count_params() >= MIN_PARAMS_TO_SHARE else 1, shards)
 
     def __enter__(self) -> Workers:
-        self.pool = ThreadPoolExecutor(self.threads - 1, "minicnn") if self.threads > 1 else None
         _blas.hold(self.blas_threads)
+        self.pool = ThreadPoolExecutor(self.threads - 1, "minicnn") if self.threads > 1 else None
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -157,13 +157,13 @@ class _Blas:
 
     def hold(self, threads: int) -> None:
         with self.lock:
-            self.holders += 1
-            if self.holders == 1:
+            if self.holders == 0:
                 if self.controller is None:
                     from threadpoolctl import ThreadpoolController
 
                     self.controller = ThreadpoolController().select(user_api="blas")
                 self.limit = self.controller.limit(limits=threads)
+            self.holders += 1  # only now: whoever did not get hold of it does not let go of it
 
     def release(self) -> None:
         with self.lock:
