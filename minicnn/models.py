@@ -24,6 +24,7 @@ from minicnn.training.data import check_array, check_input
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
+    from minicnn.inspect.trace import Trace
 
 
 class Sequential(Layer):
@@ -413,6 +414,12 @@ class Sequential(Layer):
         x = check_input(self, check_array("x", x), "x")
         seed = self.new_seed() if training else 0
         return self.forward(self.as_input(x), Context(training, seed=seed))
+
+    def trace(self, x: Any, y: Any = None, training: bool = True) -> Trace:
+        """The record of one training step on the batch x, y, which changes nothing: see minicnn.inspect.trace."""
+        from minicnn.inspect.trace import trace
+
+        return trace(self, x, y, training)
 
     # ---- what the model says of itself ----------------------------------------------------------------------------
 
