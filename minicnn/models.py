@@ -80,6 +80,11 @@ class Sequential(Layer):
                 )  # fmt: skip
             self.input_shape = _checked(layer.input_shape, layer.name)
             return
+        if not isinstance(layer.name, str) or not layer.name or "/" in layer.name:
+            raise InputError(
+                self.name, "a layer cannot have this name.", "a text without a slash.", f"name={layer.name!r}.",
+                'for example name="features"; "inner/dense_1" is dense_1 of the model inner.',
+            )  # fmt: skip
         if not layer.named:
             # From now on it is the layer's own: a second model that shares the layer must not rename it in the first.
             layer.name, layer.named = self._free_name(layer.name), True

@@ -38,6 +38,9 @@ ROOMS = [
     ["applications", "gradcheck"],
     ["inspect"],
 ]
+# Methods that only hand over to a function further up, which they import when they are called.
+SHORTCUTS = {("minicnn.models", "minicnn.inspect.trace")}
+
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}
 
 
@@ -182,8 +185,9 @@ def test_every_module_has_a_room():
 def test_calls_go_downwards_only():
     wrong = [
         f"{importer} imports {imported}"
-        for importer, imported, _ in imports()
+        for importer, imported, top in imports()
         if importer != "minicnn" and imported != "minicnn" and RANK[room(importer)] < RANK[room(imported)]
+        if top or (importer, imported) not in SHORTCUTS
     ]
     assert wrong == []
 

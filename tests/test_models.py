@@ -112,6 +112,13 @@ def test_two_layers_of_one_name_and_one_layer_twice_are_refused():
         model.add(model)
 
 
+@pytest.mark.parametrize("name", ["inner/dense_1", "", 5])
+def test_names_that_cannot_be(name):
+    """A slash would make "inner/dense_1" two layers in one file: this one, and dense_1 of the model inner."""
+    with pytest.raises(InputError, match="cannot have this name"):
+        Sequential([Input((3,)), Dense(2, name=name)])
+
+
 def test_a_layer_that_two_models_share_keeps_its_name():
     model = small_cnn()
     features = Sequential([Input((8, 8, 1)), *model.layers[:-1]])
