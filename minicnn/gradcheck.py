@@ -229,7 +229,7 @@ def check_model(
         copied = _copy(model, x.shape[1:], dtype, seed)
         check_samples("x", x, copied.input_shape, copied.layers[0].name)
         check_targets(model.loss, y, copied.shapes[-1])
-        layers, values = copied.flat_layers, x.astype(dtype)
+        layers, values = copied.flat_layers, copied.as_input(x).astype(dtype)
         lowest, pages, y_true, y_pred = training_step.first_learning(layers), [], None, None
 
         def run() -> Array:
@@ -298,8 +298,7 @@ def _check(
             return report  # such a function cannot be asked twice
         y = run.forward()
         _require_repeatable(title, first, y)
-        if dy is None:
-            dy = xp_of(y).asarray(rng.standard_normal(y.shape))
+        dy = xp_of(y).asarray(rng.standard_normal(y.shape) if dy is None else dy)
         if dy.shape != y.shape:
             raise GradientCheckError(title, "dy does not fit.", f"shape {y.shape}.", f"{dy.shape}.", "leave it out.")
         upstream = dy.astype(dtype)

@@ -22,6 +22,7 @@ from minicnn.layers import (
     Softmax,
 )
 from minicnn.models import Sequential
+from minicnn.utils import set_random_seed
 
 # --- Kernels ------------------------------------------------------------------------------------------------
 
@@ -356,6 +357,7 @@ def test_a_sequential_is_a_layer():
 
 
 def small_model(*layers, loss="sparse_categorical_crossentropy") -> Sequential:
+    set_random_seed(1)
     model = Sequential([Input((6, 6, 2)), *layers, Dense(3, activation="softmax", name="last")])
     model.compile("adam", loss)
     return model
@@ -399,7 +401,7 @@ def test_a_model_in_evaluation_and_with_frozen_layers():
 
 
 def test_kinks_in_a_model_with_many_relus():
-    """Thousands of ReLUs: some are always near their kink, but not so near."""
+    """Among thousands of ReLUs some change sides within a large step; smaller ones find the derivative all the same."""
     model = small_model(
         Conv2D(24, 3, padding="same", activation="relu"),
         Conv2D(24, 3, padding="same"),
@@ -407,10 +409,9 @@ def test_kinks_in_a_model_with_many_relus():
         MaxPooling2D(),
         Flatten(),
     )
-    x, y = random((16, 6, 6, 2), 11), np.arange(16) % 3
-    report = check_model(model, x, y)
+    report = check_model(model, random((16, 6, 6, 2), 11), np.arange(16) % 3, step=1e-3)
     report.assert_ok()
-    assert sum(array.kinks for array in report.arrays.values()) < 3
+    assert all(array.kinks == 0 for array in report.arrays.values())
 
 
 def test_a_bias_before_batch_normalisation_is_said_in_a_model():

@@ -30,6 +30,7 @@ from minicnn.losses import CategoricalCrossentropy, MeanAbsoluteError, MeanSquar
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD, Adam
 from minicnn.training.data import ArrayBatches
+from minicnn.utils import set_random_seed
 
 # --- Losses -------------------------------------------------------------------------------------------------
 
@@ -60,6 +61,7 @@ def check_classification(loss):
 
 def check_model_with(loss):
     """The loss inside a model, fused with its softmax."""
+    set_random_seed(1)
     model = Sequential([Input((5,)), Dense(4, activation="tanh"), Dense(3, activation="softmax")])
     model.compile("sgd", loss)
     check_model(model, random((4, 5), 4), ONE_HOT).assert_ok()
@@ -308,6 +310,7 @@ def check_one_sample_does_not_depend_on_the_others(kind):
 
 def check_model_of(kind):
     """The layer between others: a wrong dx spoils the gradients of all layers before it."""
+    set_random_seed(1)
     model = Sequential(
         [Input((6, 6, 2)), Conv2D(3, 3, activation="tanh"), kind(4, 3), Flatten(), Dense(3, activation="softmax")]
     )
