@@ -83,7 +83,7 @@ class AllReduce:
 
 
 class Workers:
-    """Threads for the length of a `with` block, of which the calling thread is the first. BLAS is held to one meanwhile.
+    """Threads for the length of a `with` block; the calling thread is the first. BLAS is held to one meanwhile.
 
     threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`.
     """
