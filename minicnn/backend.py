@@ -55,6 +55,15 @@ def module_for(device: str) -> Any:
     return cupy
 
 
+def best_device() -> str:
+    """"gpu" where there is one that CuPy can use, else "cpu"."""
+    try:
+        module_for("gpu")
+    except InputError:
+        return "cpu"
+    return "gpu"
+
+
 def to_host(x: Array) -> np.ndarray:
     """x as a NumPy array: itself when it is one already."""
     return x if isinstance(x, np.ndarray) else np.asarray(x.get() if hasattr(x, "get") else x)

@@ -16,7 +16,7 @@ import numpy as np
 
 import minicnn.metrics
 from minicnn import losses, optimizers, random
-from minicnn.backend import Array, module_for, to_host, xp_of
+from minicnn.backend import Array, best_device, module_for, to_host, xp_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Input
@@ -287,7 +287,11 @@ class Sequential(Layer):
         return self.rng.bit_generator.random_raw() >> 1
 
     def to(self, device: str) -> Sequential:
-        """Move all arrays to "cpu" or "gpu", and compute there from now on. Returns the model itself."""
+        """Move all arrays to "cpu" or "gpu", and compute there from now on. Returns the model itself.
+
+        "auto": the GPU where there is one. Raises InputError where "gpu" cannot be had, with the cause.
+        """
+        device = best_device() if device == "auto" else device
         xp = module_for(device)
         for layer in self.flat_layers:
             for arrays in (layer.params, layer.state):
