@@ -5,6 +5,7 @@
 
 The step runs on a copy of the model, in one piece, with the pages (Context) that training itself uses: so a trace shows
 what a step of `fit` does with this batch, and the model, its optimizer and its random generator stay as they were.
+Every view (explain, the page) reads a Trace alone, never the model: a loaded one serves as well.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicnn import kernels
 from minicnn.backend import Array, to_host
 from minicnn.errors import BrokenFileError, InputError, unknown_name
 from minicnn.layers.base import ActivatedLayer, Context, Layer
-from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.losses import check_targets, prepare_targets
 from minicnn.saving import atomic_write
 from minicnn.training.data import check_array, check_samples
-from minicnn.training.step import new_pages, update
+from minicnn.training.shards import Workers
+from minicnn.training.step import forward, new_pages, update
+
+if TYPE_CHECKING:
+    from minicnn.inspect.explain import Explanation
 
 Arrays = dict[str, np.ndarray]
 
@@ -36,10 +38,12 @@ class LayerTrace:
     """What one layer read and wrote. Arrays of samples have the batch axis first; without y there is no way back.
 
     key: its name in the model ("conv2d_1", "vgg16/block1_conv1"). kind: its class. config: its constructor's arguments.
-    x, y: input and output. dy, dx: the loss's derivatives by them. kept: what is between x and y: z (before the
-    activation), dz, mask, winner, mean, var, x_hat, logits, max, exp, sum.
+    x, y: input and output. dy, dx: the loss's derivatives by them (for dy of the last layer see Trace.fused).
+    kept: what is between x and y. Of an activation z (its input) and dz; mask where ReLU's derivative is 1; max, exp,
+    sum of a softmax. Of max pooling the winner, kh * KW + kw in its window. Of dropout in training the mask (True: kept).
+    Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
     params, grads, updated: the parameters before the step, the loss's derivatives by them, and the parameters after it.
-    applied: the gradients as the optimizer took them, with regularizer and clipping.
+    applied: the gradients as the optimizer took them, with regularizer and clipping; empty for a frozen layer.
     slots, slots_after: the optimizer's arrays, "w/m". state, state_after: running statistics.
     """
 
@@ -65,9 +69,11 @@ class LayerTrace:
 class Trace:
     """One step. Layers by position or name: t.layers[0], t["conv2d_1"].
 
-    y_true as the loss takes it. losses: of each sample. loss: their mean plus the regularizers' penalty, before the step;
-    loss_after: the same batch again with the updated parameters (same dropout masks). optimizer: class, config,
+    y_true as the loss takes it. losses: of each sample. loss: their mean plus the regularizers' penalty, before the
+    step; loss_after: the same batch again with the updated parameters (same dropout masks). optimizer: class, config,
     `iterations` before the step and the learning_rate that it used. seed: that of the step's random layers.
+    fused: a cross-entropy and the softmax or sigmoid of the last layer were differentiated as one; then dy of the last
+    layer is not the derivative by its output y but already dz, the one by the logits: (p - target) / N.
     """
 
     layers: list[LayerTrace]
@@ -84,12 +90,25 @@ class Trace:
     loss_after: float | None = None
     loss_function: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
+    fused: bool = False
 
     def __getitem__(self, key: str) -> LayerTrace:
         for layer in self.layers:
             if layer.key == key:
                 return layer
         raise unknown_name("layer", key, [layer.key for layer in self.layers])
+
+    def explain(self, layer: str, what: str, index: Any) -> Explanation:
+        """Which numbers made this one: see minicnn.inspect.explain. t.explain("conv2d_1", "dw", (0, 1, 2, 3))."""
+        from minicnn.inspect.explain import explain
+
+        return explain(self, layer, what, index)
+
+    def to_html(self, path: Any) -> None:
+        """Write the whole step as one page for the browser, which needs nothing else: see minicnn.inspect.page."""
+        from minicnn.inspect.page.build import write_page
+
+        write_page(self, path)
 
     def save(self, filepath: Any) -> None:
         """Write the trace into one .npz file, without pickle."""
@@ -99,12 +118,12 @@ class Trace:
 
     @classmethod
     def load(cls, filepath: Any) -> Trace:
-        """The trace that save wrote. Raises FileNotFoundError, and BrokenFileError for a file of another kind."""
+        """The trace that save wrote, bit for bit. Raises OSError where it cannot be read, else BrokenFileError."""
         try:
             with np.load(filepath, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return _unflatten(arrays.pop("trace.json").tobytes().decode(), arrays)
-        except FileNotFoundError:
+        except OSError:
             raise
         except Exception as error:
             raise BrokenFileError(
@@ -119,92 +138,132 @@ def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
     x: (N, …) as for fit. y: targets; None records the way forward alone. training: True as in fit; False as in evaluate
     (running statistics, no dropout), with the same way back. Raises InputError where x or y does not fit.
     """
-    x = check_array("x", x)
-    model.build(x.shape[1:])
-    check_samples("x", x, model.input_shape, model.layers[0].name)
+    x, twin = check_array("x", x), _twin(model)
+    if not twin.layers:
+        raise InputError(
+            model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
+        )
+    if not twin.built:
+        twin.build(x.shape[1:])
+    if (*x.shape[1:], 1) == twin.input_shape:  # as fit takes it: the axis of a single channel may be missing
+        x = x[..., None]
+    check_samples("x", x, twin.input_shape, twin.layers[0].name)
     if y is not None:
-        if model.loss is None:
-            raise InputError(
-                model.name, "the way back was asked for, but the model has no loss.", "a compiled model.",
-                "one that was not compiled.", "call model.compile(...) first, or leave y out.",
-            )  # fmt: skip
-        y = check_array("y", y)
-        check_targets(model.loss, y, model.shapes[-1])
-    twin = _twin(model)
+        y = _checked_targets(twin, x, y)
     seed = twin.new_seed()
-    layers, keys = twin.flat_layers, twin.layer_keys
-    step = 0 if twin.optimizer is None else twin.optimizer.iterations
-    pages = new_pages(layers, training, True, step, seed)
-    for page in pages:
-        page.need_dx = True
+    layers = twin.flat_layers
+    pages = _pages(twin, training, True, 0 if twin.optimizer is None else twin.optimizer.iterations, seed)
     records = []
-    value = twin.as_input(x)
-    for key, layer, page in zip(keys, layers, pages, strict=True):
-        out = layer.forward(value, page)
-        record = LayerTrace(key, type(layer).__name__, layer.get_config(), _copy(value), _copy(out))
-        record.params = {name: _copy(p) for name, p in layer.params.items()}
-        record.state = {name: _copy(s) for name, s in layer.state.items()}
-        records.append(record)
-        value = out
-    result = Trace(records, training, records[0].x, _copy(value), seed, model.name, model.class_names)
-    if y is not None:
-        _way_back(twin, result, pages, y)
+    with Workers(1):  # BLAS in one thread, as in a step of fit: the same bits
+        value = twin.as_input(x)
+        for key, layer, page in zip(twin.layer_keys, layers, pages, strict=True):
+            if isinstance(layer, ActivatedLayer):
+                _listen(layer)
+            record = LayerTrace(key, type(layer).__name__, layer.get_config(), _copy(value), np.empty(0))
+            record.params, record.state = _copies(layer.params), _copies(layer.state)
+            value = layer.forward(value, page)
+            record.y = _copy(value)
+            records.append(record)
+        names = None if model.class_names is None else [str(name) for name in model.class_names]
+        result = Trace(records, training, records[0].x, _copy(value), seed, model.name, names)
+        if y is not None:
+            _way_back(twin, result, pages, y)
     for record, layer, page in zip(records, layers, pages, strict=True):
-        record.kept = {name: _copy(array) for name, array in _kept(record, layer, page).items()}
+        record.kept = _copies(_kept(record, layer, page))
     return result
+
+
+def _checked_targets(model: Any, x: np.ndarray, y: Any) -> np.ndarray:
+    """y as an array; InputError where the loss cannot take it."""
+    if model.loss is None:
+        raise InputError(
+            model.name, "the way back was asked for, but the model has no loss.", "a compiled model.",
+            "one that was not compiled.", "call model.compile(...) first, or leave y out.",
+        )  # fmt: skip
+    y = check_array("y", y)
+    if len(y) != len(x):
+        raise InputError(
+            "y", "x and y have different lengths.", f"one target for each of the {len(x)} samples.",
+            f"{len(y)} targets.", "for one image and its class: model.trace(x[:1], y[:1]).",
+        )  # fmt: skip
+    check_targets(model.loss, y, model.shapes[-1])
+    return y
 
 
 def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray) -> None:
     """Fill in loss, gradients, and what the optimizer makes of them. Changes the parameters of `twin`."""
-    layers, loss, y_pred = twin.flat_layers, twin.loss, twin.as_input(t.y_pred)
+    layers, loss, optimizer, y_pred = twin.flat_layers, twin.loss, twin.optimizer, t.y_pred
     y_true = prepare_targets(loss, y, y_pred)
     t.y_true, t.losses = _copy(y_true), _copy(loss.per_sample(y_true, y_pred, pages[-1]))
     t.loss_function = {"class_name": type(loss).__name__, "config": loss.get_config()}
     dy = loss.gradient(y_true, y_pred, pages[-1])
+    t.fused = "dlogits" in vars(pages[-1])
     for record, layer, page in reversed(list(zip(t.layers, layers, pages, strict=True))):
         record.dy = _copy(dy)
         dy = layer.backward(dy, page)
-        record.dx = _copy(dy)
-        record.grads = {name: _copy(g) for name, g in page.grads.items()}
-    before = {key: [_copy(s) for s in slots] for key, slots in twin.optimizer.state.items()}
+        record.dx, record.grads = _copy(dy), _copies(page.grads)
+    before = {key: [_copy(s) for s in slots] for key, slots in optimizer.state.items()}
     t.optimizer = {
-        "class_name": type(twin.optimizer).__name__, "config": twin.optimizer.get_config(),
-        "iterations": twin.optimizer.iterations, "learning_rate": twin.optimizer.learning_rate,
+        "class_name": type(optimizer).__name__, "config": optimizer.get_config(),
+        "iterations": optimizer.iterations, "learning_rate": optimizer.learning_rate,
     }  # fmt: skip
     t.penalty = update(twin, [pages], None)
-    t.loss = float(np.mean(t.losses)) + t.penalty
+    t.loss = float(np.mean(t.losses, dtype=np.float64)) + t.penalty
     for record, layer, page in zip(t.layers, layers, pages, strict=True):
-        record.state_after = {name: _copy(s) for name, s in layer.state.items()}
-        record.updated = {name: _copy(p) for name, p in layer.params.items()}
-        record.applied = {name: _copy(g) for name, g in page.grads.items()} if layer.trainable else {}
-        for name, p in layer.params.items():
-            after = twin.optimizer.state.get((record.key, name), [])
-            first = before.get((record.key, name), [np.zeros_like(to_host(p)) for _ in after])
-            for slot, old, new in zip(twin.optimizer.slots, first, after, strict=True):
-                record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = old, _copy(new)
-    again = new_pages(layers, t.training, False, t.optimizer["iterations"], t.seed)
-    value = twin.as_input(t.x)
-    for layer, page in zip(layers, again, strict=True):
-        value = layer.forward(value, page)
-    t.loss_after = float(loss.per_sample(y_true, value, again[-1]).mean()) + twin.penalty()
+        record.state_after, record.updated = _copies(layer.state), _copies(layer.params)
+        record.applied = _copies(page.grads) if layer.trainable else {}
+        for name in layer.params:
+            after = optimizer.state.get((record.key, name), [])
+            first = before.get((record.key, name)) or (optimizer.new_slots(record.params[name]) if after else [])
+            for slot, old, new in zip(optimizer.slots if after else (), first, after, strict=True):
+                record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new)
+    again = _pages(twin, t.training, False, t.optimizer["iterations"], t.seed)
+    y_pred = forward(layers, again, twin.as_input(t.x))
+    t.loss_after = float(np.mean(loss.per_sample(y_true, y_pred, again[-1]), dtype=np.float64)) + _penalty(twin)
 
 
-def _kept(record: LayerTrace, layer: Layer, page: Context) -> dict[str, Array]:
-    """What lies between x and y: copied from the page, or computed as the kernel does."""
-    kept: dict[str, Array] = {}
-    if isinstance(layer, ActivatedLayer):
-        # The pages keep z or y, whichever the way back needs; so z is computed once more, by the same kernel.
-        z, w, b = record.x, record.params.get("w"), record.params.get("b")
-        if isinstance(layer, Dense):
-            z = kernels.dense_forward(z, w, b)
-        elif isinstance(layer, Conv2D):
-            z = kernels.conv2d_forward(z, w, b, layer.strides, layer.padding, layer.dilation_rate)
-        kept["z"] = z
-        if record.dy is not None:
-            kept["dz"] = layer.deactivate(record.dy, page)
-        if layer.activation.name == "relu":
-            kept["mask"] = record.y > 0
-        if layer.activation.name == "softmax":
+def _pages(model: Any, training: bool, need_backward: bool, step: int, seed: int) -> list[Context]:
+    """The pages of a step; each layer is asked for dx, which training spares the first one."""
+    pages = new_pages(model.flat_layers, training, need_backward, step, seed)
+    for page in pages:
+        page.need_dx = True
+    return pages
+
+
+def _penalty(model: Any) -> float:
+    """What the regularizers add to the loss of a step: those of the layers that learn."""
+    return sum(
+        float(regularizer.penalty(layer.params[name]))
+        for layer in model.flat_layers
+        for name, regularizer in layer.regularizers.items()
+        if regularizer is not None and name in layer.params and layer.trainable
+    )
+
+
+def _listen(layer: ActivatedLayer) -> None:
+    """Let a layer (of the copy) write z and dz on its page too, which only pass through it."""
+    activate, deactivate = layer.activate, layer.deactivate
+
+    def heard_activate(z: Array, ctx: Context) -> Array:
+        ctx.z = z
+        return activate(z, ctx)
+
+    def heard_deactivate(dy: Array, ctx: Context) -> Array:
+        ctx.dz = deactivate(dy, ctx)
+        return ctx.dz
+
+    vars(layer).update(activate=heard_activate, deactivate=heard_deactivate)
+
+
+def _kept(record: LayerTrace, layer: Layer, page: Context) -> Arrays:
+    """What lies between x and y: from the page, or computed as the kernel does."""
+    kept: Arrays = {name: vars(page)[name] for name in ("z", "dz", "mask", "winner") if name in vars(page)}
+    if isinstance(layer, ActivatedLayer) and "z" in kept:
+        name, z = layer.activation.name, kept["z"]
+        if name == "relu":
+            top = vars(layer).get("max_value")
+            kept["mask"] = record.y > 0 if top is None else (record.y > 0) & (record.y < top)
+        if name == "softmax":
             kept["max"] = z.max(axis=-1, keepdims=True)
             kept["exp"] = np.exp(z - kept["max"])
             kept["sum"] = kept["exp"].sum(axis=-1, keepdims=True)
@@ -212,16 +271,16 @@ def _kept(record: LayerTrace, layer: Layer, page: Context) -> dict[str, Array]:
         kept["mean"], kept["var"] = page.mean, page.var
         kept["x_hat"] = (record.x - page.mean) / np.sqrt(page.var + page.var.dtype.type(layer.epsilon))
         kept["of_batch"] = np.asarray(page.of_batch)
-    for name in ("mask", "winner"):
-        if name in vars(page):
-            kept[name] = vars(page)[name]
     return kept
 
 
 def _twin(model: Any) -> Any:
     """A copy of the model on the host that shares no array with it."""
-    memo = {id(model.history): None}
-    return copy.deepcopy(model, memo).to("cpu")
+    return copy.deepcopy(model, {id(model.history): None}).to("cpu")
+
+
+def _copies(arrays: dict[str, Array]) -> Arrays:
+    return {name: _copy(array) for name, array in arrays.items()}
 
 
 def _copy(array: Array) -> np.ndarray:
@@ -246,7 +305,12 @@ def _flatten(t: Trace) -> tuple[Arrays, str]:
 
     header = strip(t, "")
     header["layers"] = [strip(layer, f"{i}/") for i, layer in enumerate(t.layers)]
-    return arrays, json.dumps(header, ensure_ascii=False)
+    return arrays, json.dumps(header, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; of the user's own objects the name, which is all that a view shows."""
+    return value.item() if isinstance(value, np.generic) else repr(value)
 
 
 def _unflatten(header: str, arrays: Arrays) -> Trace:
@@ -261,7 +325,7 @@ def _unflatten(header: str, arrays: Arrays) -> Trace:
                     layer.setdefault(group, {})[inner] = array
                 else:
                     layer[group] = array
-    own = {name: array for name, array in arrays.items() if "/" not in name}
+    own: dict[str, Any] = {name: array for name, array in arrays.items() if "/" not in name}
     return Trace(layers=[LayerTrace(**layer) for layer in layers], **parsed, **own)
 
 
