@@ -1,0 +1,72 @@
+"""Train a small CNN on pictures of clothes, and see what it recognises. No download, well under a minute.
+
+Run it with: python examples/quickstart.py [--output DIR]
+"""
+
+import argparse
+from pathlib import Path
+
+from minicnn.datasets import toy
+from minicnn.inspect import prediction_grid, training_curves
+from minicnn.layers import Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from minicnn.models import Sequential
+from minicnn.utils import set_random_seed
+
+
+def main(output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    set_random_seed(0)  # the same numbers in every run
+
+    # 6000 pictures to learn from, and 1000 others to be judged by. A picture is 28 x 28 pixels from 0 to 255;
+    # networks like numbers from 0 to 1. The new last axis counts colour channels: grey has one.
+    (x_train, y_train), (x_test, y_test) = toy.load_data()
+    x_train = x_train[..., None].astype("float32") / 255
+    x_test = x_test[..., None].astype("float32") / 255
+
+    # A convolution looks for small patterns everywhere in the picture; pooling keeps the strongest match of every
+    # 2 x 2 places. The dense layers weigh what was found, and softmax turns that into ten probabilities.
+    model = Sequential([
+        Input((28, 28, 1)),
+        Conv2D(16, 3, padding="same", activation="relu"),
+        MaxPooling2D(2),
+        Conv2D(32, 3, padding="same", activation="relu"),
+        MaxPooling2D(2),
+        Flatten(),
+        Dropout(0.3),  # forgets a part while learning, so as not to learn by heart
+        Dense(64, activation="relu"),
+        Dense(10, activation="softmax"),
+    ])  # fmt: skip
+    model.class_names = list(toy.CLASS_NAMES)
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.summary()
+
+    history = model.fit(x_train, y_train, epochs=5, validation_data=(x_test, y_test))
+    _, accuracy = model.evaluate(x_test, y_test, verbose=0)
+
+    # What does it see? Nine test pictures, then the first three of those that it gets wrong.
+    probabilities = model.predict(x_test, verbose=0)  # (1000, 10): a row for each picture, a column for each class
+    guesses = probabilities.argmax(axis=1)
+    wrong = [i for i in range(9, len(x_test)) if guesses[i] != y_test[i]]
+    shown = [*range(9), *wrong[:3]]
+    print("\n  picture   recognised as   probability                  it is")
+    for i in shown:
+        guess, truth, p = model.class_names[guesses[i]], model.class_names[y_test[i]], probabilities[i].max()
+        mark = "" if guess == truth else "   <-- wrong"
+        print(f"  {i:7}   {guess:13}   {'#' * round(20 * p):20} {p:4.0%}   {truth}{mark}")
+    print(f"\nOf all {len(x_test)} test pictures it recognises {accuracy:.1%}; guessing would be right in 10%.\n")
+
+    training_curves(history, save=output / "training_curves.png")
+    prediction_grid(
+        x_test[shown], probabilities[shown], y_test[shown], model.class_names, save=output / "predictions.png"
+    )
+    model.save(output / "model.zip")  # read it back with minicnn.load_model
+    for name in ("training_curves.png", "predictions.png", "model.zip"):
+        print(f"Written: {output / name}")
+    print("\nNext: open the two pictures. Then change a number above and run again, or train on real photos:")
+    print("    python examples/train_fashion_mnist.py --model cnn")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train a small CNN and see what it recognises.")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for what is written")
+    main(parser.parse_args().output)
