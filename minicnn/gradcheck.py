@@ -38,7 +38,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.base import Context, Layer, Shape
-from minicnn.losses import check_targets, prepare_targets
+from minicnn.losses import check_targets, loss_gradient, prepare_targets
 from minicnn.models import Sequential
 from minicnn.training import step as training_step
 from minicnn.training.data import check_array, check_samples
@@ -240,7 +240,7 @@ def check_model(
             return model.loss.per_sample(y_true, y_pred, pages[-1]) + copied.penalty()
 
         def gradients(_: Array) -> dict[str, Any]:
-            dy = model.loss.gradient(y_true, y_pred, pages[-1])
+            dy = loss_gradient(model.loss, y_true, y_pred, pages[-1])
             training_step.backward(layers, pages, dy, stop=lowest)
             found = _collect(copied, pages, trained=True)
             for key, leaf in _leaves(copied).items():

@@ -39,7 +39,7 @@ class Loss:
     ) -> Array:
         """d(mean loss)/d(y_pred), the mean being over `batch_size` samples (N if None).
 
-        Where ctx carries logits, the loss differentiates by those instead and leaves the result as ctx.dlogits.
+        Where ctx carries logits, a cross-entropy differentiates by those instead, and says so by ctx.dlogits.
         """
         raise NotImplementedError
 
@@ -201,6 +201,16 @@ def get(identifier: str | dict | Loss) -> Loss:
     if isinstance(identifier, Loss):
         return identifier
     return resolve("loss", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN)
+
+
+def loss_gradient(
+    loss: Loss, y_true: Array, y_pred: Array, ctx: Context | None = None, batch_size: int | None = None
+) -> Array:
+    """Where the way back begins: loss.gradient. If that is by the logits, the last layer finds it as ctx.dlogits."""
+    dy = loss.gradient(y_true, y_pred, ctx, batch_size)
+    if ctx is not None and "dlogits" in vars(ctx):
+        ctx.dlogits = dy  # a subclass may have changed what the cross-entropy put there
+    return dy
 
 
 def prepare_targets(loss: Loss, y_true: np.ndarray, y_pred: Array) -> Array:

@@ -8,7 +8,8 @@ from helpers import assert_same, numeric_gradient, random, unchanged
 
 from minicnn import losses
 from minicnn.errors import InputError, UnknownNameError
-from minicnn.layers import Activation, Context, Dense
+from minicnn.gradcheck import check_model
+from minicnn.layers import Activation, Context, Dense, Input
 from minicnn.losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -17,8 +18,11 @@ from minicnn.losses import (
     MeanSquaredError,
     SparseCategoricalCrossentropy,
     check_targets,
+    loss_gradient,
     prepare_targets,
 )
+from minicnn.models import Sequential
+from minicnn.utils import set_random_seed
 
 
 def softmax(z):
@@ -146,7 +150,7 @@ def test_fused_equals_unfused(case):
         p = layer.forward(x, ctx)
         page = ctx if fused else None
         per_sample = loss.per_sample(target, p, page)
-        dx = layer.backward(loss.gradient(target, p, page, batch_size=7), ctx)
+        dx = layer.backward(loss_gradient(loss, target, p, page, batch_size=7), ctx)
         assert ("dlogits" in vars(ctx)) == fused
         results.append((per_sample, dx, ctx.grads["w"], ctx.grads["b"]))
     for one, other in zip(*results, strict=True):
@@ -161,7 +165,7 @@ def test_logits_of_1000(case):
     layer, ctx = Activation(activation), Context(training=True)
     p = layer.forward(z, ctx)
     per_sample = loss.per_sample(target, p, ctx)
-    dz = layer.backward(loss.gradient(target, p, ctx), ctx)
+    dz = layer.backward(loss_gradient(loss, target, p, ctx), ctx)
     t = prepare_targets(loss, target, p) if not loss.sparse else np.eye(3)[target]
     t = loss.label_smoothing / (2 if activation == "sigmoid" else 3) + t * (1 - loss.label_smoothing)
     if activation == "softmax":  # the largest logit leads by 1000: log(sum of exp) is that logit
@@ -172,6 +176,38 @@ def test_logits_of_1000(case):
     outputs = 4 if activation == "softmax" else 12
     np.testing.assert_allclose(dz, (p - t) / outputs, atol=1e-15)
     assert np.abs(dz).max() > 0.05
+
+
+class TenTimes(SparseCategoricalCrossentropy):
+    def per_sample(self, y_true, y_pred, ctx=None):
+        return 10 * super().per_sample(y_true, y_pred, ctx)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        return 10 * super().gradient(y_true, y_pred, ctx, batch_size)
+
+
+class Brier(CategoricalCrossentropy):
+    """Has its own gradient by y_pred, and never looks at the logits."""
+
+    def per_sample(self, y_true, y_pred, ctx=None):
+        return ((y_pred - y_true) ** 2).sum(axis=-1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        return 2 * (y_pred - y_true) / (batch_size or len(y_pred))
+
+
+@pytest.mark.parametrize(("loss", "y"), [(TenTimes(), LABELS), (Brier(), ONE_HOT)], ids=["ten times", "own"])
+def test_the_gradient_of_a_subclass_is_the_one_that_counts(loss, y):
+    set_random_seed(0)
+    model = Sequential([Input((5,)), Dense(4, activation="tanh"), Dense(3, activation="softmax")])
+    model.compile("sgd", loss)
+    check_model(model, random((4, 5), 6), y).assert_ok()
+    x, before = random((4, 5), 6), model.get_weights()
+    trace = model.trace(x, y)
+    model.fit(x, y, verbose=0, shuffle=False)
+    step = 0.01 * trace["dense_1"].grads["w"]
+    np.testing.assert_allclose(model.get_weights()[0], before[0] - step, atol=1e-7)
+    assert np.abs(step).max() > 1e-4
 
 
 def test_wrong_probabilities_of_exactly_0_give_a_finite_loss_as_in_keras():

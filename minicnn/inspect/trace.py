@@ -21,7 +21,7 @@ from minicnn.backend import Array, to_host
 from minicnn.errors import BrokenFileError, InputError, unknown_name
 from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.layers.normalization import BatchNormalization
-from minicnn.losses import check_targets, prepare_targets
+from minicnn.losses import check_targets, loss_gradient, prepare_targets
 from minicnn.saving import atomic_write
 from minicnn.training.data import check_array, check_samples
 from minicnn.training.shards import Workers
@@ -40,7 +40,7 @@ class LayerTrace:
     key: its name in the model ("conv2d_1", "vgg16/block1_conv1"). kind: its class. config: its constructor's arguments.
     x, y: input and output. dy, dx: the loss's derivatives by them (for dy of the last layer see Trace.fused).
     kept: what is between x and y. Of an activation z (its input) and dz; mask where ReLU's derivative is 1; max, exp,
-    sum of a softmax. Of max pooling the winner, kh * KW + kw in its window. Of dropout in training the mask (True: kept).
+    sum of a softmax. Of max pooling winner, kh * KW + kw in its window. Of dropout in training the mask, True: kept.
     Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
     params, grads, updated: the parameters before the step, the loss's derivatives by them, and the parameters after it.
     applied: the gradients as the optimizer took them, with regularizer and clipping; empty for a frozen layer.
@@ -112,9 +112,9 @@ class Trace:
 
     def save(self, filepath: Any) -> None:
         """Write the trace into one .npz file, without pickle."""
-        arrays, header = _flatten(self)
+        arrays: dict[str, Any] = _flatten(self)
         with atomic_write(filepath) as file:
-            np.savez_compressed(file, **{"trace.json": np.frombuffer(header.encode(), np.uint8)}, **arrays)
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, filepath: Any) -> Trace:
@@ -154,7 +154,7 @@ def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
     layers = twin.flat_layers
     pages = _pages(twin, training, True, 0 if twin.optimizer is None else twin.optimizer.iterations, seed)
     records = []
-    with Workers(1):  # BLAS in one thread, as in a step of fit: the same bits
+    with Workers(1) as workers:  # BLAS in one thread, as in a step of fit: the same bits
         value = twin.as_input(x)
         for key, layer, page in zip(twin.layer_keys, layers, pages, strict=True):
             if isinstance(layer, ActivatedLayer):
@@ -167,7 +167,7 @@ def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
         names = None if model.class_names is None else [str(name) for name in model.class_names]
         result = Trace(records, training, records[0].x, _copy(value), seed, model.name, names)
         if y is not None:
-            _way_back(twin, result, pages, y)
+            _way_back(twin, result, pages, y, workers)
     for record, layer, page in zip(records, layers, pages, strict=True):
         record.kept = _copies(_kept(record, layer, page))
     return result
@@ -190,13 +190,13 @@ def _checked_targets(model: Any, x: np.ndarray, y: Any) -> np.ndarray:
     return y
 
 
-def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray) -> None:
+def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers: Workers) -> None:
     """Fill in loss, gradients, and what the optimizer makes of them. Changes the parameters of `twin`."""
     layers, loss, optimizer, y_pred = twin.flat_layers, twin.loss, twin.optimizer, t.y_pred
     y_true = prepare_targets(loss, y, y_pred)
     t.y_true, t.losses = _copy(y_true), _copy(loss.per_sample(y_true, y_pred, pages[-1]))
     t.loss_function = {"class_name": type(loss).__name__, "config": loss.get_config()}
-    dy = loss.gradient(y_true, y_pred, pages[-1])
+    dy = loss_gradient(loss, y_true, y_pred, pages[-1])
     t.fused = "dlogits" in vars(pages[-1])
     for record, layer, page in reversed(list(zip(t.layers, layers, pages, strict=True))):
         record.dy = _copy(dy)
@@ -207,7 +207,7 @@ def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray) -> None:
         "class_name": type(optimizer).__name__, "config": optimizer.get_config(),
         "iterations": optimizer.iterations, "learning_rate": optimizer.learning_rate,
     }  # fmt: skip
-    t.penalty = update(twin, [pages], None)
+    t.penalty = update(twin, [pages], workers)
     t.loss = float(np.mean(t.losses, dtype=np.float64)) + t.penalty
     for record, layer, page in zip(t.layers, layers, pages, strict=True):
         record.state_after, record.updated = _copies(layer.state), _copies(layer.params)
@@ -287,8 +287,8 @@ def _copy(array: Array) -> np.ndarray:
     return np.array(to_host(array))
 
 
-def _flatten(t: Trace) -> tuple[Arrays, str]:
-    """The trace as arrays by name, "2/grads/w" for a layer's, and the rest as JSON."""
+def _flatten(t: Trace) -> Arrays:
+    """The trace as arrays by name, "2/grads/w" for a layer's, and the rest as JSON in one of bytes, "trace.json"."""
     arrays: Arrays = {}
 
     def strip(obj: Any, prefix: str) -> dict[str, Any]:
@@ -305,7 +305,8 @@ def _flatten(t: Trace) -> tuple[Arrays, str]:
 
     header = strip(t, "")
     header["layers"] = [strip(layer, f"{i}/") for i, layer in enumerate(t.layers)]
-    return arrays, json.dumps(header, ensure_ascii=False, default=_plain)
+    arrays["trace.json"] = np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)
+    return arrays
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
-from minicnn.losses import prepare_targets
+from minicnn.losses import loss_gradient, prepare_targets
 from minicnn.training.shards import Workers, split
 
 Pages = list[Context]
@@ -79,7 +79,7 @@ def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tu
         y_true = prepare_targets(loss, y[shard], y_pred)
         losses = loss.per_sample(y_true, y_pred, pages[-1])
         metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
-        backward(layers, pages, loss.gradient(y_true, y_pred, pages[-1], batch_size=n), stop=lowest)
+        backward(layers, pages, loss_gradient(loss, y_true, y_pred, pages[-1], n), stop=lowest)
         return pages, losses.sum(dtype=np.float64), metrics
 
     results = workers.run(one_shard, len(shards))
