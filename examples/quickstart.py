@@ -51,7 +51,7 @@ def main(output: Path) -> None:
     print("\n  picture   recognised as   probability                  it is")
     for i in shown:
         guess, truth, p = model.class_names[guesses[i]], model.class_names[y_test[i]], probabilities[i].max()
-        mark = "" if guess == truth else "   <-- wrong"
+        mark = "" if guess == truth else "  <-- wrong"
         print(f"  {i:7}   {guess:13}   {'#' * round(20 * p):20} {p:4.0%}   {truth}{mark}")
     print(f"\nOf all {len(x_test)} test pictures it recognises {accuracy:.1%}; guessing would be right in 10%.\n")
 

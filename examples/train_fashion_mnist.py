@@ -1,12 +1,12 @@
 """A first network for Fashion-MNIST: look at the pictures, train, judge, predict, and look again.
 
-The lesson, Flatten, Dense(128), Dense(10), 5 epochs of batches of 32:   python examples/train_fashion_mnist.py
-A small convolutional network, 10 epochs of batches of 64:               ... --model cnn
+The lesson: Flatten, Dense(128), Dense(10); 5 epochs of batches of 32. --model cnn: convolutions; 10 epochs of 64.
 Exercises: --epochs 1, --hidden 512 (units), --layers 3 (hidden dense layers), --no-normalize (pixels from 0 to 255),
 --limit 6000 (fewer training images), --class-names A,B,... (your language). Without a download: --dataset toy
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import minicnn
@@ -26,6 +26,8 @@ parser.add_argument("--output", type=Path, default=Path("output/fashion_mnist"),
 
 
 def main(args):
+    if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that this terminal cannot show
+        sys.stdout.reconfigure(errors="replace")
     cnn, scale = args.model == "cnn", 1 if args.no_normalize else 255
     epochs, batch_size = args.epochs or (10 if cnn else 5), args.batch_size or (64 if cnn else 32)
     minicnn.set_num_threads(args.threads)
@@ -57,8 +59,7 @@ def main(args):
     # Training. The cnn gains from steps that become ever smaller.
     rate = minicnn.schedules.CosineDecay(1e-3, epochs * -(-len(x_train) // batch_size)) if cnn else 1e-3
     model.compile(minicnn.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.to(args.device)
-    history = model.fit(x_train, y_train, batch_size, epochs, validation_data=(x_test, y_test))
+    history = model.to(args.device).fit(x_train, y_train, batch_size, epochs, validation_data=(x_test, y_test))
 
     # Ten probabilities for each image; the largest one is the answer. One image alone is a batch of 1.
     probabilities, one = model.predict(x_test[:32]), model.predict(x_test[:1])
@@ -68,8 +69,7 @@ def main(args):
     training_curves(history, save=args.output / "training_curves.png")
     model.save(args.output / "model.zip")
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
-    print(f"Pictures and model are in {args.output}")
-    print(f"Test accuracy: {accuracy:.4f} (loss {loss:.4f})")
+    print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
     return history, loss, accuracy
 
 

@@ -1,0 +1,146 @@
+"""The examples, run as a reader runs them: a process of their own, in an empty folder, without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minicnn.datasets import fashion_mnist
+from minicnn.models import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(folder, script, *flags, fails=False, **env):
+    """What the script says: its output, or, where it shall fail, its errors."""
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, flags)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **env}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=300)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    if fails:
+        assert "Traceback" not in done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def assert_pictures(folder, *names):
+    for name in names:
+        image = np.asarray(Image.open(folder / name).convert("L"), dtype=float)
+        assert image.std() > 10, f"{name} is blank"
+
+
+def test_celsius(tmp_path):
+    out = run(tmp_path, "celsius.py")
+    fahrenheit = float(re.search(r"100 C are ([\d.]+) F", out)[1])
+    w, b = map(float, re.search(r"F = ([\d.]+) C \+ ([\d.]+)", out).groups())
+    assert abs(fahrenheit - 212) < 2
+    assert abs(w - 1.8) < 0.05
+    assert abs(b - 32) < 5
+
+
+def test_quickstart(tmp_path):
+    out = run(tmp_path, "quickstart.py")
+    folder = tmp_path / "output" / "quickstart"
+    assert_pictures(folder, "training_curves.png", "predictions.png")
+    for name in ("training_curves.png", "predictions.png", "model.zip"):
+        assert f"Written: {Path('output/quickstart') / name}" in out
+    assert float(re.search(r"it recognises ([\d.]+)%", out)[1]) >= 92  # it is 96
+    rows = re.findall(r"^ +\d+ +(.+?) +#+ +\d+% +(.+?)(?: +<-- wrong)?$", out, re.MULTILINE)
+    assert len(rows) >= 10
+    assert {name for row in rows for name in row} <= set(fashion_mnist.CLASS_NAMES)
+    assert load_model(folder / "model.zip").class_names == list(fashion_mnist.CLASS_NAMES)
+
+
+LESSON = ("image.png", "images.png", "training_curves.png", "predictions.png")
+
+
+def accuracy_of(out):
+    accuracy, loss = re.fullmatch(r"Test accuracy: (\d\.\d{4}) \(loss (\d+\.\d{4})\)", out.splitlines()[-1]).groups()
+    assert float(loss) > 0
+    return float(accuracy)
+
+
+@pytest.mark.parametrize("flags", [("--model", "dense"), ("--model", "cnn", "--batch-size", 16)])
+def test_fashion_mnist_lesson(tmp_path, flags):
+    out = run(tmp_path, "train_fashion_mnist.py", *flags, "--dataset", "toy", "--limit", 600, "--epochs", 1)
+    folder = tmp_path / "output" / "fashion_mnist"
+    assert_pictures(folder, *LESSON)
+    assert "predict: (32, 28, 28, 1) -> (32, 10)" in out
+    assert re.search(r"One image: \(1, 10\) -> .+ \d+%, in truth (.+)", out)[1] in fashion_mnist.CLASS_NAMES
+    assert accuracy_of(out) > 0.2  # guessing: 0.1
+    assert load_model(folder / "model.zip").class_names == list(fashion_mnist.CLASS_NAMES)
+
+
+def test_fashion_mnist_lesson_with_every_flag(tmp_path):
+    names = "Футболка,Брюки,Свитер,Платье,Пальто,Сандалии,Рубашка,Кроссовки,Сумка,Ботинки"
+    out = run(
+        tmp_path, "train_fashion_mnist.py", "--model", "dense", "--dataset", "toy_color", "--limit", 300, "--epochs", 2,
+        "--batch-size", 50, "--hidden", 20, "--layers", 2, "--no-normalize", "--threads", 1, "--device", "auto",
+        "--seed", 3, "--class-names", names, "--output", "out/mine",
+    )  # fmt: skip
+    assert "Epoch 2/2" in out
+    assert "300 images" in out
+    assert re.search(r"in truth (.+)", out)[1] in names.split(",")
+    assert 0 <= accuracy_of(out) <= 1
+    assert_pictures(tmp_path / "out" / "mine", *LESSON)
+    model = load_model(tmp_path / "out" / "mine" / "model.zip")
+    assert model.class_names == names.split(",")
+    assert model.shapes == [(32, 32, 3), (3072,), (20,), (20,), (10,)]
+
+
+def test_names_that_the_terminal_cannot_show_cost_nothing(tmp_path):
+    flags = ("--dataset", "toy", "--limit", 100, "--epochs", 1, "--class-names", ",".join("АБВГДЕЖЗИК"))
+    out = run(tmp_path, "train_fashion_mnist.py", *flags, PYTHONIOENCODING="ascii")
+    assert "in truth ?" in out
+    assert load_model(tmp_path / "output" / "fashion_mnist" / "model.zip").class_names == list("АБВГДЕЖЗИК")
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    flags = ("--dataset", "toy", "--limit", 300, "--epochs", 1, "--seed")
+    first, again, other = (run(tmp_path, "train_fashion_mnist.py", *flags, seed).splitlines()[-1] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--dataset", "toi"], "did you mean 'toy'?"),
+        (["--model", "resnet"], "invalid choice"),
+        (["--epochs", "many"], "invalid int value"),
+        (["--epochs", "-1"], "epochs"),
+        (["--batch-size", "-1"], "batch_size"),
+        (["--limit", "0"], "at least 1 image"),
+        (["--hidden", "0"], "units"),
+        (["--threads", "0"], "threads"),
+        (["--seed", "-1"], "seed"),
+        (["--class-names", "a,b"], "10 classes, but these are 2 names"),
+        (["--device", "tpu"], "invalid choice"),
+        (["--colour"], "unrecognized arguments"),
+    ],
+)
+def test_bad_flags_are_told_readably(tmp_path, flags, hint):
+    dataset = [] if "--dataset" in flags else ["--dataset", "toy"]
+    assert hint in run(tmp_path, "train_fashion_mnist.py", *dataset, *flags, fails=True)
+
+
+def test_missing_data_names_the_way_out(tmp_path):
+    """No mirror can be reached through this proxy, and the cache is empty."""
+    home = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE"), str(tmp_path))
+    proxy = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    proxy |= {"no_proxy": "", "NO_PROXY": ""}
+    error = run(tmp_path, "train_fashion_mnist.py", fails=True, MINICNN_DATA="", **home, **proxy)
+    assert "train-images-idx3-ubyte.gz" in error
+    assert "--dataset toy" in error
+
+
+def test_dense_net_on_real_photos(tmp_path, data_dir):
+    out = run(tmp_path, "train_fashion_mnist.py", "--limit", 6000, "--epochs", 2, MINICNN_DATA=str(data_dir))
+    assert accuracy_of(out) > 0.74  # it is about 0.8
+    assert_pictures(tmp_path / "output" / "fashion_mnist", *LESSON)
