@@ -24,6 +24,7 @@ from minicnn.training.data import check_array, check_input
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
+    from minicnn.inspect.diagnose import Diagnosis
     from minicnn.inspect.trace import Trace
 
 
@@ -429,6 +430,18 @@ class Sequential(Layer):
         from minicnn.inspect.trace import trace
 
         return trace(self, x, y, training)
+
+    def diagnose(self, x: Any, y: Any, validation_data: Any = None) -> Diagnosis:
+        """The usual faults, as far as this training data shows them: see minicnn.inspect.diagnose."""
+        from minicnn.inspect.diagnose import diagnose
+
+        return diagnose(self, x, y, validation_data)
+
+    def sanity_check(self, x: Any, y: Any) -> Diagnosis:
+        """Whether fresh copies begin as unsure as they should, and can learn 20 images: see minicnn.inspect.diagnose."""
+        from minicnn.inspect.diagnose import sanity_check
+
+        return sanity_check(self, x, y)
 
     # ---- what the model says of itself ----------------------------------------------------------------------------
 

@@ -35,11 +35,11 @@ ROOMS = [
     ["losses", "metrics", "optimizers", "preprocessing"],
     ["training", "callbacks"],
     ["models", "saving", "summary"],
-    ["applications", "gradcheck"],
+    ["applications", "gradcheck", "gradcheck_hints"],
     ["inspect"],
 ]
 # Methods that only hand over to a function further up, which they import when they are called.
-SHORTCUTS = {("minicnn.models", "minicnn.inspect.trace")}
+SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose")}
 
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}
 

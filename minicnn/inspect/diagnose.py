@@ -1,0 +1,620 @@
+"""What is wrong with this training? Checks that find the usual faults, each with a number, a reason and a fix.
+
+    print(model.diagnose(x_train, y_train, validation_data=(x_test, y_test)))
+    print(model.sanity_check(x_train, y_train))
+
+`diagnose` looks at the data, and at a few forward passes and training steps of a copy. `sanity_check` trains copies for
+longer: is the first loss that of guessing, and can 20 images be learned by heart? Neither changes the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from minicnn.errors import InputError
+from minicnn.inspect.trace import _twin
+from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.core import Dropout
+from minicnn.layers.normalization import BatchNormalization
+from minicnn.losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    SparseCategoricalCrossentropy,
+    check_targets,
+    loss_gradient,
+    prepare_targets,
+)
+from minicnn.optimizers import Adam
+from minicnn.training.data import check_array, check_input
+from minicnn.training.shards import Workers
+from minicnn.training.step import first_learning, new_pages, train_step, update
+
+SEVERITIES = ("error", "warning", "note", "ok")
+SAMPLES, BATCH, STEPS = 128, 32, 10  # how much of the data is looked at; by how many steps; in batches of
+FEW_STEPS = 200  # a model with fewer steps behind it is not expected to know anything yet
+OVERFIT_IMAGES, OVERFIT_STEPS = 20, 150
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's result.
+
+    check: its name, such as "dead ReLUs". severity: "ok", "note", "warning" or "error". where: a layer, "x", "y", ….
+    measured: the number that it is about. text: what was found. reason, fix: one sentence each, "" where all is well.
+    """
+
+    check: str
+    severity: str
+    where: str
+    measured: float
+    text: str
+    reason: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        label = f"{self.severity.upper() if self.severity in ('error', 'warning') else self.severity:8}"
+        lines = [f"{label} {self.check} ({self.where}): {self.text}"]
+        lines += [f"{'':9}{word} {text}" for word, text in (("Why:", self.reason), ("Fix:", self.fix)) if text]
+        return "\n".join(lines)
+
+
+@dataclass
+class Diagnosis:
+    """Findings, the worst first. ok: no warning and no error among them."""
+
+    title: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.severity in ("ok", "note") for finding in self.findings)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __getitem__(self, check: str) -> list[Finding]:
+        """All findings of one check, by its name."""
+        return [finding for finding in self.findings if finding.check == check]
+
+    def __str__(self) -> str:
+        counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES]
+        words = [f"{n} {s}{'s' if n > 1 and s != 'ok' else ''}" for n, s in counts if n]
+        return "\n".join([f"{self.title}: {', '.join(words)}", *map(str, self.findings)])
+
+
+def diagnose(model: Any, x: Any, y: Any, validation_data: Any = None) -> Diagnosis:
+    """Look for the usual faults in a compiled model and its training data. The model does not change.
+
+    x (N, …), y: the training data, as for fit, in the order in which fit gets it. validation_data: (x, y), of which x
+    is looked at, for samples that are in the training data too. Of the data, 128 samples are run through a copy of the
+    model, which then makes ten steps. Raises InputError where x or y does not fit, or the model has no loss.
+    """
+    title = f"Diagnosis of {model.name}"
+    x, y = check_array("x", x), check_array("y", y)
+    broken = _not_finite_data(x, y)
+    if broken:
+        return Diagnosis(title, broken)
+    case = _Case(model, x, y)
+    findings = [*_input_scale(case), *_order(case), *_balance(case), *_last_layer(case)]
+    if validation_data is not None:
+        findings += _overlap(case, validation_data)
+    findings += [*_loss_now(case), *_one_class(case), *_batch_norm(case), *_dead_relus(case)]
+    findings += _steps(case)
+    return Diagnosis(title, findings)
+
+
+def sanity_check(model: Any, x: Any, y: Any) -> Diagnosis:
+    """Train copies: is the first loss that of guessing, and can 20 images be learned by heart?
+
+    x (N, …), y: as for fit. Copies begin with fresh weights (frozen layers keep theirs) and run without dropout and
+    regularizers, at most 150 steps with the model's optimizer, and as many with Adam where that is not enough. Raises
+    InputError where x or y does not fit, or the model has no loss.
+    """
+    x, y = check_array("x", x), check_array("y", y)
+    broken = _not_finite_data(x, y)
+    title = f"Sanity check of {model.name}"
+    return Diagnosis(title, broken or _trained_copies(_Case(model, x, y, fresh=True)))
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+class _Case:
+    """A copy of the model, the data, and what forward passes over some of it show.
+
+    classes: how many, C, or 0. guess: the loss of guessing, ln C, and labels: the class of each sample, or None.
+    trained: the steps that the model has behind it.
+    """
+
+    def __init__(self, model: Any, x: np.ndarray, y: np.ndarray, fresh: bool = False):
+        if model.loss is None:
+            raise InputError(
+                model.name, "the model has no loss.", "a compiled model.", "one that was not compiled.",
+                "call model.compile(...) first.",
+            )  # fmt: skip
+        if len(x) != len(y):
+            raise InputError(
+                "y", "x and y have different lengths.", f"one target for each of the {len(x)} samples.",
+                f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
+            )  # fmt: skip
+        self.model = _twin(model)
+        self.x, self.y = check_input(self.model, x, "x"), y
+        self.loss = self.model.loss
+        shape = self.model.shapes[-1]
+        check_targets(self.loss, y, shape)
+        self.trained = 0 if fresh else self.model.optimizer.iterations
+        if fresh:
+            _renew(self.model)
+        self.classes, self.labels = _classes(self.loss, y, shape)
+        self.guess = math.log(self.classes) if self.classes else None
+        self.rng = np.random.default_rng(0)
+        chosen = np.arange(len(x))
+        if len(x) > SAMPLES:
+            chosen = np.sort(self.rng.choice(len(x), SAMPLES, replace=False))
+        self.chosen = chosen
+        self.relus: dict[str, np.ndarray] = {}  # of each unit or channel: was it ever above 0?
+        layers = self.model.flat_layers
+        # The first layer for which the scale of the inputs matters, and the range of what reaches it.
+        self.entrance = next((i for i, a in enumerate(layers) if a.params), 0)
+        self.low, self.high = math.inf, -math.inf
+        with np.errstate(all="ignore"):
+            self.losses, self.y_pred, self.logits = self._judge(training=False)
+            self.losses_in_training, self.y_pred_in_training, _ = self._judge(training=True)
+
+    def _judge(self, training: bool) -> tuple[np.ndarray, ...]:
+        """Losses, outputs, and what the loss's softmax takes, of the chosen samples. Without dropout in both modes."""
+        layers, keys = self.model.flat_layers, self.model.layer_keys
+        losses, outputs, logits = [], [], []
+        for start in range(0, len(self.chosen), BATCH):
+            chosen = self.chosen[start : start + BATCH]
+            pages = new_pages(layers, training)
+            value = self.model.as_input(self.x[chosen])
+            for i, (key, layer, page) in enumerate(zip(keys, layers, pages, strict=True)):
+                if isinstance(layer, Dropout):
+                    page.training = False
+                if i == self.entrance:
+                    self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
+                value = layer.forward(value, page)
+                if training and _is_relu(layer):
+                    alive = (value > 0).reshape(-1, value.shape[-1]).any(axis=0)
+                    self.relus[key] = self.relus.get(key, False) | alive
+            target = prepare_targets(self.loss, self.y[chosen], value)
+            losses.append(self.loss.per_sample(target, value, pages[-1]))
+            outputs.append(value)
+            logits.append(vars(pages[-1]).get("logits", value))
+        return tuple(np.concatenate(parts) for parts in (losses, outputs, logits))
+
+    def accuracy(self, y_pred: np.ndarray) -> float:
+        return float((_predicted(y_pred) == self.labels[self.chosen]).mean())
+
+
+def _is_relu(layer: Layer) -> bool:
+    leaks = getattr(layer, "negative_slope", 0) != 0
+    return isinstance(layer, ActivatedLayer) and layer.activation.name == "relu" and not leaks
+
+
+def _classes(loss: Any, y: np.ndarray, shape: tuple[int, ...]) -> tuple[int, Any]:
+    """How many classes (0: none), and that of each sample (or None)."""
+    if len(shape) == 1 and isinstance(loss, SparseCategoricalCrossentropy):
+        return shape[0], y.reshape(-1).astype(int)
+    if len(shape) == 1 and isinstance(loss, CategoricalCrossentropy):
+        return shape[0], y.reshape(len(y), -1).argmax(axis=1)
+    if isinstance(loss, BinaryCrossentropy):
+        return 2, (y.reshape(-1) > 0.5).astype(int) if shape == (1,) else None
+    return 0, None
+
+
+def _predicted(y_pred: np.ndarray) -> np.ndarray:
+    """The class of each sample."""
+    return (y_pred[:, 0] > 0.5).astype(int) if y_pred.shape[1] == 1 else y_pred.argmax(axis=1)
+
+
+# ---- the data --------------------------------------------------------------------------------------------------------
+
+
+def _not_finite_data(x: np.ndarray, y: np.ndarray) -> list[Finding]:
+    found = []
+    for name, array in (("x", x), ("y", y)):
+        bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
+        if bad.any():
+            first = tuple(map(int, np.argwhere(bad)[0]))
+            found.append(Finding(
+                "NaN", "error", name, int(bad.sum()),
+                f"{int(bad.sum())} numbers of {name} are NaN or infinite, the first at {first}.",
+                "One of them is enough: every weight that it reaches becomes NaN in the first step.",
+                "Find where they come from (a division by 0, a missing value), and leave those samples out.",
+            ))  # fmt: skip
+    return found
+
+
+def _input_scale(case: _Case) -> list[Finding]:
+    layer = case.model.flat_layers[case.entrance]
+    where, text = "x", f"{case.low:.4g} to {case.high:.4g}"
+    largest = max(abs(case.low), abs(case.high))
+    if isinstance(layer, BatchNormalization) or largest <= 100:
+        return [Finding("input scale", "ok", where, largest, f"{text}.")]
+    pixels = case.low >= 0 and case.high <= 255
+    return [Finding(
+        "input scale", "warning", where, largest,
+        f"{text} reaches {case.model.layer_keys[case.entrance]}{': pixels of 0 to 255' if pixels else ''}.",
+        "Weights and learning rates are made for inputs of about size 1; with larger ones the first steps overshoot.",
+        'Scale them: x = x.astype("float32") / 255, or Rescaling(1 / 255) as the first layer; the test data alike.'
+        if pixels else "Scale them: x = (x - x_train.mean(axis=0)) / x_train.std(axis=0); the test data alike.",
+    )]  # fmt: skip
+
+
+def _order(case: _Case) -> list[Finding]:
+    labels = case.labels
+    if labels is None or len(labels) < 20:
+        return []
+    runs = 1 + int((labels[1:] != labels[:-1]).sum())
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    expected = 1 + (len(labels) - 1) * (1 - float((shares**2).sum()))
+    if len(shares) == 1 or runs > 0.5 * expected:
+        text = f"{runs} runs of equal labels; in a random order about {expected:.0f}."
+        return [Finding("order of the labels", "ok", "y", runs, text)]
+    return [Finding(
+        "order of the labels", "warning", "y", runs,
+        f"the labels are sorted: {runs} runs of equal ones, where a random order has about {expected:.0f}.",
+        "Without shuffling, every batch shows one class only; and validation_split takes the last samples, that is the "
+        "last classes.",
+        "Shuffle once before: order = np.random.default_rng(0).permutation(len(x)); x, y = x[order], y[order].",
+    )]  # fmt: skip
+
+
+def _balance(case: _Case) -> list[Finding]:
+    if case.labels is None:
+        return []
+    counts = np.bincount(case.labels, minlength=case.classes)
+    share, most = counts.max() / len(case.labels), int(counts.argmax())
+    named = case.model.class_names
+    name = f"class {most}" if named is None else f"class {most} ({named[most]})"
+    limit = 1 - (1 - 1 / case.classes) / 5  # 0.9 for two classes, 0.82 for ten
+    if len(case.labels) < 20 or share < limit:
+        return [Finding("class balance", "ok", "y", share, f"the largest class has {share:.0%} of the samples.")]
+    return [Finding(
+        "class balance", "warning", "y", share, f"{share:.1%} of the samples are {name}.",
+        f"Who always answers {name} is right in {share:.1%}: an accuracy near that says nothing.",
+        "Give the rare classes more samples, and look at the accuracy of each class.",
+    )]  # fmt: skip
+
+
+def _overlap(case: _Case, validation_data: Any) -> list[Finding]:
+    pair = isinstance(validation_data, (tuple, list)) and len(validation_data) == 2
+    if not pair or hasattr(validation_data[0], "__next__"):
+        raise InputError(
+            "validation_data", "it cannot be compared.", "two arrays: (x_test, y_test).",
+            f"a {type(validation_data).__name__}.", "pass validation_data=(x_test, y_test), or leave it out.",
+        )  # fmt: skip
+    held = check_input(case.model, check_array("validation_data", validation_data[0]), "validation_data")
+    seen = set(_hashes(case.x))
+    count = sum(sample in seen for sample in _hashes(held))
+    share = count / len(held)
+    if count == 0:
+        return [Finding("train/validation overlap", "ok", "validation_data", 0, "no sample is in both.")]
+    return [Finding(
+        "train/validation overlap", "warning" if share >= 0.01 else "note", "validation_data", count,
+        f"{count} of its {len(held)} samples ({share:.1%}) are in the training data, too.",
+        "What was learned by heart is no test: the validation accuracy comes out too high.",
+        "Split first, then augment or repeat; and leave the duplicates out of one of the two.",
+    )]  # fmt: skip
+
+
+def _hashes(x: np.ndarray) -> Iterator[bytes]:
+    """A fingerprint of each sample's numbers, the same for uint8 and float32."""
+    for sample in x:
+        yield blake2b((sample.astype(np.float32) + np.float32(0)).tobytes(), digest_size=16).digest()  # -0 becomes 0
+
+
+# ---- what the model makes of it --------------------------------------------------------------------------------------
+
+
+def _last_layer(case: _Case) -> list[Finding]:
+    """What the cross-entropy takes for logits or probabilities must be that."""
+    loss, key = case.loss, case.model.layer_keys[-1]
+    logits = case.logits.reshape(-1, case.logits.shape[-1])
+    binary = isinstance(loss, BinaryCrossentropy)
+    if case.guess is None or not np.isfinite(logits).all():
+        return []
+    from_logits, classes = loss.from_logits, logits.shape[-1]
+    if binary:
+        squashed = from_logits and getattr(case.model.flat_layers[-1], "activation", None) is not None
+        squashed = squashed and case.model.flat_layers[-1].activation.name == "sigmoid"
+        floor, function, other = math.log1p(math.exp(-1)), "sigmoid", 'activation="sigmoid"'
+    else:
+        squashed = _are_probabilities(logits) and (from_logits or _ends_in_softmax(case.model))
+        floor, function, other = -math.log(math.e / (math.e + classes - 1)), "softmax", 'activation="softmax"'
+    if squashed:
+        how = f"from_logits=True takes a {function} of it" if from_logits else f"another {function} follows"
+        return [Finding(
+            f"{function} twice", "error", key, floor,
+            f"what should be logits are probabilities already, and {how}.",
+            f"Of numbers between 0 and 1 a {function} makes almost equal ones: the loss"
+            f"{'' if binary else f' of {classes} classes'} cannot fall below {floor:.3f}, whatever the model learns.",
+            f"Leave from_logits=True out, or the last layer's {other}." if from_logits
+            else f"Remove one of the two: let the layer before {key} have no activation, or take {key} away.",
+        )]  # fmt: skip
+    y_pred = case.y_pred.reshape(-1, classes)
+    fine = bool((y_pred >= 0).all() and (y_pred <= 1).all()) if binary else _are_probabilities(y_pred)
+    if from_logits or fine:
+        text = "logits, as the loss expects." if from_logits else "probabilities, as the loss expects."
+        return [Finding("last layer", "ok", key, float(y_pred.max()), text)]
+    return [Finding(
+        "last layer", "error", key, float(y_pred.min()),
+        f"the outputs, {y_pred.min():.3g} to {y_pred.max():.3g}, are no probabilities.",
+        f"{type(loss).__name__} takes the logarithm of probabilities"
+        f"{'' if binary else ', which are positive and have the sum 1'}.",
+        f"Give the last layer {other}, or compile with loss={type(loss).__name__}(from_logits=True).",
+    )]  # fmt: skip
+
+
+def _are_probabilities(rows: np.ndarray) -> bool:
+    return bool((rows >= 0).all() and (np.abs(rows.sum(axis=-1) - 1) < 1e-3).all())
+
+
+def _ends_in_softmax(model: Any) -> bool:
+    last = model.flat_layers[-1]
+    return isinstance(last, ActivatedLayer) and last.activation.name == "softmax"
+
+
+def _loss_now(case: _Case) -> list[Finding]:
+    """Before training the loss should be that of guessing; after many steps it should not be."""
+    guess = case.guess
+    if guess is None:
+        return []
+    loss = float(np.mean(case.losses if case.trained else case.losses_in_training, dtype=np.float64))
+    compared = f"{loss:.3f}; guessing has ln {case.classes} = {guess:.3f}"
+    if not math.isfinite(loss):
+        return []  # said with more detail by the steps
+    if case.trained == 0:
+        return [_first_loss(loss, guess, compared)]
+    if case.trained < FEW_STEPS or loss < 0.97 * guess:
+        return [Finding("loss", "ok", "loss", loss, f"{compared} (after {case.trained} steps).")]
+    return [Finding(
+        "loss", "warning", "loss", loss, f"{compared}: after {case.trained} steps it knows no more than that.",
+        "In evaluation, the model has learned nothing from these samples, or what it learned does not count there.",
+        "Look at the other findings; run model.sanity_check(x, y); try a learning rate ten times smaller.",
+    )]  # fmt: skip
+
+
+def _first_loss(loss: float, guess: float, compared: str) -> Finding:
+    if loss <= guess + 2:
+        return Finding("initial loss", "ok", "loss", loss, f"{compared}.")
+    return Finding(
+        "initial loss", "warning", "loss", loss, f"{compared}.",
+        "A model that knows nothing should be unsure; this one is sure of wrong answers: its logits are too large.",
+        'Scale the inputs to about 0 to 1, and use the usual initializers ("glorot_uniform", "he_normal").',
+    )  # fmt: skip
+
+
+def _one_class(case: _Case) -> list[Finding]:
+    if case.labels is None or not case.trained or not np.isfinite(case.y_pred).all():
+        return []
+    predicted = np.bincount(_predicted(case.y_pred), minlength=case.classes)
+    share, true = predicted.max() / predicted.sum(), len(np.unique(case.labels[case.chosen]))
+    if predicted.sum() < 20 or share < 0.99 or true == 1:
+        return [Finding("one class only", "ok", "y_pred", share, f"the most frequent answer is given to {share:.0%}.")]
+    early = case.trained < FEW_STEPS
+    return [Finding(
+        "one class only", "note" if early else "warning", "y_pred", share,
+        f"class {predicted.argmax()} is the answer to {share:.0%} of {predicted.sum()} samples of {true} classes.",
+        f"After {case.trained} steps that is not unusual." if early
+        else "The output does not depend on the input any more: too large steps, dead ReLUs or useless labels.",
+        "Train on." if early else "Try a learning rate ten times smaller on a fresh model; check x and y side by side.",
+    )]  # fmt: skip
+
+
+def _batch_norm(case: _Case) -> list[Finding]:
+    """Good with the batch's statistics and near chance with the running ones."""
+    norms = [
+        (key, layer)
+        for key, layer in zip(case.model.layer_keys, case.model.flat_layers, strict=True)
+        if isinstance(layer, BatchNormalization) and layer.trainable
+    ]
+    if not norms or case.labels is None or len(case.chosen) < 20 or not case.trained:
+        return []
+    training, evaluation = case.accuracy(case.y_pred_in_training), case.accuracy(case.y_pred)
+    share = max(np.bincount(case.labels[case.chosen])) / len(case.chosen)
+    compared = f"{training:.0%} right with the batch's statistics, {evaluation:.0%} with the running ones"
+    if training - share < 0.15 or evaluation - share > 0.3 * (training - share):
+        return [Finding("batch normalisation", "ok", norms[0][0], training - evaluation, f"{compared}.")]
+    key, layer = max(norms, key=lambda norm: norm[1].momentum)
+    left = layer.momentum**case.trained
+    early = case.trained < FEW_STEPS and layer.momentum <= 0.99
+    return [Finding(
+        "batch normalisation", "note" if early else "warning", key, training - evaluation, f"{compared}.",
+        f"After {case.trained} steps, momentum {layer.momentum:g} has left {left:.0%} of the running mean and variance "
+        "as they began." if left > 0.05 else "The running mean and variance are not those of these samples.",
+        "Train for more steps, or use BatchNormalization(momentum=0.9)." if left > 0.05
+        else "Prepare training and test data alike, use larger batches, or BatchNormalization(momentum=0.9).",
+    )]  # fmt: skip
+
+
+def _dead_relus(case: _Case) -> list[Finding]:
+    shares = {key: float(1 - alive.mean()) for key, alive in case.relus.items()}
+    if not shares or not np.isfinite(case.y_pred).all():
+        return []
+    found = [
+        Finding(
+            "dead ReLUs", "error" if share == 1 else "warning", key, share,
+            f"{share:.0%} of its units are 0 for all {len(case.chosen)} samples.",
+            "A ReLU that is always 0 passes no gradient back: " + ("nothing before it can learn any more."
+            if share == 1 else "its weights stay as they are for ever."),
+            'Begin again with a smaller learning rate, scaled inputs and kernel_initializer="he_normal"; or LeakyReLU.',
+        )
+        for key, share in shares.items()
+        if share >= 0.5
+    ]  # fmt: skip
+    worst = max(shares, key=lambda key: shares[key])
+    return found or [Finding("dead ReLUs", "ok", worst, shares[worst], f"{shares[worst]:.0%} of its units at most.")]
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+
+def _steps(case: _Case) -> list[Finding]:
+    """Ten steps of the copy: where NaN comes up first, and by how much a step changes the weights."""
+    model, ratios = case.model, {}
+    key = _first_broken({f"{key}: {name}": p for key, layer in _trained(model) for name, p in layer.params.items()})
+    if key:
+        return [_nan(key.split(": ")[0], 0, f"{key} holds NaN or infinity already, before any step.")]
+    order = np.concatenate([case.rng.permutation(len(case.x)) for _ in range(-(-STEPS * BATCH // len(case.x)))])
+    with Workers(1) as workers, np.errstate(all="ignore"):
+        for step in range(STEPS):
+            chosen = order[step * BATCH : (step + 1) * BATCH]
+            before = {key: layer.params["w"].copy() for key, layer in _trained(model) if "w" in layer.params}
+            broken = _step(model, case.x[chosen], case.y[chosen], workers)
+            if broken:
+                key, direction, what = broken
+                text = f"{what} is the first to be NaN or infinite: step {step + 1}, {direction}."
+                return [_nan(key, step + 1, text)]
+            layers = dict(_trained(model))
+            ratios = {key: _norm(layers[key].params["w"] - w) / max(_norm(w), 1e-30) for key, w in before.items()}
+    fine = Finding("NaN", "ok", "steps", 0, f"none in {STEPS} steps of a copy.")
+    return [fine, *_update_ratios(case, ratios)]
+
+
+def _step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[str, str, str] | None:
+    """One training step. The first array that is not finite: layer, direction and name; else None."""
+    layers, keys = model.flat_layers, model.layer_keys
+    pages = new_pages(layers, True, True, model.optimizer.iterations, model.new_seed())
+    value = model.as_input(x)
+    for key, layer, page in zip(keys, layers, pages, strict=True):
+        value = layer.forward(value, page)
+        if not np.isfinite(value).all():
+            return key, "forward", "y"
+    target = prepare_targets(model.loss, y, value)
+    if not np.isfinite(model.loss.per_sample(target, value, pages[-1])).all():
+        return keys[-1], "forward", "the loss"
+    dy = loss_gradient(model.loss, target, value, pages[-1])
+    for i in range(len(layers) - 1, first_learning(layers) - 1, -1):
+        dy = layers[i].backward(dy, pages[i])
+        broken = _first_broken({**{f"d{name}": g for name, g in pages[i].grads.items()}, "dx": dy})
+        if broken:
+            return keys[i], "backward", broken
+    update(model, [pages], workers)
+    for key, layer in _trained(model):
+        broken = _first_broken(layer.params)
+        if broken:
+            return key, "update", broken
+    return None
+
+
+def _first_broken(arrays: dict[str, Any]) -> str:
+    return next((name for name, a in arrays.items() if a is not None and not np.isfinite(a).all()), "")
+
+
+def _nan(where: str, step: int, text: str) -> Finding:
+    return Finding(
+        "NaN", "error", where, step, text,
+        "From one such number on, all others become NaN, and nothing is learned any more.",
+        "Use a learning rate ten times smaller on a fresh model, scaled inputs, or clipnorm=1.0 in the optimizer.",
+    )  # fmt: skip
+
+
+def _update_ratios(case: _Case, ratios: dict[str, float]) -> list[Finding]:
+    learned = case.guess is not None and float(case.losses.mean()) < 0.2 * case.guess
+    most = 1e-1 if case.trained < FEW_STEPS else 1e-2  # Adam's first steps are its largest
+    found = []
+    for key, ratio in ratios.items():
+        small, large = ratio < 1e-4 and not learned, ratio > most
+        if not small and not large:
+            continue
+        if large:
+            reason, fix = "Steps that large forget what was learned before.", "Use a smaller learning rate."
+        elif ratio == 0:
+            reason, fix = "Nothing moves: is the learning rate 0, or the gradient?", "Set a learning rate above 0."
+        else:
+            reason = "So slow a layer is as good as frozen."
+            fix = "Use a larger learning rate; where only the early layers are slow, ReLU or batch normalisation."
+        found.append(Finding(
+            "update:weight ratio", "warning" if ratio > 1e-1 or ratio < 1e-5 else "note", key, ratio,
+            f"a step changes the weights by {ratio:.1e} of their size; usual is 1e-4 to 1e-2.", reason, fix,
+        ))  # fmt: skip
+    if not ratios:
+        return []
+    worst = max(ratios, key=lambda key: abs(math.log10(max(ratios[key], 1e-30)) + 3))
+    text = f"{min(ratios.values()):.1e} to {max(ratios.values()):.1e} over the layers."
+    return found or [Finding("update:weight ratio", "ok", worst, ratios[worst], text)]
+
+
+def _trained(model: Any) -> list[tuple[str, Layer]]:
+    pairs = zip(model.layer_keys, model.flat_layers, strict=True)
+    return [(key, layer) for key, layer in pairs if layer.params and layer.trainable]
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.reshape(-1).astype(np.float64)))
+
+
+# ---- copies that are trained -----------------------------------------------------------------------------------------
+
+
+def _renew(model: Any) -> None:
+    """Fresh weights, and an optimizer that has made no step. Frozen layers keep what they have learned elsewhere."""
+    shape = model.input_shape
+    for layer in model.flat_layers:
+        if layer.trainable:
+            layer.build(shape, model.rng)
+        shape = layer.output_shape(shape)
+    model.optimizer.state, model.optimizer.iterations = {}, 0
+
+
+def _trained_copies(case: _Case) -> list[Finding]:
+    loss, images = float(np.mean(case.losses_in_training, dtype=np.float64)), min(OVERFIT_IMAGES, len(case.x))
+    findings = []
+    if case.guess is not None and math.isfinite(loss):
+        findings.append(_first_loss(loss, case.guess, f"{loss:.3f}; guessing has ln {case.classes} = {case.guess:.3f}"))
+    for layer in case.model.flat_layers:
+        layer.regularizers = {}
+        if isinstance(layer, Dropout):
+            layer.rate = 0.0
+    chosen = case.rng.choice(len(case.x), images, replace=False)
+    x, y, baseline = case.x[chosen], case.y[chosen], case.guess
+    if baseline is None:  # regression: who always answers the mean
+        target = prepare_targets(case.loss, y, case.y_pred[:1].repeat(images, axis=0))
+        baseline = float(case.loss.per_sample(target, target.mean(axis=0, keepdims=True).repeat(images, 0)).mean())
+    own, rescue = _twin(case.model), _twin(case.model)
+    rescue.optimizer = Adam()
+    losses = _overfit(own, x, y, baseline / 2)
+    what, goal = f"learning {images} images by heart", f"half the loss of guessing, {baseline / 2:.3g}"
+    name = f"{type(own.optimizer).__name__}, learning rate {own.optimizer.learning_rate:g}"
+    if losses[-1] <= baseline / 2:
+        text = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps ({name})."
+        return [*findings, Finding(what, "ok", case.model.name, losses[-1], text)]
+    with_adam = _overfit(rescue, x, y, baseline / 2)
+    text = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps ({name}); {goal}, was not reached"
+    if with_adam[-1] <= baseline / 2:
+        moves = losses[-1] < 0.99 * losses[0]
+        return [*findings, Finding(
+            what, "note" if moves else "warning", "optimizer", losses[-1],
+            f"{text}; Adam with 0.001 needs {len(with_adam)}.",
+            "The model can learn them: the steps are too small." if moves or losses[-1] < 1.01 * losses[0]
+            else "The model can learn them, but these steps are too large.",
+            'Try another learning rate (ten times larger, ten times smaller), or optimizer="adam".',
+        )]  # fmt: skip
+    return [*findings, Finding(
+        what, "error", case.model.name, min(losses[-1], with_adam[-1]), f"{text}, by Adam with 0.001 neither.",
+        f"A sound network learns {images} images by heart at once: here something cuts the way from x to the loss.",
+        "Look at model.diagnose(x, y), at x and y side by side, and check your own layers with minicnn.gradcheck.",
+    )]  # fmt: skip
+
+
+def _overfit(model: Any, x: np.ndarray, y: np.ndarray, goal: float) -> list[float]:
+    """The loss at each step on the same batch, until it reaches the goal, breaks, or 150 steps are made."""
+    losses: list[float] = []
+    with Workers.for_model(model, len(x)) as workers, np.errstate(all="ignore"):
+        while len(losses) < OVERFIT_STEPS:
+            losses.append(float(train_step(model, x, y, workers)[0]) / len(x))
+            if losses[-1] <= goal or not math.isfinite(losses[-1]):
+                break
+    return losses
