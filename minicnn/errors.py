@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 
 class InputError(ValueError):
@@ -34,6 +37,32 @@ class UnknownNameError(InputError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one as the suggestion."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    fix = f"did you mean {near[0]!r}?" if near else "use one of the names above."
+    near = _nearest(str(name).lower(), {k.lower(): k for k in known})
+    fix = f"did you mean {near!r}?" if near else "use one of the names above."
     return UnknownNameError(kind, "unknown name.", "one of " + ", ".join(known) + ".", f"{name!r}.", fix)
+
+
+def _nearest(name: str, known: dict[str, str]) -> str | None:
+    """The known name whose initials these are ("lr"), that is spelt nearly so, or that begins like this."""
+    initials = [k for k in known if name == "".join(word[:1] for word in k.split("_"))]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    longer = [k for k in known if name and k.startswith(name)]
+    return next((known[k] for k in (*initials, *near, *longer)), None)
+
+
+_RANGES = {
+    "above 0": lambda v: 0 < v < math.inf,
+    "of 0 or more": lambda v: 0 <= v < math.inf,
+    "from 0 to 1": lambda v: 0 <= v <= 1,
+    "from 0 up to, but not including, 1": lambda v: 0 <= v < 1,
+}
+
+
+def checked_number(where: str, argument: str, value: Any, wanted: str, example: object) -> float:
+    """`value` as a float; InputError unless it is a number as `wanted`, which is one of _RANGES, says."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not _RANGES[wanted](value):
+        raise InputError(
+            where, f"{argument} does not fit.", f"a number {wanted}.", f"{value!r}.",
+            f"for example {argument}={example}.",
+        )  # fmt: skip
+    return float(value)

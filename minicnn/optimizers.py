@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn import schedules
 from minicnn.backend import Array, xp_of
-from minicnn.errors import InputError, unknown_name
+from minicnn.errors import InputError, checked_number, unknown_name
 from minicnn.layers.base import serialize
 from minicnn.registry import names_of, resolve
 from minicnn.schedules import InverseTimeDecay, LearningRateSchedule
@@ -55,8 +55,10 @@ class Optimizer:
             raise unknown_name(f"argument of {type(self).__name__}", argument, self._arguments())
         self.schedule: LearningRateSchedule | None = None
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+        self.weight_decay = self._optional("weight_decay", weight_decay, "of 0 or more", 0.004)
+        self.clipnorm = self._optional("clipnorm", clipnorm, "above 0", 1)
+        self.clipvalue = self._optional("clipvalue", clipvalue, "above 0", 0.5)
+        self.global_clipnorm = self._optional("global_clipnorm", global_clipnorm, "above 0", 1)
         self.iterations = 0
         self.state: dict[tuple[str, str], list[Array]] = {}
 
@@ -76,12 +78,14 @@ class Optimizer:
                 "an optimizer whose rate is a number.", f"{value!r} for one with {type(self.schedule).__name__}.",
                 "use either a schedule or a callback that sets the rate.",
             )  # fmt: skip
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
-            raise InputError(
-                type(self).__name__, "learning_rate does not fit.", "a number of 0 or more, or a schedule.",
-                f"{value!r}.", "for example learning_rate=0.001.",
-            )  # fmt: skip
-        self._rate = float(value)
+        self._rate = self._number("learning_rate", value, "of 0 or more", 0.001)
+
+    def _number(self, argument: str, value: Any, wanted: str, example: float) -> float:
+        """See minicnn.errors.checked_number."""
+        return checked_number(type(self).__name__, argument, value, wanted, example)
+
+    def _optional(self, argument: str, value: Any, wanted: str, example: float) -> float | None:
+        return None if value is None else self._number(argument, value, wanted, example)
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         """One step for one piece: changes p and the slots in place. p, g and slots are 1-D, of one length."""
@@ -107,11 +111,13 @@ class Optimizer:
         lr = self.learning_rate
         self.iterations += 1
         n = 1 if workers is None else workers.threads
-        pieces = []
+        pieces, copied = [], []  # copied: what does not lie in one row in memory, such as a transposed array
         for key, p in params.items():
             if key not in self.state:
                 self.state[key] = self.new_slots(p)
             arrays = [a.reshape(-1) for a in (p, *self.state[key], *grads[key])]
+            changed = zip((p, *self.state[key]), arrays, strict=False)
+            copied += [(a, flat) for a, flat in changed if not a.flags.c_contiguous]
             step = min(BLOCK, -(-p.size // n)) if xp_of(p) is np else p.size
             pieces += [(arrays, start, min(start + step, p.size)) for start in range(0, p.size, step)]
         n_slots = len(self.slots)
@@ -134,6 +140,8 @@ class Optimizer:
             work(0)
         else:
             workers.run(work, n)
+        for a, flat in copied:
+            a[...] = flat.reshape(a.shape)
 
     def _clip(self, grads: dict[tuple[str, str], list[Array]]) -> None:
         """Sum the shares, and make gradients smaller that are too large. R. Pascanu et al. (2013), section 3.2."""
@@ -182,11 +190,8 @@ class SGD(Optimizer):
         **optimizer,
     ):
         super().__init__(learning_rate, **optimizer)
-        if not 0 <= momentum <= 1:
-            raise InputError(
-                "SGD", "momentum does not fit.", "a number from 0 to 1.", f"{momentum!r}.", "for example momentum=0.9."
-            )
-        self.momentum, self.nesterov, self.decay = momentum, nesterov, decay
+        self.momentum = self._number("momentum", momentum, "from 0 to 1", 0.9)
+        self.nesterov, self.decay = nesterov, self._number("decay", decay, "of 0 or more", 1e-4)
         self.slots = ("momentum",) if momentum else ()
         if decay:
             self.schedule = InverseTimeDecay(self._rate, 1, decay)
@@ -228,7 +233,9 @@ class Adam(Optimizer):
         **optimizer,
     ):
         super().__init__(learning_rate, **optimizer)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.beta_1 = self._number("beta_1", beta_1, "from 0 up to, but not including, 1", 0.9)
+        self.beta_2 = self._number("beta_2", beta_2, "from 0 up to, but not including, 1", 0.999)
+        self.epsilon = self._number("epsilon", epsilon, "of 0 or more", 1e-7)
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         m, v = slots
@@ -280,7 +287,9 @@ class RMSprop(Optimizer):
         **optimizer,
     ):
         super().__init__(learning_rate, **optimizer)
-        self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
+        self.rho = self._number("rho", rho, "from 0 up to, but not including, 1", 0.9)
+        self.momentum = self._number("momentum", momentum, "from 0 to 1", 0.9)
+        self.epsilon, self.centered = self._number("epsilon", epsilon, "of 0 or more", 1e-7), centered
         self.slots = ("v", *(["mean"] if centered else []), *(["momentum"] if momentum else []))
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:

@@ -374,6 +374,26 @@ def test_the_rate_can_be_set_and_a_schedule_cannot():
         scheduled.learning_rate = 0.1
 
 
+def test_numbers_of_numpy_are_welcome():
+    optimizer = Adam(np.float32(0.25), beta_1=np.float64(0.5), epsilon=0, clipnorm=np.int64(2))
+    assert optimizer.learning_rate == 0.25 and optimizer.clipnorm == 2.0
+    optimizer.learning_rate = np.float16(0.5)
+    assert optimizer.learning_rate == 0.5 and type(optimizer.learning_rate) is float
+
+
+@pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.9), lambda: Adam(0.1)], ids=["sgd", "adam"])
+def test_a_transposed_parameter_is_updated_as_any_other(make):
+    rng = np.random.default_rng(0)
+    plain, g = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
+    transposed = np.asfortranarray(plain)
+    for p in (plain, transposed):
+        optimizer = make()
+        for _ in range(3):
+            optimizer.apply({KEYS[0]: p}, {KEYS[0]: [g.copy()]})
+    assert not transposed.flags.c_contiguous
+    np.testing.assert_array_equal(transposed, plain)
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -384,6 +404,19 @@ def test_the_rate_can_be_set_and_a_schedule_cannot():
         (lambda: SGD(math.nan), "learning_rate does not fit"),
         (lambda: SGD("fast"), "learning_rate does not fit"),
         (lambda: SGD(0.1, momentum=1.5), "momentum does not fit"),
+        (lambda: SGD(0.1, momentum="a"), "momentum does not fit"),
+        (lambda: SGD(0.1, momentum=None), "momentum does not fit"),
+        (lambda: SGD(True), "learning_rate does not fit"),
+        (lambda: SGD(0.1, decay=-1), "decay does not fit"),
+        (lambda: SGD(0.1, clipnorm=-1.0), "clipnorm does not fit"),
+        (lambda: SGD(0.1, clipvalue=0), "clipvalue does not fit"),
+        (lambda: SGD(0.1, global_clipnorm="1"), "global_clipnorm does not fit"),
+        (lambda: AdamW(weight_decay=-0.1), "weight_decay does not fit"),
+        (lambda: Adam(beta_1=2), "beta_1 does not fit"),
+        (lambda: Adam(beta_2=1.0), "beta_2 does not fit"),
+        (lambda: Adam(epsilon=-1e-7), "epsilon does not fit"),
+        (lambda: RMSprop(rho=1), "rho does not fit"),
+        (lambda: RMSprop(momentum=math.inf), "momentum does not fit"),
     ],
 )
 def test_what_is_refused(make, problem):
