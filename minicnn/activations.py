@@ -55,12 +55,20 @@ def get(identifier: str | Function | None) -> Function:
         if identifier not in _KNOWN:
             raise unknown_name("activation", identifier, _KNOWN)
         return _KNOWN[identifier]
-    if hasattr(identifier, "forward") and hasattr(identifier, "backward"):
+    if isinstance(identifier, Function):
         return identifier
+    if hasattr(identifier, "forward"):
+        kind = identifier if isinstance(identifier, type) else type(identifier)
+        name = {known.replace("_", ""): known for known in _KNOWN}.get(kind.__name__.lower(), "relu")
+        raise InputError(
+            "activation", "this is a layer, not an activation.", "a name, or a minicnn.activations.Function.",
+            f"{identifier!r}.",
+            f'write its name, as in activation="{name}", or put {kind.__name__}() after this layer.',
+        )  # fmt: skip
     raise InputError(
         "activation",
         "this object cannot be differentiated.",
-        "a name, or an activation with forward and backward.",
+        "a name, or a minicnn.activations.Function.",
         f"{identifier!r}.",
         "wrap it: minicnn.activations.Function(name, forward, backward, keeps).",
     )

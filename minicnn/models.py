@@ -18,7 +18,7 @@ import minicnn.metrics
 from minicnn import losses, optimizers, random
 from minicnn.backend import Array, best_device, module_for, to_host, xp_of
 from minicnn.errors import InputError, unknown_name
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape, checked_shape
 from minicnn.layers.core import Input
 from minicnn.training.data import check_array, check_input
 
@@ -79,7 +79,7 @@ class Sequential(Layer):
                     self.name, "Input is not the first layer.", "Input before all other layers.",
                     f"Input after {self.layers[-1].name}.", "move it to the front, or leave it out.",
                 )  # fmt: skip
-            self.input_shape = _checked(layer.input_shape, layer.name)
+            self.input_shape = layer.input_shape
             return
         if not isinstance(layer.name, str) or not layer.name or "/" in layer.name:
             raise InputError(
@@ -95,8 +95,8 @@ class Sequential(Layer):
                 f"name={layer.name!r} twice.", "rename one of them.",
             )  # fmt: skip
         input_shape = self.input_shape
-        if not self.layers and input_shape is None and layer.input_shape is not None:
-            input_shape = _checked(layer.input_shape, layer.name)
+        if not self.layers and input_shape is None:
+            input_shape = layer.input_shape
         self.layers.append(layer)
         if input_shape is not None:
             try:
@@ -127,20 +127,20 @@ class Sequential(Layer):
         if rng is not None and not self.built:
             self.rng = rng
         if self.built:
-            if tuple(input_shape) != self.input_shape:
+            if checked_shape(self.name, input_shape) != self.input_shape:
                 raise InputError(
                     self.name, "the model was built for another shape.", f"samples of shape {self.input_shape}.",
                     f"samples of shape {tuple(input_shape)}.", "build a new model.",
                 )  # fmt: skip
             return
-        self._build(_checked(input_shape, self.name))
+        self._build(checked_shape(self.name, input_shape))
 
     def _build(self, input_shape: Shape) -> None:
         shapes = self._infer(input_shape)  # of all layers first: where one does not fit, none is built
         for layer, shape in zip(self.layers, shapes, strict=False):
             if not layer.built:
                 layer.build(shape, self.rng)
-                layer.built = True
+                layer.built, layer.built_for = True, shape
         self._shapes, self.input_shape, self.built = shapes, input_shape, True
         self._renew_metrics()
 
@@ -149,6 +149,7 @@ class Sequential(Layer):
         shapes = [tuple(input_shape)]
         for layer in self.layers:
             try:
+                _check_built(layer, shapes[-1])
                 shapes.append(layer.output_shape(shapes[-1]))
             except InputError as error:
                 raise self._with_chain(error, shapes) from None
@@ -180,7 +181,7 @@ class Sequential(Layer):
     @property
     def shapes(self) -> list[Shape]:
         """The shape of a sample before the first layer and after each one."""
-        self._require_built("its shapes are not known yet")
+        self.require_built("its shapes are not known yet")
         return list(self._shapes)
 
     @property
@@ -251,7 +252,7 @@ class Sequential(Layer):
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def count_params(self) -> int:
-        self._require_built("its parameters do not exist yet")
+        self.require_built("its parameters do not exist yet")
         return sum(layer.count_params() for layer in self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
@@ -484,7 +485,7 @@ class Sequential(Layer):
 
         load_weights(self, filepath)
 
-    def _require_built(self, problem: str) -> None:
+    def require_built(self, problem: str) -> None:
         if not self.built:
             raise InputError(
                 self.name, problem + ": the model has not been built.", "a model that knows its input shape.",
@@ -506,15 +507,14 @@ _OF_CLASSES = (
 )
 
 
-def _checked(shape: Any, where: str) -> Shape:
-    """A sample's shape as whole numbers above 0; else InputError."""
-    shape = tuple(shape)
-    if shape and all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in shape):
-        return tuple(int(n) for n in shape)
-    raise InputError(
-        where, "input_shape does not fit.", "the sizes of one sample, whole numbers above 0, without the batch axis.",
-        f"{shape}.", "for example (28, 28, 1) for grey images of 28×28 pixels.",
-    )  # fmt: skip
+def _check_built(layer: Layer, shape: Shape) -> None:
+    """InputError where a layer has its parameters already, and they are for samples with another last axis."""
+    made_for = layer.built_for
+    if made_for is not None and (layer.params or layer.state) and made_for[-1:] != shape[-1:]:
+        raise InputError(
+            layer.name, "the layer was built for another shape.", f"samples with {made_for[-1]} in the last axis.",
+            f"samples of shape {shape}.", f"make a new {type(layer).__name__} for this place.",
+        )  # fmt: skip
 
 
 def _size(shape: Shape) -> str:

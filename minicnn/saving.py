@@ -33,7 +33,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, OSError where the disk refuses.
     """
-    model._require_built("it cannot be saved")
+    model.require_built("it cannot be saved")
     for layer in model.flat_layers:
         _check_writable(layer)
     names = None if model.class_names is None else [str(name) for name in model.class_names]
@@ -55,7 +55,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     """Write parameters and state only. Raises as save_model does."""
-    model._require_built("it has no weights to save")
+    model.require_built("it has no weights to save")
     _write(filepath, {"format": FORMAT}, _weights(model), overwrite)
 
 
@@ -105,7 +105,7 @@ def load_weights(model: Any, filepath: Any) -> None:
 
     Raises BrokenFileError, and changes nothing, where an array is missing or of another shape.
     """
-    model._require_built("it cannot take weights")
+    model.require_built("it cannot take weights")
     _, arrays = _read(filepath)
     _set_weights(model, arrays, filepath)
 

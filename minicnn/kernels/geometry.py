@@ -9,7 +9,8 @@ It starts every `stride` pixels on an axis of `size` pixels with `lo` and `hi` p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 from minicnn.errors import InputError
 
@@ -40,16 +41,12 @@ def resolve_padding(
         axes = zip(pair(size), pair(kernel), pair(stride), pair(dilation), strict=True)
         top_bottom, left_right = (_same(*axis) for axis in axes)
         return top_bottom, left_right
-    if isinstance(padding, str):
-        raise InputError(
-            "padding",
-            "unknown rule.",
-            '"valid", "same", a number, (height, width) or ((top, bottom), (left, right)).',
-            f"{padding!r}.",
-            "choose one of these.",
-        )
-    height, width = (padding, padding) if isinstance(padding, int) else padding
-    return _both_ends(height), _both_ends(width)
+    height, width = _two(padding, padding)
+    (top, bottom), (left, right) = _two(height, padding), _two(width, padding)
+    pads = top, bottom, left, right
+    if not all(isinstance(n, Integral) and int(n) >= 0 for n in pads):
+        raise _unknown_padding(padding)
+    return (int(top), int(bottom)), (int(left), int(right))
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -58,9 +55,23 @@ def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]
     return total // 2, total - total // 2
 
 
-def _both_ends(padding: int | Sequence[int]) -> tuple[int, int]:
-    lo, hi = (padding, padding) if isinstance(padding, int) else padding
-    return int(lo), int(hi)
+def _two(value: Any, padding: Padding) -> Any:
+    """The two parts of a pair; a number counts for both."""
+    if isinstance(value, Integral):
+        return value, value
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return value
+    raise _unknown_padding(padding)
+
+
+def _unknown_padding(padding: Padding) -> InputError:
+    return InputError(
+        "padding",
+        "unknown rule.",
+        '"valid", "same", or pixels: a number of 0 or more, (height, width) or ((top, bottom), (left, right)).',
+        f"{padding!r}.",
+        "choose one of these.",
+    )
 
 
 def output_size(

@@ -8,7 +8,8 @@ one page for each layer and shard of the batch; the list of the pages is the ful
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,8 +76,9 @@ class Layer:
         self.named = name is not None
         self.name = name if name is not None else registry.snake_case(type(self).__name__)
         self.trainable = trainable
-        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.input_shape = None if input_shape is None else checked_shape(self.name, input_shape)
         self.built = False
+        self.built_for: Shape | None = None  # the samples' shape that it was built for, once it is in a model
         self.params: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
         self.constraints: dict[str, Any] = {}
@@ -170,6 +172,20 @@ class ActivatedLayer(Layer):
         """dz from dy. A loss that took the logits has left dz on the page already."""
         dlogits = vars(ctx).get("dlogits")
         return self.activation.backward(dy, ctx.kept) if dlogits is None else dlogits
+
+
+def checked_shape(where: str, shape: Any) -> Shape:
+    """A sample's shape as a tuple of ints; InputError unless it is a sequence of whole numbers above 0."""
+    sizes = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else ()
+    if sizes and all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in sizes):
+        return tuple(int(n) for n in sizes)
+    fix = "for example (28, 28, 1) for grey images of 28×28 pixels."
+    if isinstance(shape, Integral):
+        fix = f"for samples of {shape} numbers write ({shape},), with the comma; {fix}"
+    raise InputError(
+        where, "input_shape does not fit.", "the sizes of one sample, whole numbers above 0, without the batch axis.",
+        f"{shape!r}.", fix,
+    )  # fmt: skip
 
 
 def serialize(value: Any) -> Any:

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral
 from typing import Any
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, checked_number
 from minicnn.kernels.geometry import IntPair, Padding, output_size, pair, resolve_padding
 from minicnn.layers.base import Layer, Shape
 
 
 def positive(layer: Layer, argument: str, value: Any) -> Any:
     """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
-    numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
-    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() > 0 for n in numbers)
-    if not whole or len(numbers) != 2:
-        raise InputError(
-            layer.name,
-            f"{argument} does not fit.",
-            "a whole number above 0, or a pair of them.",
-            f"{value!r}.",
-            f"for example {argument}=3.",
-        )
-    return value
+    numbers = value if isinstance(value, Sequence) and len(value) == 2 else (value,)
+    return _whole(layer, argument, value, numbers, "a whole number above 0, or a pair of them.")
+
+
+def count(layer: Layer, argument: str, value: Any) -> int:
+    """`value`, a single int of at least 1; else InputError."""
+    return _whole(layer, argument, value, (value,), "a whole number above 0.")
+
+
+def _whole(layer: Layer, argument: str, value: Any, numbers: Sequence[Any], expected: str) -> Any:
+    if all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers):
+        return value
+    raise InputError(
+        layer.name, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}=3."
+    )
 
 
 def fraction(layer: Layer, argument: str, value: float) -> float:
     """`value` in [0, 1); else InputError."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
-        raise InputError(
-            layer.name,
-            f"{argument} does not fit.",
-            "a number from 0 up to, but not including, 1.",
-            f"{value!r}.",
-            f"for example {argument}=0.2, which means 20 %.",
-        )
-    return value
+    return checked_number(layer.name, argument, value, "from 0 up to, but not including, 1", "0.2, which means 20 %")
 
 
 def image_shape(layer: Layer, shape: Shape) -> None:

@@ -15,7 +15,7 @@ from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.geometry import IntPair, Padding, pair, resolve_padding
 from minicnn.layers.base import ActivatedLayer, Context, Shape
-from minicnn.layers.checks import image_shape, positive, window_output
+from minicnn.layers.checks import count, image_shape, positive, window_output
 
 
 class Conv2D(ActivatedLayer):
@@ -47,7 +47,7 @@ class Conv2D(ActivatedLayer):
         **layer,
     ):
         super().__init__(**layer)
-        self.filters = positive(self, "filters", filters)
+        self.filters = count(self, "filters", filters)
         self.kernel_size = positive(self, "kernel_size", kernel_size)
         self.strides = positive(self, "strides", strides)
         self.padding, self.dilation_rate = padding, positive(self, "dilation_rate", dilation_rate)

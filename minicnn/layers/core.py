@@ -11,7 +11,7 @@ from minicnn import activations, constraints, initializers, regularizers
 from minicnn.backend import Array, xp_of
 from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, dropout_mask
 from minicnn.layers.base import ActivatedLayer, Context, Layer, Shape
-from minicnn.layers.checks import fraction, positive
+from minicnn.layers.checks import count, fraction
 
 
 class Input(Layer):
@@ -19,7 +19,7 @@ class Input(Layer):
 
     def __init__(self, shape: Shape, **layer):
         super().__init__(**{**layer, "input_shape": shape})
-        self.shape = tuple(shape)
+        self.shape = self.input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
         return x
@@ -49,7 +49,7 @@ class Dense(ActivatedLayer):
         **layer,
     ):
         super().__init__(**layer)
-        self.units = positive(self, "units", units)
+        self.units = count(self, "units", units)
         self.activation, self.use_bias = activations.get(activation), use_bias
         self.kernel_initializer: Any = initializers.get(kernel_initializer)
         self.bias_initializer: Any = initializers.get(bias_initializer)

@@ -8,7 +8,7 @@ import numpy as np
 
 from minicnn import initializers
 from minicnn.backend import Array
-from minicnn.errors import InputError
+from minicnn.errors import InputError, checked_number
 from minicnn.kernels import (
     batchnorm_backward,
     batchnorm_eval_backward,
@@ -40,7 +40,9 @@ class BatchNormalization(Layer):
         **layer,
     ):
         super().__init__(**layer)
-        self.momentum, self.epsilon, self.center, self.scale = momentum, epsilon, center, scale
+        self.momentum = checked_number(self.name, "momentum", momentum, "from 0 to 1", 0.99)
+        self.epsilon = checked_number(self.name, "epsilon", epsilon, "of 0 or more", 1e-3)
+        self.center, self.scale = center, scale
         self.beta_initializer: Any = initializers.get(beta_initializer)
         self.gamma_initializer: Any = initializers.get(gamma_initializer)
         self.moving_mean_initializer: Any = initializers.get(moving_mean_initializer)
