@@ -177,6 +177,11 @@ def test_numbers_of_threads_that_cannot_be(n):
     assert minicnn.get_num_threads() == 3
 
 
+def test_a_number_of_threads_of_numpy():
+    minicnn.set_num_threads(np.int64(2))
+    assert minicnn.get_num_threads() == 2
+
+
 def test_by_default_all_usable_cores_work():
     minicnn.set_num_threads(None)
     assert minicnn.get_num_threads() == shards.usable_cores() >= 1

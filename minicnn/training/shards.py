@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from typing import Any
 
 from minicnn.backend import Array
@@ -34,12 +35,12 @@ def usable_cores() -> int:
 def set_num_threads(n: int | None) -> None:
     """How many threads training and prediction may use. None: as many as there are usable cores (the default)."""
     global _num_threads
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+    if n is not None and (not isinstance(n, Integral) or isinstance(n, bool) or int(n) < 1):
         raise InputError(
             "set_num_threads", "this number of threads cannot be.", "a whole number of 1 or more, or None.",
             f"{n!r}.", "for example set_num_threads(2).",
         )  # fmt: skip
-    _num_threads = n
+    _num_threads = None if n is None else int(n)
 
 
 def get_num_threads() -> int:
