@@ -8,18 +8,22 @@ that ends in softmax or sigmoid: the two derivatives together are p - t, exact a
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minicnn import kernels
 from minicnn.backend import Array, xp_of
-from minicnn.errors import InputError
-from minicnn.layers.base import Context
+from minicnn.errors import InputError, checked_number
+from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.registry import names_of, resolve
 
 # Keras' guard against log(0) where only probabilities are known.
 EPSILON = 1e-7
+
+_NO_PROBABILITIES = ("linear", "relu", "leaky_relu", "elu", "gelu", "tanh")
 
 
 class Loss:
@@ -77,7 +81,9 @@ class _CrossEntropy(Loss):
     activation = "softmax"  # whose logits this loss understands
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0):
-        self.from_logits, self.label_smoothing = from_logits, label_smoothing
+        wanted = "from 0 up to, but not including, 1"
+        self.label_smoothing = checked_number(type(self).__name__, "label_smoothing", label_smoothing, wanted, 0.1)
+        self.from_logits = from_logits
 
     def _logits(self, y_pred: Array, ctx: Context | None) -> Array | None:
         if self.from_logits:
@@ -226,6 +232,19 @@ def check_targets(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name
         _check_class_numbers(loss, y, output_shape, name)
     else:
         _check_arrays(loss, y, output_shape, name)
+
+
+def warn_unless_probabilities(loss: Loss, layers: Sequence[Layer], stacklevel: int) -> None:
+    """A UserWarning where a cross-entropy will take for probabilities what the last activation does not make."""
+    last, kind = layers[-1] if layers else None, type(loss).__name__
+    name = last.activation.name if isinstance(last, ActivatedLayer) else None
+    if not isinstance(loss, _CrossEntropy) or loss.from_logits or last is None or name not in _NO_PROBABILITIES:
+        return
+    warnings.warn(
+        f"{kind} takes probabilities, but the outputs of {last.name} are none: its activation is {name!r}. Give it "
+        f'activation="{loss.activation}", or compile with loss=minicnn.losses.{kind}(from_logits=True).',
+        stacklevel=stacklevel,
+    )
 
 
 def _check_class_numbers(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str) -> None:

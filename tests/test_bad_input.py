@@ -9,8 +9,20 @@ import pytest
 from helpers import random
 
 from minicnn import callbacks, datasets, losses, metrics, optimizers, utils
+from minicnn.activations import Function, softmax
 from minicnn.errors import InputError, UnknownNameError
-from minicnn.layers import AveragePooling2D, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from minicnn.layers import (
+    AveragePooling2D,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Input,
+    LeakyReLU,
+    MaxPooling2D,
+    ReLU,
+)
 from minicnn.models import Sequential
 
 X = random((12, 8, 8, 1), seed=1, dtype=np.float32)
@@ -107,6 +119,15 @@ def test_numbers_that_are_not_finite(value):
     refused_by_fit(network("mse", 1, None), (X, y), "y", "finite", f"{value} at index (3, 0)")
 
 
+def test_numbers_too_large_for_the_model():
+    x, y = X.astype(np.float64), np.ones((12, 1))
+    x[7, 2, 3, 0], y[3] = -1e39, 1e300
+    refused_by_fit(network(), (x, LABELS), "x", "too large for float32", "-1e+39 at index (7, 2, 3, 0)", "scale")
+    refused_by_fit(network("mse", 1, None), (X, y), "y", "too large for float32", "1e+300 at index (3, 0)")
+    x[7, 2, 3, 0] = np.nan
+    refused_by_fit(network(), (x, LABELS), "x", "not every number is finite", "nan at index (7, 2, 3, 0)")
+
+
 @pytest.mark.parametrize(
     ("x", "y", "where"), [(X[:0], LABELS[:0], "x"), ([], [], "x"), (X, [], "y")], ids=["x and y", "lists", "y"]
 )
@@ -180,6 +201,37 @@ def test_binary_targets():
     refused_by_fit(model, (X, 2 * (LABELS % 2) - 1), "y", "between 0 and 1", "from -1 to 1")
     refused_by_fit(model, (X, np.eye(2)[LABELS % 2]), "y", "one-hot rows of shape (12, 2)", "argmax")
     model.fit(X, LABELS % 2, verbose=0)
+
+
+def test_binary_targets_may_be_truth_values():
+    yes = LABELS % 2 == 1
+    results = []
+    for y in (yes, yes * 1.0):
+        utils.set_random_seed(0)
+        results.append(network("binary_crossentropy", 1, "sigmoid").fit(X, y, verbose=0).history)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "fix"),
+    [
+        ("sparse_categorical_crossentropy", LABELS, 'activation="softmax"'),
+        ("categorical_crossentropy", ONE_HOT, "minicnn.losses.CategoricalCrossentropy(from_logits=True)"),
+        ("binary_crossentropy", ONE_HOT, 'activation="sigmoid"'),
+    ],
+)
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_a_cross_entropy_of_what_are_no_probabilities_warns_the_caller(loss, y, fix, activation):
+    model = network(loss, 3, activation)
+    with pytest.warns(UserWarning, match="takes probabilities, but the outputs of dense_1 are none") as caught:
+        model.fit(X, y, verbose=0)
+    assert len(caught) == 1 and fix in str(caught[0].message) and caught[0].filename == __file__
+
+
+def test_a_cross_entropy_of_logits_or_of_an_activation_of_ones_own_does_not_warn():
+    network(losses.SparseCategoricalCrossentropy(from_logits=True), 3, None).fit(X, LABELS, verbose=0)
+    own = Function("sparsemax", softmax.forward, softmax.backward)
+    network("sparse_categorical_crossentropy", 3, own).fit(X, LABELS, verbose=0)
 
 
 def test_a_softmax_over_one_output():
@@ -289,13 +341,27 @@ def test_numbers_of_validation_that_cannot_be(argument, value):
         (lambda: Dense(3, kernel_initialiser="zeros"), "'kernel_initializer'"),
         (lambda: optimizers.Adam(learnin_rate=0.1), "'learning_rate'"),
         (lambda: datasets.load("fashon_mnist"), "'fashion_mnist'"),
+        (lambda: optimizers.Adam(lr=0.1), "'learning_rate'"),
+        (lambda: optimizers.SGD(wd=0.1), "'weight_decay'"),
+        (lambda: optimizers.get("ADAM"), "'adam'"),
+        (lambda: losses.get("sparse_cat"), "'sparse_categorical_crossentropy'"),
+        (lambda: Conv2D(8, 3, filter=3), "'filters'"),
+        (lambda: Dense(3, kernel_regulariser="l2"), "'kernel_regularizer'"),
     ],
     ids=["optimizer", "loss", "metric", "activation", "initializer", "regularizer", "constraint", "stride",
-         "British spelling", "optimizer argument", "data set"],
+         "British spelling", "optimizer argument", "data set", "lr", "wd", "capitals",
+         "beginning", "filter", "regulariser"],
 )  # fmt: skip
 def test_unknown_names_offer_the_nearest(make, suggestion):
     with pytest.raises(UnknownNameError, match=f"did you mean {suggestion}"):
         make()
+
+
+@pytest.mark.parametrize("verbose", ["loud", 3, None])
+def test_verbosities_that_cannot_be(verbose):
+    refused_by_fit(network(), (X, LABELS), "verbose", "no verbosity", repr(verbose), verbose=verbose)
+    refused_by_fit(network(), (X, LABELS), "verbose", "no verbosity", verbose=verbose, epochs=0)
+    refused(lambda: network().predict(X, verbose=verbose), "verbose", "no verbosity")
 
 
 def test_before_compile():
@@ -349,6 +415,29 @@ def test_callbacks_that_are_none():
         (lambda: Conv2D(8, 3, padding="smae"), "padding", '"same"'),
         (lambda: Dropout(20), "dropout", "20 %"),
         (lambda: Dropout(1.0), "dropout", "rate"),
+        (lambda: Dense((2, 3)), "dense", "units does not fit"),
+        (lambda: Dense(2.0), "dense", "units does not fit"),
+        (lambda: Conv2D((8, 8), 3), "conv2d", "filters does not fit"),
+        (lambda: Conv2D(8, np.array([3, 3])), "conv2d", "or a pair"),
+        (lambda: Conv2D(8, 3, padding=(1, 2, 3)), "padding", "(1, 2, 3)"),
+        (lambda: Conv2D(8, 3, padding=((1, 2), 3.0)), "padding", "((1, 2), 3.0)"),
+        (lambda: Conv2D(8, 3, padding=1.5), "padding", "1.5"),
+        (lambda: MaxPooling2D(padding=-1), "padding", "0 or more"),
+        (lambda: Conv2D(8, 3, padding=None), "padding", "None"),
+        (lambda: BatchNormalization(momentum="a"), "batch_normalization", "momentum"),
+        (lambda: BatchNormalization(epsilon=-1), "batch_normalization", "epsilon"),
+        (lambda: Input(4), "input", "(4,), with the comma"),
+        (lambda: Input("28"), "input", "'28'"),
+        (lambda: Input(28.0), "input", "28.0"),
+        (lambda: Input((28, 28.0)), "input", "(28, 28.0)"),
+        (lambda: Dense(3, input_shape=4), "dense", "(4,), with the comma"),
+        (lambda: Sequential([Dense(3)]).build(4), "sequential", "(4,), with the comma"),
+        (lambda: Dense(3, activation=ReLU), "activation", 'activation="relu"'),
+        (lambda: Dense(3, activation=LeakyReLU()), "activation", 'activation="leaky_relu"'),
+        (lambda: Dense(3, activation=Dense(2)), "activation", "put Dense() after this layer"),
+        (lambda: Dense(3, activation=np.tanh), "activation", "Function(name"),
+        (lambda: losses.BinaryCrossentropy(label_smoothing=1), "BinaryCrossentropy", "label_smoothing"),
+        (lambda: losses.CategoricalCrossentropy(label_smoothing=-0.1), "CategoricalCrossentropy", "label_smoothing"),
     ],
 )
 def test_layer_arguments_that_cannot_be(make, where, part):
@@ -357,6 +446,36 @@ def test_layer_arguments_that_cannot_be(make, where, part):
 
 def test_a_dropout_rate_may_be_any_number():
     assert Dropout(np.float32(0.25)).rate == 0.25
+
+
+def test_numbers_of_numpy_and_pairs_are_welcome():
+    layer = Conv2D(np.int64(2), [3, np.int32(2)], padding=(np.int64(1), (0, 2)))
+    assert layer.output_shape((5, 5, 1)) == (5, 6, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Dense(2, use_bias=False), lambda: Conv2D(2, 1), BatchNormalization],
+    ids=["Dense", "Conv2D", "BatchNormalization"],
+)
+def test_a_built_layer_where_another_width_reaches_it(make):
+    layer = make()
+    Sequential([Input((6, 6, 4)), layer])
+    before = layer.get_weights()
+    name = layer.name
+    refused(lambda: Sequential([Input((6, 6, 5)), layer]), name, "4 in the last axis", "(6, 6, 5)", "make a new")
+    late = Sequential([Conv2D(5, 1, name="early"), layer])
+    refused(lambda: late.build((6, 6, 1)), name, "4 in the last axis", "early 6×6×5")
+    assert not late.layers[0].built
+    Sequential([Input((3, 3, 4)), layer])  # other sizes of the image are welcome
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_layer_without_parameters_takes_every_width():
+    layer = ReLU()
+    for width in (4, 5):
+        Sequential([Input((width,)), layer])
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def check_input(model: Any, x: np.ndarray, name: str) -> np.ndarray:
         raise InputError(
             model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
         )
-    check_finite(name, x)
+    check_finite(name, x, model.dtype)
     if not model.built:
         model.build(x.shape[1:] or (1,))
     sample, wanted = x.shape[1:], model.input_shape
@@ -186,16 +186,23 @@ def check_samples(name: str, x: np.ndarray, input_shape: tuple[int, ...], layer:
     )  # fmt: skip
 
 
-def check_finite(name: str, x: np.ndarray) -> None:
-    """InputError where x holds NaN or infinity; walks through it in pieces."""
+def check_finite(name: str, x: np.ndarray, dtype: np.dtype) -> None:
+    """InputError where x holds NaN or infinity, or what becomes infinity in `dtype`; walks through it in pieces."""
     if x.dtype.kind != "f":
         return
-    step = max(1, (1 << 22) // max(1, x[:1].size))
+    step, largest = max(1, (1 << 22) // max(1, x[:1].size)), np.finfo(dtype).max
     for start in range(0, len(x), step):
-        finite = np.isfinite(x[start : start + step])
-        if not finite.all():
-            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        part = x[start : start + step]
+        fits = np.isfinite(part) if x.dtype.itemsize <= dtype.itemsize else np.abs(part) <= largest
+        if not fits.all():
+            index = tuple(int(i) for i in np.argwhere(~fits)[0])
             index = (index[0] + start, *index[1:])
+            if np.isfinite(x[index]):
+                raise InputError(
+                    name, f"a number is too large for {dtype}, in which the model computes.",
+                    f"numbers up to {largest:.1e}.", f"{x[index]} at index {index}.",
+                    "scale the data, for example to numbers between 0 and 1.",
+                )  # fmt: skip
             raise InputError(
                 name, "not every number is finite.", "no NaN and no infinity.", f"{x[index]} at index {index}.",
                 "find where it comes from (a division by 0, a missing value) before training.",

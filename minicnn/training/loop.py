@@ -9,11 +9,11 @@ import numpy as np
 
 from minicnn.backend import to_host
 from minicnn.errors import InputError
-from minicnn.losses import check_targets
+from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
-from minicnn.training.progress import ProgressBar
+from minicnn.training.progress import ProgressBar, check_verbose
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step, train_step
 
@@ -28,6 +28,7 @@ def fit(
 ) -> History:  # fmt: skip
     """See `Sequential.fit`."""
     _require_compiled(model, "fit")
+    check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     epochs, initial_epoch = _whole("epochs", epochs, 0), _whole("initial_epoch", initial_epoch, 0)
     if validation_split and validation_data is None:
@@ -41,6 +42,7 @@ def fit(
         names = "val_x", "val_y", "validation_steps"
         validation = _batches(model, val_x, val_y, val_size, validation_steps, False, *names)
 
+    warn_unless_probabilities(model.loss, model.flat_layers, stacklevel=4)
     history = History()
     events = CallbackList(
         [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), history],
@@ -89,6 +91,7 @@ def evaluate(
 ) -> Logs:
     """See `Sequential.evaluate`."""
     _require_compiled(model, "evaluate")
+    check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
@@ -119,6 +122,7 @@ def _evaluate(
 
 def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, steps: int | None) -> np.ndarray:
     """See `Sequential.predict`."""
+    check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     batches = _inputs(model, x, batch_size, steps)
     if len(batches) == 1 and verbose == "auto":
@@ -184,7 +188,7 @@ def _batches(
 
 def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> np.ndarray:
     _same_length(x, y, x_name, y_name)
-    check_finite(y_name, y)
+    check_finite(y_name, y, model.dtype)
     x = check_input(model, x, x_name)
     check_targets(model.loss, y, model.shapes[-1], y_name)
     return x

@@ -33,14 +33,7 @@ class ProgressBar:
         verbose: str | int = "auto",
         label: str | None = None,
     ):
-        if verbose not in ("auto", 0, 1, 2):
-            raise InputError(
-                "verbose",
-                problem="this is no verbosity.",
-                expected='"auto", 0 (silent), 1 (a bar) or 2 (one line an epoch).',
-                received=f"{verbose!r}.",
-                fix='leave it at "auto".',
-            )
+        check_verbose(verbose)
         self.label = label or f"Epoch {epoch + 1}/{epochs}"
         self.steps = steps
         self.images = self.batches = 0
@@ -103,6 +96,18 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def check_verbose(verbose: Any) -> None:
+    """InputError unless it is one of those that ProgressBar knows."""
+    if verbose not in ("auto", 0, 1, 2):
+        raise InputError(
+            "verbose",
+            problem="this is no verbosity.",
+            expected='"auto", 0 (silent), 1 (a bar) or 2 (one line an epoch).',
+            received=f"{verbose!r}.",
+            fix='leave it at "auto".',
+        )
 
 
 def _items(logs: Logs | None) -> list[str]:
