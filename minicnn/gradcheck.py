@@ -92,10 +92,27 @@ class Report:
             raise AssertionError(str(self))
 
     def __str__(self) -> str:
-        head = ("gradient", "shape", "compared", "kinks", "worst error", "at", "analytic", "numeric", "verdict")
-        rows = [head, *map(_row, self.arrays.values())]
+        rows = self.rows
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        parts = [f"Gradient check of {self.title}", *(lines if self.arrays else []), *self.notes, self.verdict]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, which notebooks show."""
+        from minicnn.inspect.notebook import report_html
+
+        return report_html(self)
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: its head, then a row for each gradient, the verdict last."""
+        head = ("gradient", "shape", "compared", "kinks", "worst error", "at", "analytic", "numeric", "verdict")
+        return [head, *map(_row, self.arrays.values())]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the table, in sentences."""
         notes = [f"! {problem}" for problem in self.problems]
         for array in self.arrays.values():
             if array.kinks:
@@ -104,12 +121,15 @@ class Report:
                 )
             if array.verdict == "zero":
                 notes.append(f"{array.name}: 0 on both sides: the result does not depend on it, nothing is proved.")
-        wrong = [array.name for array in self.arrays.values() if not array.ok]
+        return notes
+
+    @property
+    def verdict(self) -> str:
+        """All of it in one sentence."""
         if self.ok:
-            verdict = f"OK: every gradient agrees within {self.tolerance:.0e}."
-        else:
-            verdict = "NOT OK" + (f": {', '.join(wrong)} (allowed: {self.tolerance:.0e})." if wrong else ".")
-        return "\n".join([f"Gradient check of {self.title}", *(lines if self.arrays else []), *notes, verdict])
+            return f"OK: every gradient agrees within {self.tolerance:.0e}."
+        wrong = [array.name for array in self.arrays.values() if not array.ok]
+        return "NOT OK" + (f": {', '.join(wrong)} (allowed: {self.tolerance:.0e})." if wrong else ".")
 
 
 def _row(a: ArrayReport) -> tuple[str, ...]:

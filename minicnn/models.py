@@ -452,6 +452,12 @@ class Sequential(Layer):
 
         summary(self, details, print_fn)
 
+    def _repr_html_(self) -> str:
+        """The summary as a table, which notebooks show."""
+        from minicnn.inspect.notebook import model_html
+
+        return model_html(self)
+
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,

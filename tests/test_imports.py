@@ -39,7 +39,9 @@ ROOMS = [
     ["inspect"],
 ]
 # Methods that only hand over to a function further up, which they import when they are called.
-SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose")}
+SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose", "notebook")} | {
+    (module, "minicnn.inspect.notebook") for module in ("minicnn.training.history", "minicnn.gradcheck")
+}
 
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}
 

@@ -29,6 +29,7 @@ from minicnn.training.step import forward, new_pages, update
 
 if TYPE_CHECKING:
     from minicnn.inspect.explain import Explanation
+    from minicnn.inspect.notebook import Frame
 
 Arrays = dict[str, np.ndarray]
 
@@ -109,6 +110,18 @@ class Trace:
         from minicnn.inspect.page.build import write_page
 
         write_page(self, path)
+
+    def show(self, height: int = 720, image: int = 0) -> Frame:
+        """The page in a notebook, in a frame of so many pixels that can reach nothing outside it."""
+        from minicnn.inspect.notebook import show
+
+        return show(self, height, image)
+
+    def _repr_html_(self) -> str:
+        """The step in two tables, which notebooks show."""
+        from minicnn.inspect.notebook import trace_html
+
+        return trace_html(self)
 
     def save(self, filepath: Any) -> None:
         """Write the trace into one .npz file, without pickle."""

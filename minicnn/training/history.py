@@ -27,3 +27,9 @@ class History(Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
         self.model.history = self
+
+    def _repr_html_(self) -> str:
+        """Curves and a table of the epochs, which notebooks show."""
+        from minicnn.inspect.notebook import history_html
+
+        return history_html(self)
