@@ -413,12 +413,17 @@ class Sequential(Layer):
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | Callback | None = None,
     ) -> np.ndarray:
         """The outputs (N, …) for x (N, …), in evaluation mode, on the host. No bar for a single batch."""
         from minicnn.training.loop import predict
 
-        return predict(self, x, batch_size, verbose, steps)
+        return predict(self, x, batch_size, verbose, steps, callbacks)
 
     def __call__(self, x: Any, training: bool = False) -> Array:
         """The outputs for one batch, in one piece and without a bar."""
@@ -439,7 +444,7 @@ class Sequential(Layer):
         return diagnose(self, x, y, validation_data)
 
     def sanity_check(self, x: Any, y: Any) -> Diagnosis:
-        """Whether fresh copies begin as unsure as they should, and can learn 20 images: see minicnn.inspect.diagnose."""
+        """Do fresh copies begin as unsure as they should, and can they learn 20 images: minicnn.inspect.diagnose."""
         from minicnn.inspect.diagnose import sanity_check
 
         return sanity_check(self, x, y)

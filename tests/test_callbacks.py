@@ -103,9 +103,9 @@ def test_batch_hooks_of_old_style_are_called_in_training_only():
 
 
 def test_whether_batch_logs_are_needed():
-    assert not CallbackList([History(), EarlyStopping()]).needs_batch_logs
-    assert CallbackList([TerminateOnNaN()]).needs_batch_logs
-    assert CallbackList([LambdaCallback(on_train_batch_end=print)]).needs_batch_logs
+    assert not CallbackList([History(), EarlyStopping()]).listens("on_train_batch_end")
+    assert CallbackList([TerminateOnNaN()]).listens("on_train_batch_end")
+    assert CallbackList([LambdaCallback(on_train_batch_end=print)]).listens("on_train_batch_end")
 
 
 def test_callbacks_share_their_logs_in_order():

@@ -369,6 +369,27 @@ def test_stop_training_ends_the_epoch_and_the_training():
     assert model.fit(*rows(), epochs=2, verbose=0).epoch == [0, 1]  # a new call starts anew
 
 
+def test_callbacks_of_evaluate_and_predict():
+    seen = []
+    spy = callbacks.LambdaCallback(
+        on_test_begin=lambda logs: seen.append("test"),
+        on_test_batch_end=lambda step, logs: seen.append((step, logs["loss"])),
+        on_test_end=lambda logs: seen.append(logs["loss"]),
+        on_predict_begin=lambda logs: seen.append("predict"),
+        on_predict_batch_begin=lambda step, logs: seen.append(step),
+        on_predict_batch_end=lambda step, logs: seen.append((step, len(logs["outputs"]))),
+        on_predict_end=lambda logs: seen.append("done"),
+    )
+    model = dense_net()
+    x, y = random((5, 5)), np.arange(5) % 3
+    loss, _ = model.evaluate(x, y, batch_size=3, verbose=0, callbacks=spy)
+    first, _ = model.evaluate(x[:3], y[:3], verbose=0)
+    assert seen == ["test", (0, first), (1, loss), loss]
+    seen.clear()
+    model.predict(x, batch_size=3, verbose=0, callbacks=[spy])
+    assert seen == ["predict", 0, (0, 3), 1, (1, 2), "done"]
+
+
 def test_a_callback_that_evaluates_does_not_disturb_the_metrics():
     a, b = dense_net(), dense_net()
     b.set_weights(a.get_weights())

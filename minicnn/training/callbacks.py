@@ -101,10 +101,9 @@ class CallbackList:
             hook: [getattr(callback, hook) for callback in self.callbacks if _listens(callback, hook)] for hook in HOOKS
         }
 
-    @property
-    def needs_batch_logs(self) -> bool:
-        """Whether a callback looks at the logs of every training batch. If not, nobody need compute them."""
-        return bool(self._listeners["on_train_batch_end"])
+    def listens(self, hook: str) -> bool:
+        """Whether a callback overrides this hook. If not, nobody need compute the logs for it."""
+        return bool(self._listeners[hook])
 
     def _call(self, hook: str, *args: Any) -> None:
         for listener in self._listeners[hook]:

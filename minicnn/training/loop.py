@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def _train_epoch(
     for step, (x, y) in enumerate(batches):
         events.on_train_batch_begin(step)
         running.add(*train_step(model, x, y, workers), len(x))
-        if events.needs_batch_logs:
+        if events.listens("on_train_batch_end"):
             events.on_train_batch_end(step, running.logs())
         bar.update(len(x), running.logs)
         if model.stop_training:
@@ -112,7 +113,8 @@ def _evaluate(
     for step, (x, y) in enumerate(batches):
         events.on_test_batch_begin(step)
         running.add(*evaluate_step(model, x, y, workers), len(x))
-        events.on_test_batch_end(step)
+        if events.listens("on_test_batch_end"):
+            events.on_test_batch_end(step, running.logs())
         if bar is not None:
             bar.update(len(x), running.logs)
     logs = running.logs()
@@ -120,7 +122,9 @@ def _evaluate(
     return logs
 
 
-def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, steps: int | None) -> np.ndarray:
+def predict(
+    model: Any, x: Any, batch_size: int | None, verbose: str | int, steps: int | None, callbacks: Any = None
+) -> np.ndarray:
     """See `Sequential.predict`."""
     check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
@@ -128,12 +132,16 @@ def predict(model: Any, x: Any, batch_size: int | None, verbose: str | int, step
     if len(batches) == 1 and verbose == "auto":
         verbose = 0
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
-    outputs = []
+    events, outputs = CallbackList(callbacks, model), []
     with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
         try:
-            for x_batch, _ in batches:
+            events.on_predict_begin()
+            for step, (x_batch, _) in enumerate(batches):
+                events.on_predict_batch_begin(step)
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
+                events.on_predict_batch_end(step, {"outputs": outputs[-1]})
                 bar.update(len(x_batch), dict)
+            events.on_predict_end()
             bar.finish({})
         finally:
             bar.close()
@@ -226,7 +234,7 @@ def _pair(validation_data: Any) -> tuple[Any, Any]:
 
 def _hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
     """The last `share` of the samples becomes the validation data, as in Keras."""
-    if not isinstance(share, (int, float)) or not 0 < share < 1:
+    if not isinstance(share, Real) or not 0 < share < 1:
         raise InputError(
             "validation_split", "it does not fit.", "a share between 0 and 1.", f"{share!r}.", "for example 0.2."
         )
