@@ -1,0 +1,584 @@
+"""What each kind of layer computes, forward and back, and the derivative of each loss: one rule for each question.
+
+A rule is a function of a Case, to which it adds steps. RULES says which rule answers what, by the layer's class.
+The arithmetic is that of the kernels, written down once more for a single number: compare `minicnn/kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
+from minicnn.inspect.trace import LayerTrace
+from minicnn.kernels.geometry import Pads, pair, resolve_padding
+
+EPSILON = 1e-7  # the losses' guard against log(0)
+
+
+# ---- windows: convolution and pooling --------------------------------------------------------------------------------
+
+
+class Windows:
+    """Where the windows of a layer lie, on each of the two axes."""
+
+    def __init__(self, layer: LayerTrace):
+        config = layer.config
+        window = config["kernel_size"] if layer.kind == "Conv2D" else config["pool_size"]
+        stride = window if config["strides"] is None else config["strides"]
+        self.size, self.out = layer.x.shape[1:3], layer.y.shape[1:3]
+        self.kernel, self.stride, self.dilation = pair(window), pair(stride), pair(config.get("dilation_rate", 1))
+        self.pads: Pads = resolve_padding(self.size, self.kernel, self.stride, self.dilation, config["padding"])
+
+    def seen(self, axis: int, out: int) -> list[tuple[int, int]]:
+        """(tap, pixel) of the window at `out`, without the padding."""
+        start = out * self.stride[axis] - self.pads[axis][0]
+        pixels = ((k, start + k * self.dilation[axis]) for k in range(self.kernel[axis]))
+        return [(k, pixel) for k, pixel in pixels if 0 <= pixel < self.size[axis]]
+
+    def seen_by(self, axis: int, pixel: int) -> list[tuple[int, int]]:
+        """(tap, out) of all windows that see the pixel."""
+        starts = ((k, pixel + self.pads[axis][0] - k * self.dilation[axis]) for k in range(self.kernel[axis]))
+        stride, out = self.stride[axis], self.out[axis]
+        return [(k, start // stride) for k, start in starts if start % stride == 0 and 0 <= start // stride < out]
+
+    def moved(self, axis: int, tap: int) -> list[tuple[int, int]]:
+        """(out, pixel): what the tap sees, window after window, without the padding."""
+        offset = tap * self.dilation[axis] - self.pads[axis][0]
+        pixels = ((out, out * self.stride[axis] + offset) for out in range(self.out[axis]))
+        return [(out, pixel) for out, pixel in pixels if 0 <= pixel < self.size[axis]]
+
+    def pairs(self, rows: list[tuple[int, int]], columns: list[tuple[int, int]], *more: Any) -> list[np.ndarray]:
+        """All combinations of rows and columns (and of more axes): one array for each of their numbers."""
+        r, c = np.array(rows, int).reshape(-1, 2), np.array(columns, int).reshape(-1, 2)
+        at = grid(range(len(r)), range(len(c)), *more)
+        return [*r[at[:, 0]].T, *c[at[:, 1]].T, *at[:, 2:].T]
+
+
+def _stack(*columns: Any) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def _conv_y(case: Case) -> None:
+    n, oh, ow, o = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, h, j, w, c = windows.pairs(windows.seen(0, oh), windows.seen(1, ow), range(layer.x.shape[3]))
+    outside = math.prod(windows.kernel) - len(i) // layer.x.shape[3]
+    if outside:
+        case.note(f"{outside} of the window's {math.prod(windows.kernel)} pixels lie in the padding, and count as 0.")
+    x_at, w_at = _stack(n, h, w, c), _stack(i, j, c, o)
+    rule = "the sum of x · w over the window and its channels"
+    _weighted(case, rule, products("x", layer.x, x_at, "w", layer.params["w"], w_at))
+
+
+def _conv_dx(case: Case) -> None:
+    n, h, w, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, oh, j, ow, o = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w), range(layer.y.shape[3]))
+    case.formula = "dx = the sum of dz · w over all outputs whose window saw this pixel (col2im)"
+    dz_at, w_at = _stack(n, oh, ow, o), _stack(i, j, c, o)
+    case.sum("dx", "the sum of dz · w", products("dz", layer.kept["dz"], dz_at, "w", layer.params["w"], w_at))
+    case.note(f"{len(i) // layer.y.shape[3]} windows saw this pixel, in each of {layer.y.shape[3]} filters.")
+    _tell_dz(case)
+
+
+def _conv_dw(case: Case) -> None:
+    i, j, c, o = case.index
+    windows, layer = Windows(case.layer), case.layer
+    oh, h, ow, w, n = windows.pairs(windows.moved(0, i), windows.moved(1, j), range(len(layer.x)))
+    order = np.lexsort((ow, oh, n))
+    n, oh, h, ow, w = (column[order] for column in (n, oh, h, ow, w))
+    case.formula = "dw = the sum of x · dz over all images and positions: what this weight was multiplied with"
+    x_at, dz_at = _stack(n, h, w, c), _stack(n, oh, ow, o)
+    case.sum("dw", "the sum of x · dz", products("x", layer.x, x_at, "dz", layer.kept["dz"], dz_at))
+    _tell_dz(case)
+
+
+def _bias_gradient(case: Case) -> None:
+    dz = case.layer.kept["dz"]
+    at = grid(*(range(size) for size in dz.shape[:-1]), [case.index[0]])
+    case.formula = "db = the sum of dz over all images and positions: the bias is added to each of them"
+    case.sum("db", "the sum of dz", products("dz", dz, at, "", 1.0))
+    _tell_dz(case)
+
+
+def _max_y(case: Case) -> None:
+    n, oh, ow, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, h, j, w = windows.pairs(windows.seen(0, oh), windows.seen(1, ow))
+    winner = int(layer.kept["winner"][case.index])
+    wins = i * windows.kernel[1] + j == winner
+    case.formula = "y = the largest x of the window; padding never wins"
+    case.sum("y", "the winner's x", products("x", layer.x, _stack(n, h, w, c), "is the winner", wins))
+    values = layer.x[n, h, w, c]
+    if not len(values):
+        case.value("y", "a window that lies in the padding alone", -math.inf, "no number at all")
+        return
+    case.note(f"The winner is number {winner} of the window, counted in rows from 0.")
+    largest = values.max()
+    if not np.array_equal(values[wins], [largest]):
+        case.note(f"This is not the largest: that is {number(float(largest))}.")
+        case.steps.append(Step("y", "the largest x of the window", float(largest), worked="max(x)"))
+    elif (values == largest).sum() > 1:
+        equal = (values == largest).sum()
+        case.note(f"{equal} are equally large: the first one wins, and alone receives the gradient.")
+
+
+def _max_dx(case: Case) -> None:
+    n, h, w, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, oh, j, ow = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w))
+    at = _stack(n, oh, ow, c)
+    won = layer.kept["winner"][tuple(at.T)] == i * windows.kernel[1] + j
+    case.formula = "dx = the sum of dy over the windows that this pixel won"
+    case.sum("dx", "the sum of dy where it won", products("dy", _dy_of(layer), at, "is the winner", won))
+    _tell_windows(case, len(i), f"{int(won.sum())} of them won")
+
+
+def _average_y(case: Case) -> None:
+    n, oh, ow, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    _, h, _, w = windows.pairs(windows.seen(0, oh), windows.seen(1, ow))
+    case.formula = "y = the mean of x over the window; padding is not counted"
+    case.sum("y", "the mean of x", products("x", layer.x, _stack(n, h, w, c), "1 / count", 1 / max(1, len(h))))
+
+
+def _average_dx(case: Case) -> None:
+    n, h, w, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    _, oh, _, ow = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w))
+    counts = np.array([len(windows.seen(0, a)) * len(windows.seen(1, b)) for a, b in zip(oh, ow, strict=True)])
+    at = _stack(n, oh, ow, c)
+    case.formula = "dx = the sum of dy / count over the windows that saw this pixel"
+    case.sum("dx", "the sum of dy / count", products("dy", _dy_of(layer), at, "1 / count", 1 / counts))
+    _tell_windows(case, len(oh), "each passes on its share")
+
+
+def _global_y(case: Case) -> None:
+    n, c = case.index
+    at = grid([n], *(range(size) for size in case.layer.x.shape[1:3]), [c])
+    case.formula = "y = the mean of x over the whole image, channel by channel"
+    case.sum("y", "the mean of x", products("x", case.layer.x, at, "1 / (H · W)", 1 / len(at)))
+
+
+def _global_dx(case: Case) -> None:
+    n, h, w, c = case.index
+    pixels = math.prod(case.layer.x.shape[1:3])
+    case.formula = "dx = dy / (H · W): every pixel has the same share in the mean"
+    case.sum("dx", "dy / (H · W)", one("dy", (n, c), _dy_of(case.layer)[n, c], "1 / (H · W)", 1 / pixels))
+
+
+def _tell_windows(case: Case, count: int, more: str) -> None:
+    if count:
+        case.note(f"{count} {'window' if count == 1 else 'windows'} saw this pixel; {more}.")
+    else:
+        case.note("No window reaches this pixel: it was dropped on the way forward, and receives 0.")
+
+
+# ---- dense, flatten, dropout, rescaling ------------------------------------------------------------------------------
+
+
+def _dense_y(case: Case) -> None:
+    *lead, o = case.index
+    x, w = case.layer.x, case.layer.params["w"]
+    x_at = grid(*([n] for n in lead), range(x.shape[-1]))
+    _weighted(case, "the sum of x · w over all inputs", products("x", x, x_at, "w", w, grid(range(x.shape[-1]), [o])))
+
+
+def _dense_dx(case: Case) -> None:
+    *lead, i = case.index
+    dz, w = case.layer.kept["dz"], case.layer.params["w"]
+    at = grid(*([n] for n in lead), range(dz.shape[-1]))
+    case.formula = "dx = the sum of dz · w over all outputs: each weight passes on what came through it"
+    case.sum("dx", "the sum of dz · w", products("dz", dz, at, "w", w, grid([i], range(dz.shape[-1]))))
+    _tell_dz(case)
+
+
+def _dense_dw(case: Case) -> None:
+    i, o = case.index
+    x, dz = case.layer.x, case.layer.kept["dz"]
+    lead = [range(size) for size in x.shape[:-1]]
+    case.formula = "dw = the sum of x · dz over the samples: the input and the output that this weight connects"
+    case.sum("dw", "the sum of x · dz", products("x", x, grid(*lead, [i]), "dz", dz, grid(*lead, [o])))
+    _tell_dz(case)
+
+
+def _flatten_y(case: Case) -> None:
+    n, k = case.index
+    shape = case.layer.x.shape[1:]
+    at = (n, *(int(v) for v in np.unravel_index(k, shape)))
+    case.formula = f"y = x in another shape: place {k} of the row is {index_text(at[1:])} of {shape}"
+    case.sum("y", "the same number", one("x", at, case.layer.x[at]))
+
+
+def _flatten_dx(case: Case) -> None:
+    n, *rest = case.index
+    at = (n, int(np.ravel_multi_index(rest, case.layer.x.shape[1:])))
+    case.formula = f"dx = dy in the shape of x: {index_text(rest)} is place {at[1]} of the row"
+    case.sum("dx", "the same number", one("dy", at, _dy_of(case.layer)[at]))
+
+
+def _dropout(case: Case, source: str, array: np.ndarray) -> None:
+    case.formula = f"{case.what} = {source} · mask / (1 − rate)"
+    if "mask" not in case.layer.kept:
+        case.note("Nothing is dropped: in evaluation, or with rate 0, dropout passes everything on.")
+        case.sum(case.what, source, one(source, case.index, array[case.index]))
+        return
+    scale = 1 / (1 - case.config["rate"])
+    keep = bool(case.layer.kept["mask"][case.index])
+    case.note(f"rate = {case.config['rate']}. This number was {'kept, and scaled up' if keep else 'dropped'}.")
+    factor = scale * keep
+    case.sum(case.what, f"{source} · mask / (1 − rate)",
+             one(source, case.index, array[case.index], "mask / (1 − rate)", factor, case.index))  # fmt: skip
+
+
+def _dropout_y(case: Case) -> None:
+    _dropout(case, "x", case.layer.x)
+
+
+def _dropout_dx(case: Case) -> None:
+    _dropout(case, "dy", _dy_of(case.layer))
+
+
+def _rescaling_y(case: Case) -> None:
+    case.formula = "y = x · scale + offset"
+    x = one("x", case.index, case.layer.x[case.index], "scale", case.config["scale"])
+    case.sum("y", "x · scale + offset", x, one("offset", (), case.config["offset"]))
+
+
+def _rescaling_dx(case: Case) -> None:
+    case.formula = "dx = dy · scale"
+    dy = _dy_of(case.layer)[case.index]
+    case.sum("dx", "dy · scale", one("dy", case.index, dy, "scale", case.config["scale"]))
+
+
+# ---- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+def _norm_y(case: Case) -> None:
+    layer, c, eps = case.layer, case.index[-1], case.config["epsilon"]
+    rows = grid(*(range(size) for size in layer.x.shape[:-1]), [c])
+    gamma, beta = (float(layer.params[p][c]) if p in layer.params else v for p, v in (("gamma", 1.0), ("beta", 0.0)))
+    mean, var, spread = float(layer.kept["mean"][c]), float(layer.kept["var"][c]), 0.0
+    if layer.kept["of_batch"]:
+        x = products("x", layer.x, rows, "1 / count", 1 / len(rows))
+        mean = case.sum("mean", f"the mean of x over the {len(rows)} numbers of channel {c} in the batch", x)
+        spread = case.steps[-1].size
+        away = x.value - mean
+        away_of = Products("x − mean", rows, away, "(x − mean) / count", rows, away / len(rows))
+        var = case.sum("var", "the mean of (x − mean)²", away_of)
+        case.note("Training: mean and variance are those of the whole batch.")
+    else:
+        case.note("Mean and variance are the running ones (moving_mean, moving_variance): constants here.")
+    a = gamma / math.sqrt(var + eps)
+    case.value("scale", "gamma / √(var + epsilon)", a, f"{bare(gamma)} / √({bare(var)} + {eps:g})")
+    case.formula = "y = gamma · (x − mean) / √(var + epsilon) + beta"
+    x_term, mean_term = one("x", case.index, layer.x[case.index], "scale", a), one("mean", (c,), mean, "−scale", -a)
+    case.sum("y", "x · scale − mean · scale + beta", x_term, mean_term, one("beta", (c,), beta))
+    case.scale = case.steps[-1].size + abs(a) * spread
+
+
+def _norm_dx(case: Case) -> None:
+    layer, c, eps, dy = case.layer, case.index[-1], case.config["epsilon"], _dy_of(case.layer)
+    gamma = float(layer.params["gamma"][c]) if "gamma" in layer.params else 1.0
+    mean, var, x_hat = float(layer.kept["mean"][c]), float(layer.kept["var"][c]), layer.kept["x_hat"]
+    rows = grid(*(range(size) for size in dy.shape[:-1]), [c])
+    terms, more = [], 0.0
+    if layer.kept["of_batch"]:
+        case.formula = "dx = gamma / √(var + epsilon) · (dy − mean of dy − x_hat · mean of dy · x_hat)"
+        m1 = case.sum("m1", "the mean of dy over the batch", products("dy", dy, rows, "1 / count", 1 / len(rows)))
+        more += case.steps[-1].size
+        share = x_hat[tuple(rows.T)].astype(float) / len(rows)
+        m2 = case.sum("m2", "the mean of dy · x_hat over the batch", products("dy", dy, rows, "x_hat / count", share))
+        here = float(x_hat[case.index])
+        apart = abs(float(layer.x[case.index])) + abs(mean)  # the kernel multiplies out x − mean: two large terms
+        more += abs(here) * case.steps[-1].size + abs(m2) * apart / math.sqrt(var + eps)
+        case.note("Three ways back: directly, through the mean of the batch, and through its variance.")
+    else:
+        case.formula = "dx = dy · gamma / √(var + epsilon): mean and variance are constants here"
+    a = gamma / math.sqrt(var + eps)
+    case.value("scale", "gamma / √(var + epsilon)", a, f"{bare(gamma)} / √({bare(var)} + {eps:g})")
+    terms.append(one("dy", case.index, dy[case.index], "scale", a))
+    if layer.kept["of_batch"]:
+        terms += [one("m1", (), m1, "−scale", -a), one("x_hat", case.index, here, "−scale · m2", -a * m2)]
+    case.sum("dx", "directly" + (", through the mean, through the variance" if len(terms) > 1 else ""), *terms)
+    case.scale = case.steps[-1].size + abs(a) * more
+
+
+def _norm_dgamma(case: Case) -> None:
+    dy, x_hat = _dy_of(case.layer), case.layer.kept["x_hat"]
+    rows = grid(*(range(size) for size in dy.shape[:-1]), [case.index[0]])
+    case.formula = "dgamma = the sum of dy · x_hat over all images and positions"
+    case.sum("dgamma", "the sum of dy · x_hat", products("dy", dy, rows, "x_hat", x_hat, rows))
+
+
+def _norm_dbeta(case: Case) -> None:
+    dy = _dy_of(case.layer)
+    rows = grid(*(range(size) for size in dy.shape[:-1]), [case.index[0]])
+    case.formula = "dbeta = the sum of dy over all images and positions"
+    case.sum("dbeta", "the sum of dy", products("dy", dy, rows, "", 1.0))
+
+
+def running_statistic(case: Case, name: str) -> None:
+    old, kept = case.layer.state[name][case.index], case.layer.kept
+    if case.layer.kind != "BatchNormalization":
+        raise case.refuse("nothing is known about this state.", f"{name} of a layer of class {case.layer.kind}.")
+    if not kept["of_batch"]:
+        case.formula = f"{name} stays: no statistics are taken in evaluation, or of a frozen layer"
+        case.sum(name, "as it was", one(name, case.index, old))
+        return
+    m, source = case.config["momentum"], {"moving_mean": "mean", "moving_variance": "var"}[name]
+    case.formula = f"{name} = momentum · {name} + (1 − momentum) · {source} of the batch"
+    new = one(source, case.index, kept[source][case.index], "1 − momentum", 1 - m)
+    case.sum(name, "the running mean", one(name, case.index, old, "momentum", m), new)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The activation of a layer: its name, and ReLU's slope and top or ELU's alpha."""
+
+    name: str
+    slope: float = 0.0
+    top: float | None = None
+    alpha: float = 1.0
+
+
+def _activation(case: Case) -> Activation:
+    config, kind = case.config, case.layer.kind
+    if kind == "ReLU":
+        return Activation("relu", config["negative_slope"], config["max_value"])
+    if kind == "LeakyReLU":
+        return Activation("relu", config["negative_slope"])
+    if kind == "ELU":
+        return Activation("elu", alpha=config["alpha"])
+    name = "softmax" if kind == "Softmax" else config["activation"]
+    if name == "leaky_relu":
+        return Activation("relu", 0.2)
+    if name not in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax"):
+        raise case.refuse("nothing is known about this activation.", f"the activation {name!r}.")
+    return Activation(name)
+
+
+def _weighted(case: Case, rule: str, products: Products) -> None:
+    """z = x · w + b, then the activation: what convolution and dense layers have in common."""
+    layer, o = case.layer, case.index[-1]
+    parts, bias = [products], layer.params.get("b")
+    if bias is not None:
+        parts.append(one("b", (o,), bias[o]))
+        rule += ", + b"
+    activation = _activation(case)
+    stop = case.what == "z" or activation.name == "linear"
+    name = case.what if stop else "z"
+    z = case.sum(name, rule, *parts)
+    case.formula = f"{name} = {rule}" if stop else f"y = {activation.name}(z),  z = {rule}"
+    case.scale = case.steps[-1].size
+    if not stop:
+        _activate(case, activation, "z", z)
+
+
+def _activation_y(case: Case) -> None:
+    activation = _activation(case)
+    case.formula = f"y = {activation.name}(x)"
+    _activate(case, activation, "x", float(case.layer.x[case.index]))
+
+
+def _activate(case: Case, activation: Activation, source: str, z: float) -> None:
+    """y from z, which is called `source`."""
+    name, at = activation.name, case.index
+    text, size = bare(z), max(case.scale, abs(z))
+    if name in ("linear", "relu"):
+        slope = 1.0 if z > 0 or name == "linear" else activation.slope
+        if activation.top is not None and z > activation.top:
+            worked = f"min({text}, {activation.top:g})"
+            case.value("y", f"{source}, but not more than max_value", activation.top, worked)
+        else:
+            reason = "" if name == "linear" else f": {source} is {'above' if z > 0 else 'not above'} 0"
+            case.sum("y", f"{source} · {slope:g}{reason}", one(source, at, z, "slope", slope))
+        case.scale = size
+    elif name == "softmax":
+        _softmax(case, source, z)
+        case.scale = abs(case.steps[-1].value) * (1 + 2 * size)
+    else:
+        formula, worked, y = {
+            "elu": (f"{source} above 0, else alpha · (exp({source}) − 1)",
+                    text if z > 0 else f"{activation.alpha:g} · (exp({text}) − 1)",
+                    z if z > 0 else activation.alpha * math.expm1(z)),
+            "sigmoid": (f"1 / (1 + exp(−{source}))", f"1 / (1 + exp(−{text}))", 0.5 * (1 + math.tanh(z / 2))),
+            "tanh": (f"tanh({source})", f"tanh({text})", math.tanh(z)),
+            "gelu": (f"{source} · Φ({source}), Φ being the normal distribution function", f"{text} · Φ({text})",
+                     z * _phi(z)),
+        }[name]  # fmt: skip
+        case.value("y", formula, y, worked)
+        case.scale = max(1.0, activation.alpha) * max(size, 1.0)
+
+
+def _softmax(case: Case, source: str, z: float) -> None:
+    """exp(z − max) / sum, with the other numbers of the row as they were recorded."""
+    *lead, k = case.index
+    row = case.layer.kept["z"][tuple(lead)].astype(float)
+    largest = float(row.max())
+    e = case.value("exp", f"exp({source} − max), max being the largest {source} of the row, so that nothing overflows",
+                   math.exp(z - largest), f"exp({bare(z)} − {bare(largest)})")  # fmt: skip
+    each = np.exp(row - largest)
+    places = grid(*([n] for n in lead), range(len(row)))
+    all_of_them = Products(f"exp({source} − max)", places, each, "", NOWHERE, np.ones(len(row)))
+    total = case.sum("sum", f"the sum of exp({source} − max) over the row", all_of_them)
+    case.sum("y", "exp / sum", one("exp", case.index, e, "1 / sum", 1 / total))
+    if case.is_last and case.t.class_names and k < len(case.t.class_names):
+        case.note(f"Class {k} is {case.t.class_names[k]!r}.")
+
+
+def _phi(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def derivative_by_input(case: Case) -> None:
+    """The derivative by an activation's input; dx of an activation that is a layer of its own."""
+    t, layer, at, name = case.t, case.layer, case.index, case.what
+    activation, source = _activation(case), "z" if layer.kind in ("Conv2D", "Dense") else "x"
+    if case.is_last and t.fused:
+        case.note(f"The loss and {activation.name} are differentiated as one: from the logits directly.")
+        loss_gradient(case)
+        return
+    dy, y = _dy_of(layer), layer.y.astype(float)[at]
+    if activation.name == "softmax":
+        *lead, k = at
+        row = layer.y[tuple(lead)].astype(float)
+        case.formula = f"{name}[i] = the sum over j of dy[j] · J[j, i],  J[j, i] = y[j] · (1 if i = j, else 0, − y[i])"
+        jacobian = row * ((np.arange(len(row)) == k) - row[k])
+        places = grid(*([n] for n in lead), range(len(row)))
+        case.sum(name, "the sum of dy[j] · J[j, i]", products("dy", dy, places, "y[j] · ([i = j] − y[i])", jacobian))
+        case.scale = case.steps[-1].size + float(abs(dy[tuple(lead)] * row).sum() * row[k])
+        return
+    z = float(layer.kept["z"][at])
+    rule, slope = {
+        "linear": ("1", 1.0),
+        "relu": (f"1 where {source} > 0, else {activation.slope:g}", 1.0 if y > 0 else activation.slope),
+        "elu": ("1 where y > 0, else y + alpha", 1.0 if y > 0 else y + activation.alpha),
+        "sigmoid": ("y · (1 − y)", y * (1 - y)),
+        "tanh": ("1 − y²", 1 - y * y),
+        "gelu": (f"Φ({source}) + {source} · Φ'({source})",
+                 _phi(z) + z * math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)),
+    }[activation.name]  # fmt: skip
+    if activation.top is not None:
+        rule, slope = f"{rule}, and 0 from max_value on", slope if y < activation.top else 0.0
+    case.formula = f"{name} = dy · slope,  the slope of {activation.name} being {rule}"
+    case.sum(name, f"dy · ({rule})", one("dy", at, dy[at], "slope", slope, at))
+    case.scale = abs(float(dy[at])) * max(1.0, activation.alpha, abs(z) if activation.name == "gelu" else 0)
+
+
+def _tell_dz(case: Case) -> None:
+    if case.is_last and case.t.fused:
+        case.note("dz is the derivative of the loss and the last activation as one: (p − target) / N.")
+    elif _activation(case).name == "linear":
+        case.note("dz is dy: there is no activation in between.")
+    else:
+        case.note(f'dz is dy times the slope of {_activation(case).name}: explain("{case.layer.key}", "dz", …).')
+
+
+def _dy_of(layer: LayerTrace) -> np.ndarray:
+    assert layer.dy is not None  # what needs it is offered only where there is a way back
+    return layer.dy
+
+
+# ---- loss ------------------------------------------------------------------------------------------------------------
+
+
+def loss_gradient(case: Case) -> None:
+    """The derivative of the mean loss by the model's output, or by the logits where loss and activation are fused."""
+    t, at, name = case.t, case.index, case.what
+    loss = (t.loss_function or {})["class_name"]
+    config = (t.loss_function or {})["config"]
+    assert t.y_true is not None
+    n, outputs = len(t.y_pred), t.y_pred.size
+    y = float(t.y_pred[at])
+    row = t.y_pred[at[:-1]].astype(float)
+    if loss == "SparseCategoricalCrossentropy":
+        target = (np.arange(len(row)) == t.y_true[at[0]]).astype(float)
+    else:
+        target = t.y_true[at[:-1]].astype(float)
+    smooth = config.get("label_smoothing", 0)
+    if smooth:
+        case.note(f"The targets are smoothed by {smooth}.")
+        target = target * (1 - smooth) + smooth / (2 if loss == "BinaryCrossentropy" else len(row))
+    goal = float(target[at[-1]])
+    if loss == "MeanSquaredError":
+        case.formula = f"{name} = 2 · (y − target) / (N · outputs)"
+        share = 2 / outputs
+        case.sum(name, "(y − target) · 2 / (N · outputs)", one("y", at, y, "2 / (N · outputs)", share),
+                 one("target", at, goal, "−2 / (N · outputs)", -share))  # fmt: skip
+    elif loss == "MeanAbsoluteError":
+        case.formula = f"{name} = the sign of (y − target), / (N · outputs)"
+        sign = one("sign(y − target)", at, np.sign(y - goal), "1 / (N · outputs)", 1 / outputs)
+        case.sum(name, "sign / (N · outputs)", sign)
+    elif loss in ("SparseCategoricalCrossentropy", "CategoricalCrossentropy") and (t.fused or config["from_logits"]):
+        if config["from_logits"]:
+            each = np.exp(row - row.max())
+            y = case.value("p", "softmax(y)", float(each[at[-1]] / each.sum()), f"exp({bare(y)} − max) / sum")
+            case.scale = abs(y) * (1 + float(abs(row).max())) / n
+        mass = float(target.sum())
+        case.formula = f"{name} = (p − target) / N: too likely, pushed down; too unlikely, pushed up"
+        case.sum(name, "(p − target) / N", one("p", at, y, "1 / N" if mass == 1 else "the targets' sum / N", mass / n),
+                 one("target", at, goal, "−1 / N", -1 / n))  # fmt: skip
+        case.scale = max(case.scale, case.steps[-1].size)
+    elif loss == "BinaryCrossentropy" and (t.fused or config["from_logits"]):
+        if config["from_logits"]:
+            y = case.value("p", "sigmoid(y)", 0.5 * (1 + math.tanh(y / 2)), f"1 / (1 + exp(−{bare(y)}))")
+        case.formula = f"{name} = (p − target) / (N · outputs)"
+        case.sum(name, "(p − target) / (N · outputs)", one("p", at, y, "1 / (N · outputs)", 1 / outputs),
+                 one("target", at, goal, "−1 / (N · outputs)", -1 / outputs))  # fmt: skip
+        case.scale = 2 / outputs
+    elif loss in ("SparseCategoricalCrossentropy", "CategoricalCrossentropy"):
+        _unfused_categorical(case, row, target, n)
+    elif loss == "BinaryCrossentropy":
+        p = min(max(y, EPSILON), 1 - EPSILON)
+        case.formula = f"{name} = (p − target) / (p · (1 − p)) / (N · outputs), and 0 where p was clipped"
+        share = (abs(p - y) <= 1e-9) / (p * (1 - p)) / outputs
+        partner = "1 / (p · (1 − p) · N · outputs)"
+        case.sum(name, "(p − target) · " + partner, one("p", at, p, partner, share),
+                 one("target", at, goal, "−" + partner, -share))  # fmt: skip
+        case.scale = case.steps[-1].size * (1 + 1 / (1 - p))
+    else:
+        raise case.refuse("nothing is known about this loss.", f"the loss {loss}.")
+
+
+def _unfused_categorical(case: Case, row: np.ndarray, target: np.ndarray, n: int) -> None:
+    """−target / p, with p = y / sum of y: where the last layer is no softmax and the loss sees probabilities only."""
+    at, k = case.index, case.index[-1]
+    places = grid(*([m] for m in at[:-1]), range(len(row)))
+    total = case.sum("sum", "the sum of y over the row", Products("y", places, row, "", NOWHERE, np.ones(len(row))))
+    share = row / total
+    clipped = np.clip(share, EPSILON, 1 - EPSILON)
+    inside = abs(clipped - share) <= 1e-9
+    mass = Products("target", places, target, "", NOWHERE, inside.astype(float))
+    m = case.sum("mass", "the sum of the targets whose p was not clipped", mass)
+    bounds = f"kept between {EPSILON:g} and 1 − {EPSILON:g}"
+    case.formula = f"{case.what} = (mass − target / p) / (sum · N),  p = y / sum, {bounds}"
+    factor = 1 / (total * n)
+    minus = -float(inside[k]) / clipped[k] * factor
+    case.sum(case.what, "(mass − target / p) / (sum · N)", one("mass", (), m, "1 / (sum · N)", factor),
+             one("target", at, target[k], "−1 / (p · sum · N)", minus))  # fmt: skip
+
+
+# ---- which rule answers what -----------------------------------------------------------------------------------------
+
+_ELEMENTWISE: dict[str, Callable[[Case], None]] = {"y": _activation_y, "dx": derivative_by_input}
+RULES: dict[str, dict[str, Callable[[Case], None]]] = {
+    "Conv2D": {"y": _conv_y, "dx": _conv_dx, "dw": _conv_dw, "db": _bias_gradient},
+    "Dense": {"y": _dense_y, "dx": _dense_dx, "dw": _dense_dw, "db": _bias_gradient},
+    "MaxPooling2D": {"y": _max_y, "dx": _max_dx},
+    "AveragePooling2D": {"y": _average_y, "dx": _average_dx},
+    "GlobalAveragePooling2D": {"y": _global_y, "dx": _global_dx},
+    "Flatten": {"y": _flatten_y, "dx": _flatten_dx},
+    "Dropout": {"y": _dropout_y, "dx": _dropout_dx},
+    "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},
+    "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
+    **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"), _ELEMENTWISE),
+}

@@ -1,0 +1,240 @@
+"""What a step makes of a parameter: gradient, regularizer, clipping, the optimizer's rule, constraint.
+
+The arithmetic is that of `minicnn/optimizers.py`, written down once more for a single number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minicnn.inspect.explanation import Case, Products, bare, grid, one
+from minicnn.inspect.trace import LayerTrace
+
+
+def update(case: Case, name: str) -> None:
+    """A parameter after the step: gradient, regularizer, clipping, the optimizer's rule, constraint."""
+    t, layer, at = case.t, case.layer, case.index
+    optimizer = t.optimizer or {}
+    kind, config = optimizer["class_name"], optimizer["config"]
+    p = layer.params[name].astype(float)
+    if not layer.applied:
+        case.formula = f"{name} stays: the layer is frozen (trainable=False)"
+        case.sum(name, "as it was", one(name, at, p[at]))
+        return
+    if kind not in OPTIMIZERS:
+        raise case.refuse("nothing is known about this optimizer.", f"the optimizer {kind}.")
+    constraint = config_of(layer, name, "constraint")
+    if constraint is not None and constraint["class_name"] not in ("MaxNorm", "UnitNorm", "NonNeg"):
+        raise case.refuse("nothing is known about this constraint.", f"the constraint {constraint['class_name']}.")
+    g, gradient = _gradient_step(case, name)
+    slots = {slot: layer.slots[f"{name}/{slot}"].astype(float) for slot in _slots_of(layer, name)}
+    rate = float(optimizer["learning_rate"])
+    symbol = f"d{name}" if len(case.steps) == 0 else "g"
+
+    here = {slot: array[at] for slot, array in slots.items()}
+    label = name if constraint is None else "p"
+    OPTIMIZERS[kind](case, label, name, symbol, p[at], g, here, rate, config, optimizer["iterations"] + 1)
+    if constraint is None:
+        return
+
+    def raw(where: tuple) -> np.ndarray:
+        """The parameter before the constraint, for all numbers of one weight vector: the same rule, one by one."""
+        values = np.empty(p[where].shape)
+        for i in np.ndindex(values.shape):
+            aside = Case(t, layer, case.what, at)
+            of_slots = {slot: array[where][i] for slot, array in slots.items()}
+            OPTIMIZERS[kind](
+                aside, label, name, symbol, p[where][i], gradient()[where][i], of_slots, rate, config,
+                optimizer["iterations"] + 1,
+            )  # fmt: skip
+            values[i] = aside.steps[-1].value
+        return values
+
+    _constrain(case, name, constraint, raw)
+
+
+def config_of(layer: LayerTrace, name: str, what: str) -> Any:
+    """The regularizer or constraint of a parameter, as {"class_name", "config"}; None where it has none."""
+    value = layer.config.get(f"{ {'w': 'kernel', 'b': 'bias'}.get(name, name) }_{what}".replace(" ", ""))
+    return value if value is None or isinstance(value, dict) else {"class_name": str(value), "config": {}}
+
+
+def _slots_of(layer: LayerTrace, name: str) -> list[str]:
+    return [key.removeprefix(f"{name}/") for key in layer.slots if key.startswith(f"{name}/")]
+
+
+def _gradient_step(case: Case, name: str) -> tuple[float, Callable[[], np.ndarray]]:
+    """The gradient as the optimizer takes it, at the index; and a function for the whole array."""
+    t, layer, at = case.t, case.layer, case.index
+    config = (t.optimizer or {})["config"]
+    g = float(layer.grads[name][at])
+    pull = _penalty_factors(case, layer, name)
+    if pull:
+        l1, l2 = pull
+        p = float(layer.params[name][at])
+        parts = [one(f"d{name}", at, g)]
+        if l2:
+            parts.append(one(name, at, p, "2 · l2", 2 * l2))
+        if l1:
+            parts.append(one(f"sign({name})", at, float(np.sign(p)), "l1", l1))
+        g = case.sum("g", f"d{name} and the regularizer's derivative", *parts)
+    value, norm, all_norm = config["clipvalue"], config["clipnorm"], config["global_clipnorm"]
+    if value is not None:
+        worked = f"{bare(g)}, kept between −{value:g} and {value:g}"
+        g = case.value("g", "no larger than clipvalue", min(max(g, -value), value), worked)
+
+    def whole(layer: LayerTrace, name: str, clipped: bool = True) -> np.ndarray:
+        full = layer.grads[name].astype(float)
+        factors = _penalty_factors(case, layer, name)
+        if factors:
+            p = layer.params[name].astype(float)
+            full = full + factors[0] * np.sign(p) + 2 * factors[1] * p
+        if value is not None:
+            full = np.clip(full, -value, value)
+        if clipped and norm is not None:
+            full = full * min(1.0, norm / max(math.sqrt(float((full * full).sum())), 1e-12))
+        return full
+
+    factor = 1.0
+    if norm is not None:
+        full = whole(layer, name, clipped=False)
+        factor = _norm_factor(case, "clipnorm", norm, [(f"{name}'s g", full)])
+        g = case.sum("g", "g, not longer than clipnorm", one("g", at, g, "min(1, clipnorm / norm)", factor))
+    total = 1.0
+    if all_norm is not None:
+        every = [(f"{other.key}.{key}'s g", whole(other, key)) for other in t.layers for key in other.applied]
+        total = _norm_factor(case, "global_clipnorm", all_norm, every)
+        g = case.sum("g", "g, all together not longer than global_clipnorm",
+                     one("g", at, g, "min(1, global_clipnorm / norm)", total))  # fmt: skip
+    return g, lambda: whole(layer, name) * total
+
+
+def _norm_factor(case: Case, rule: str, limit: float, arrays: list[tuple[str, np.ndarray]]) -> float:
+    """min(1, limit / norm), the norm being that of all these arrays together."""
+    squares = [Products(source, a.shape, a.reshape(-1), source, a.shape, a.reshape(-1)) for source, a in arrays]
+    total = case.sum("norm²", "the sum of g · g", *squares)
+    norm = case.value("norm", "√norm²", math.sqrt(total), f"√{bare(total)}")
+    if norm <= limit:
+        case.note(f"The norm is within {rule} = {limit:g}: nothing is clipped.")
+    return min(1.0, limit / max(norm, 1e-12))
+
+
+def _penalty_factors(case: Case, layer: LayerTrace, name: str) -> tuple[float, float] | None:
+    """(l1, l2) of the parameter's regularizer."""
+    regularizer = config_of(layer, name, "regularizer")
+    if regularizer is None:
+        return None
+    if regularizer["class_name"] not in ("L1", "L2", "L1L2"):
+        raise case.refuse("nothing is known about this regularizer.", f"the regularizer {regularizer['class_name']}.")
+    return regularizer["config"].get("l1", 0.0), regularizer["config"].get("l2", 0.0)
+
+
+def _kept_and_decayed(case: Case, name: str, p: float, rate: float, config: dict[str, Any]) -> list[Products]:
+    """The terms p and, with weight decay, −learning_rate · weight_decay · p."""
+    parts = [one(name, case.index, p)]
+    if config["weight_decay"]:
+        parts.append(one(name, case.index, p, "−weight_decay · learning_rate", -config["weight_decay"] * rate))
+    return parts
+
+
+def _sgd(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, parts = case.index, _kept_and_decayed(case, name, p, rate, config)
+    gradient = one(symbol, at, g, "−learning_rate", -rate)
+    if not slots:
+        case.formula = f"{name} = {name} − learning_rate · {symbol}"
+        case.sum(label, f"one step against {symbol}", *parts, gradient)
+    else:
+        mu = config["momentum"]
+        old = one("m", at, slots["momentum"], "momentum", mu)
+        m = case.sum("m", f"momentum · m − learning_rate · {symbol}", old, gradient)
+        if config["nesterov"]:
+            case.formula = f"{name} = {name} + momentum · m − learning_rate · {symbol},  m being the new momentum"
+            case.sum(label, "one step, looking ahead", *parts, one("m (new)", at, m, "momentum", mu), gradient)
+        else:
+            case.formula = f"{name} = {name} + m,  m = momentum · m − learning_rate · {symbol}"
+            case.sum(label, "one step along m", *parts, one("m (new)", at, m))
+        case.scale += case.steps[-2].size
+    case.scale += case.steps[-1].size
+
+
+def _adam(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, b1, b2, eps = case.index, config["beta_1"], config["beta_2"], config["epsilon"]
+    m = case.sum("m", f"beta_1 · m + (1 − beta_1) · {symbol}: the running mean",
+                 one("m", at, slots["m"], "beta_1", b1), one(symbol, at, g, "1 − beta_1", 1 - b1))  # fmt: skip
+    m_size = case.steps[-1].size
+    old, new = one("v", at, slots["v"], "beta_2", b2), one(symbol, at, g, f"(1 − beta_2) · {symbol}", (1 - b2) * g)
+    v = case.sum("v", f"beta_2 · v + (1 − beta_2) · {symbol}²: the running square", old, new)
+    alpha = rate * math.sqrt(1 - b2**step) / (1 - b1**step)
+    case.value("alpha", f"learning_rate · √(1 − beta_2^t) / (1 − beta_1^t), step t = {step}: m and v start too small",
+               alpha, f"{rate:g} · √(1 − {b2:g}^{step}) / (1 − {b1:g}^{step})")  # fmt: skip
+    worked = f"{bare(m)} / (√{bare(v)} + {eps:g})"
+    q = case.value("q", "m / (√v + epsilon)", m / (math.sqrt(v) + eps), worked)
+    case.formula = f"{name} = {name} − alpha · m / (√v + epsilon)"
+    parts = _kept_and_decayed(case, name, p, rate, config)
+    case.sum(label, "one step of Adam", *parts, one("q", at, q, "−alpha", -alpha))
+    case.scale += case.steps[-1].size + alpha * m_size / (math.sqrt(v) + eps)
+
+
+def _rmsprop(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, rho, eps = case.index, config["rho"], config["epsilon"]
+    old, new = one("v", at, slots["v"], "rho", rho), one(symbol, at, g, f"(1 − rho) · {symbol}", (1 - rho) * g)
+    v = case.sum("v", f"rho · v + (1 − rho) · {symbol}²: the running square", old, new)
+    spread, lost = v, 0.0
+    if config["centered"]:
+        old, new = one("mean", at, slots["mean"], "rho", rho), one(symbol, at, g, "1 − rho", 1 - rho)
+        mean = case.sum("mean", f"rho · mean + (1 − rho) · {symbol}: the running mean", old, new)
+        spread = case.sum("spread", "v − mean²", one("v", at, v), one("mean", at, mean, "−mean", -mean))
+        lost = case.steps[-1].size
+    rule = f"learning_rate · {symbol} / √({'spread' if config['centered'] else 'v'} + epsilon)"
+    worked = f"{rate:g} · {bare(g)} / √({bare(spread)} + {eps:g})"
+    move = case.value("move", rule, rate * g / math.sqrt(spread + eps), worked)
+    case.formula = f"{name} = {name} − {rule}"
+    size = abs(move) * (1 + lost / (spread + eps))
+    source = "move"
+    if "momentum" in slots:
+        old = one("m", at, slots["momentum"], "momentum", config["momentum"])
+        move, source = case.sum("m", "momentum · m + move", old, one("move", at, move)), "m (new)"
+        case.formula = f"{name} = {name} − m,  m = momentum · m + {rule}"
+        size += case.steps[-1].size
+    parts = _kept_and_decayed(case, name, p, rate, config)
+    case.sum(label, "one step of RMSprop", *parts, one(source, at, move, "−1", -1.0))
+    case.scale += case.steps[-1].size + size
+
+
+def _constrain(case: Case, name: str, constraint: dict[str, Any], raw: Callable[[tuple], np.ndarray]) -> None:
+    """What a constraint makes of the parameter p that the optimizer left."""
+    at, kind, config, p = case.index, constraint["class_name"], constraint["config"], case.steps[-1].value
+    case.formula += f"; then {kind}"
+    if kind == "NonNeg":
+        case.value(name, "p, but not below 0", max(p, 0.0), f"max({bare(p)}, 0)")
+        return
+    axes = config["axis"]
+    axes = {k % len(at) for k in (axes if isinstance(axes, (list, tuple)) else [axes])}
+    vector = raw(tuple(slice(None) if k in axes else n for k, n in enumerate(at))).reshape(-1)
+    lengths = [range(case.layer.params[name].shape[k]) if k in axes else [n] for k, n in enumerate(at)]
+    places = grid(*lengths)
+    squares = Products("p", places, vector, "p", places, vector)
+    square = case.sum("norm²", "the sum of p · p over the weight vector", squares)
+    norm = case.value("norm", "√norm²", math.sqrt(square), f"√{bare(square)}")
+    if kind == "MaxNorm":
+        rule, factor = "min(norm, max_value) / (1e-7 + norm)", min(norm, config["max_value"]) / (1e-7 + norm)
+    else:
+        rule, factor = "1 / (1e-7 + norm)", 1 / (1e-7 + norm)
+    case.sum(name, f"p · {rule}", one("p", at, p, rule, factor))
+    case.scale = case.scale * max(factor, 1.0) + case.steps[-1].size
+
+
+OPTIMIZERS = {"SGD": _sgd, "Adam": _adam, "AdamW": _adam, "RMSprop": _rmsprop}

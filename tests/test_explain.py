@@ -1,0 +1,482 @@
+"""Explanations: the terms of every number of every layer kind add up to what the trace recorded, and only to that."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from minicnn.constraints import MaxNorm, NonNeg, UnitNorm
+from minicnn.errors import InputError, UnknownNameError
+from minicnn.inspect.explain import parse
+from minicnn.inspect.trace import Trace
+from minicnn.layers import (
+    ELU,
+    Activation,
+    AveragePooling2D,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    Layer,
+    LeakyReLU,
+    MaxPooling2D,
+    ReLU,
+    Rescaling,
+    Softmax,
+)
+from minicnn.losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    MeanSquaredError,
+    SparseCategoricalCrossentropy,
+)
+from minicnn.models import Sequential
+from minicnn.optimizers import SGD, Adam, AdamW, RMSprop
+from minicnn.regularizers import L1, L1L2, L2
+
+N, K = 6, 4
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def traced(layers, optimizer="sgd", loss="sparse_categorical_crossentropy", shape=(9, 8, 2), steps=0, training=True,
+           dtype=np.float32, frozen=(), y=None):  # fmt: skip
+    """The trace of one step, after `steps` others, of a model whose biases, too, are random."""
+    model = Sequential([Input(shape), *layers], name="model")
+    model.rng = rng(1)
+    for layer in model.flat_layers:
+        for name, array in (layer.params | layer.state).items():
+            group = layer.params if name in layer.params else layer.state
+            draw = rng(len(name)).normal(size=array.shape) * 0.3 + (1 if name in ("gamma", "moving_variance") else 0)
+            group[name] = (np.abs(draw) if name == "moving_variance" else draw).astype(dtype)
+        layer.trainable = layer.name not in frozen
+    model.compile(optimizer, loss)
+    x = rng(2).normal(size=(N, *shape)).astype(dtype)
+    if y is None:
+        y = np.arange(N) % K if model.loss.sparse else rng(3).random((N, *model.shapes[-1]))
+    for _ in range(steps):
+        model.fit(x, y, verbose=0)
+    return model.trace(x, y, training=training)
+
+
+# Every layer kind, with every option that changes the arithmetic.
+MODELS = {
+    "conv valid": lambda: [Conv2D(3, 3, activation="relu"), *ends()],
+    "conv same, stride 2": lambda: [Conv2D(3, (3, 2), strides=2, padding="same"), *ends()],
+    "conv dilated": lambda: [Conv2D(3, 2, dilation_rate=(2, 3), padding=((1, 2), (0, 1)), activation="tanh"), *ends()],
+    "conv stride (2, 3), no bias": lambda: [Conv2D(2, 3, strides=(2, 3), padding=1, use_bias=False), *ends()],
+    "conv softmax": lambda: [Conv2D(3, 2, activation="softmax"), *ends()],
+    "dense": lambda: [Flatten(), Dense(7, activation="elu"), Dense(5, activation="gelu"), *ends()],
+    "dense on images": lambda: [Dense(5, activation="leaky_relu"), *ends()],
+    "dense, softmax in between": lambda: [Flatten(), Dense(5, activation="softmax"), *ends()],
+    "max": lambda: [MaxPooling2D(2), *ends()],
+    "max, overlapping": lambda: [MaxPooling2D((3, 2), strides=2, padding="same"), *ends()],
+    "average": lambda: [AveragePooling2D(3, strides=2, padding="same"), *ends()],
+    "average, dropped rows": lambda: [AveragePooling2D((2, 3)), *ends()],
+    "global average": lambda: [GlobalAveragePooling2D(), *ends()],
+    "activations": lambda: [ReLU(), Activation("sigmoid"), LeakyReLU(0.1), ELU(0.7), Activation("tanh"), *ends()],
+    "relu with options": lambda: [ReLU(max_value=0.8, negative_slope=0.2), Activation("gelu"), *ends()],
+    "linear, softmax layers": lambda: [Activation("linear"), Softmax(), Flatten(), Dense(K), Softmax()],
+    "norm of images": lambda: [BatchNormalization(), *ends()],
+    "norm of features": lambda: [Flatten(), BatchNormalization(center=False, momentum=0.8), *ends()],
+    "norm without scale": lambda: [BatchNormalization(scale=False), *ends()],
+    "dropout": lambda: [Dropout(0.4), Rescaling(0.5, -0.2), *ends()],
+    "nested": lambda: [Sequential([Conv2D(2, 3), Sequential([MaxPooling2D()])]), *ends()],
+}
+
+
+def ends():
+    return [Flatten(), Dense(K, activation="softmax")]
+
+
+def whats(layer):
+    """All questions that can be asked about a layer, with the arrays that hold the answers."""
+    asked = {"y": layer.y, "dy": layer.dy, "dx": layer.dx}
+    for name in ("z", "dz"):
+        if name in layer.kept and (name == "dz" or layer.kind in ("Conv2D", "Dense")):
+            asked[name] = layer.kept[name]
+    asked |= {f"d{name}": g for name, g in layer.grads.items()}
+    return asked | {f"update:{name}": p for name, p in (layer.updated | layer.state_after).items()}
+
+
+def assert_explained(t, count=4, seed=0, tolerance=None):
+    """Random elements of everything: the terms add up to each step, and the last step is the recorded number."""
+    draw = rng(seed)
+    for layer in t.layers:
+        for what, array in whats(layer).items():
+            for _ in range(count):
+                index = tuple(int(draw.integers(size)) for size in array.shape)
+                e = t.explain(layer.key, what, index)
+                where = f"{e.title} of a {layer.kind}\n{e}"
+                assert e.recorded == float(array[index]), where
+                assert e.ok, where
+                assert np.isfinite(e.total) and np.isfinite(e.allowed), where
+                for step in e.steps:
+                    if step.products:
+                        total = sum(term.product for term in step.terms)
+                        assert step.value == pytest.approx(total, rel=1e-9, abs=1e-12), where
+                    else:
+                        assert step.worked, where
+                if tolerance is not None:
+                    assert abs(e.difference) <= tolerance * max(e.scale, 1e-3), where
+    return t
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_kind(name, training):
+    assert_explained(traced(MODELS[name](), training=training))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", MODELS)
+def test_in_float64_to_1e_12(name, training):
+    assert_explained(traced(MODELS[name](), training=training, dtype=np.float64), seed=1, tolerance=1e-12)
+
+
+def test_the_models_hold_every_layer_kind():
+    from minicnn import layers
+
+    kinds = {layer.kind for make in MODELS.values() for layer in traced(make()).layers}
+    assert kinds == set(layers.__all__) - {"Context", "Layer", "Input"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "last"),
+    [
+        (MeanSquaredError(), Dense(3, activation="tanh")),
+        ("mae", Dense(3)),
+        (CategoricalCrossentropy(label_smoothing=0.2), Dense(K, activation="softmax")),
+        (CategoricalCrossentropy(), Dense(K, activation="sigmoid")),
+        (CategoricalCrossentropy(from_logits=True), Dense(K)),
+        (SparseCategoricalCrossentropy(from_logits=True), Dense(K)),
+        (SparseCategoricalCrossentropy(), Softmax()),
+        (BinaryCrossentropy(label_smoothing=0.1), Dense(3, activation="sigmoid")),
+        (BinaryCrossentropy(from_logits=True), Dense(3)),
+        (BinaryCrossentropy(), Softmax()),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_every_loss(loss, last):
+    t = traced([Flatten(), Dense(K, activation="relu"), last], loss=loss)
+    assert_explained(t, count=8)
+
+
+def test_dy_of_a_fused_last_layer_says_what_it_is():
+    t = traced([Flatten(), Dense(K, activation="softmax")])
+    e = t.explain("dense_1", "dy", (1, 2))
+    assert t.fused
+    assert "by the logits, not by y" in e.note
+    p, one = e.terms
+    assert (p.value, p.factor) == (float(t.y_pred[1, 2]), pytest.approx(1 / N))
+    assert (one.value, one.factor) == (float(t.y_true[1] == 2), pytest.approx(-1 / N))
+    assert not traced([Flatten(), Dense(K)], loss="mse").fused
+
+
+OPTIMIZERS = {
+    "SGD": lambda: SGD(0.1),
+    "SGD with weight decay": lambda: SGD(0.1, weight_decay=0.05),
+    "momentum": lambda: SGD(0.1, momentum=0.9),
+    "nesterov": lambda: SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "old decay": lambda: SGD(0.1, decay=0.5),
+    "Adam": lambda: Adam(0.01),
+    "AdamW": lambda: AdamW(0.01, weight_decay=0.1),
+    "RMSprop": lambda: RMSprop(0.01),
+    "RMSprop centered": lambda: RMSprop(0.01, centered=True, momentum=0.5),
+    "clipvalue": lambda: SGD(0.1, clipvalue=0.01),
+    "clipnorm": lambda: Adam(0.01, clipnorm=0.05),
+    "global_clipnorm": lambda: SGD(0.1, global_clipnorm=0.1),
+    "no clipping, being short": lambda: SGD(0.1, clipnorm=1e6, global_clipnorm=1e6),
+    "all three": lambda: SGD(0.1, clipvalue=0.02, clipnorm=0.05, global_clipnorm=0.06),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "third step"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name, steps, dtype):
+    layers = [Conv2D(2, 3, activation="relu"), BatchNormalization(), Flatten(), Dense(K, activation="softmax")]
+    t = traced(layers, OPTIMIZERS[name](), steps=steps, dtype=dtype, shape=(5, 5, 1))
+    for layer in t.layers:
+        for parameter, p in layer.updated.items():
+            for index in [(0,) * p.ndim, tuple(n - 1 for n in p.shape)]:
+                e = t.explain(layer.key, f"update:{parameter}", index)
+                assert e.ok, e
+                assert not np.array_equal(p, layer.params[parameter])
+                for step in e.steps:  # the optimizer's arrays, where a step has their name
+                    slot = {"m": "m" if "Adam" in name or name == "clipnorm" else "momentum"}.get(step.name, step.name)
+                    if f"{parameter}/{slot}" in layer.slots_after:
+                        recorded = layer.slots_after[f"{parameter}/{slot}"][index]
+                        assert step.value == pytest.approx(recorded, rel=1e-5, abs=1e-10)
+
+
+@pytest.mark.parametrize("regularizer", [L1(0.02), L2(0.03), L1L2(0.02, 0.03)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "constraint",
+    [None, MaxNorm(0.5, axis=(0, 1, 2)), MaxNorm(1e6, axis=(0, 1, 2)), UnitNorm(axis=-1), NonNeg()],
+    ids=["none", "MaxNorm", "MaxNorm, short", "UnitNorm", "NonNeg"],
+)
+def test_regularizers_and_constraints(regularizer, constraint):
+    optimizer = Adam(0.05, clipnorm=0.5, weight_decay=0.01)
+    conv = Conv2D(2, 2, kernel_regularizer=regularizer, kernel_constraint=constraint, bias_constraint="nonneg")
+    t = traced([conv, *ends()], optimizer, shape=(4, 4, 2), steps=1)
+    assert_explained(t, count=6)
+    e = t.explain("conv2d_1", "update", (0, 1, 1, 1))
+    assert "regularizer" in str(e) and "clipnorm" in str(e)
+
+
+def test_a_frozen_layer_stays():
+    t = traced([Flatten(), Dense(3), BatchNormalization(), Dense(K, activation="softmax")],
+               frozen=("dense_1", "batch_normalization_1"))  # fmt: skip
+    assert_explained(t)
+    for layer, what in (("dense_1", "update:w"), ("batch_normalization_1", "update:moving_mean")):
+        e = t.explain(layer, what, (0,) * t[layer].params.get("w", np.empty(1)).ndim)
+        assert "stays" in e.formula and e.difference == 0 and len(e.terms) == 1
+
+
+# ---- what an explanation says ---------------------------------------------------------------------------------------
+
+
+def test_the_terms_name_their_tensors():
+    t = traced([Conv2D(3, 3, padding="same", activation="relu"), *ends()])
+    conv = t["conv2d_1"]
+    e = t.explain("conv2d_1", "y", (1, 0, 4, 2))  # at the upper edge: 3 of the 9 pixels are padding
+    z = e.steps[0]
+    assert (z.name, len(z.terms)) == ("z", 6 * 2 + 1)
+    assert "3 of the window's 9 pixels lie in the padding" in e.note
+    for term in z.terms[:-1]:
+        assert (term.source, term.partner) == ("x", "w")
+        assert term.value == conv.x[term.index] and term.factor == conv.params["w"][term.partner_index]
+        assert term.index == (1, term.partner_index[0] - 1, 4 + term.partner_index[1] - 1, term.partner_index[2])
+    assert (z.terms[-1].source, z.terms[-1].index, z.terms[-1].product) == ("b", (2,), conv.params["b"][2])
+    assert len({(term.source, term.index) for term in z.terms}) == len(z.terms)
+    assert e.terms == [term for step in e.steps for term in step.terms]
+
+
+def test_every_contribution_to_a_pixel_and_to_a_weight():
+    t = traced([Conv2D(3, 3), *ends()])
+    dx, dw = t.explain("conv2d_1", "dx", (0, 4, 4, 1)), t.explain("conv2d_1", "dw", (1, 1, 0, 2))
+    assert len(dx.terms) == 3 * 3 * 3 and "9 windows saw this pixel" in dx.note
+    assert len(dw.terms) == N * 7 * 6
+    for term in dw.terms:
+        assert term.index == (term.partner_index[0], term.partner_index[1] + 1, term.partner_index[2] + 1, 0)
+
+
+def test_max_pooling_names_winner_ties_and_dropped_pixels():
+    model = Sequential([Input((5, 4, 1)), MaxPooling2D(2), Flatten(), Dense(2)])
+    model.compile("sgd", "mse")
+    t = model.trace(np.ones((1, 5, 4, 1)), np.ones((1, 2)))
+    e = t.explain("max_pooling2d_1", "y", (0, 1, 1, 0))
+    assert [term.factor for term in e.terms] == [1, 0, 0, 0]
+    assert "4 are equally large: the first one wins" in e.note
+    dropped = t.explain("max_pooling2d_1", "dx", (0, 4, 2, 0))
+    assert (dropped.terms, dropped.total, dropped.ok) == ([], 0, True)
+    assert "No window reaches this pixel" in dropped.note and "there are no terms" in str(dropped)
+    dropped._repr_html_()
+
+
+def test_the_softmax_of_the_last_layer_names_the_class():
+    model = Sequential([Input((3,)), Dense(2, activation="softmax")])
+    model.class_names = ["cat", "<dog>"]
+    e = model.trace(np.ones((1, 3))).explain("dense_1", "y", (0, 1))
+    assert "'<dog>'" in e.note and "&lt;dog&gt;" in e._repr_html_()
+
+
+def test_an_index_may_be_a_number_and_count_from_the_end():
+    t = traced([Flatten(), Dense(K, activation="softmax")])
+    assert t.explain("dense_1", "db", 2).title == "dense_1.db[2]"
+    assert t.explain("dense_1", "y", (-1, np.int64(-1))).title == f"dense_1.y[{N - 1}, {K - 1}]"
+
+
+def test_printed_sums_are_aligned_and_short():
+    text = str(traced([Conv2D(3, 3, activation="relu"), *ends()]).explain("conv2d_1", "dw", (0, 1, 1, 2)))
+    lines = text.splitlines()
+    rows = [line for line in lines if line.startswith("      ")]
+    assert len(rows) == 12 + 2
+    assert len({line.rindex("=") for line in rows}) == 1 and len({len(line) for line in rows}) == 1
+    products = [abs(float(line.split("=")[-1])) for line in rows[:12]]
+    assert products == sorted(products, reverse=True)
+    assert f"and {N * 7 * 6 - 12} smaller terms" in text
+    assert lines[0].startswith("conv2d_1.dw[0, 1, 1, 2] = ") and "recorded (float32)" in text
+    shown = sum(float(line.split("=")[-1]) for line in rows[:-1])
+    assert shown == pytest.approx(float(rows[-1].split("=")[-1]), rel=1e-4, abs=1e-5)
+
+
+class Tags(HTMLParser):
+    """The tags of a piece of HTML, and whether each is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen = [], set()
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.seen.add(tag)
+        assert {name for name, _ in attrs} <= {"style", "colspan"}
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_a_table_without_script_and_inert():
+    hostile = "<script>alert(1)</script>"
+    t = traced([Conv2D(3, 3, activation="relu", name=hostile.replace("/", "")), *ends()], "adam")
+    for what in ("y", "dw", "update"):
+        text = t.explain(hostile.replace("/", ""), what, (0, 1, 1, 0))._repr_html_()
+        assert Tags(text).seen <= {"div", "p", "b", "table", "tr", "td"}
+        assert "script&gt;alert" in text and "<script" not in text
+
+
+# ---- a wrong trace is found ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "what", "index"),
+    [
+        ("conv2d_1", "y", (0, 1, 2, 0)),
+        ("conv2d_1", "dx", (0, 1, 2, 0)),
+        ("conv2d_1", "dw", (0, 1, 1, 2)),
+        ("conv2d_1", "db", (1,)),
+        ("conv2d_1", "dz", (0, 1, 2, 0)),
+        ("batch_normalization_1", "y", (2, 1, 2, 0)),
+        ("batch_normalization_1", "dx", (2, 1, 2, 0)),
+        ("batch_normalization_1", "dgamma", (2,)),
+        ("batch_normalization_1", "update:moving_mean", (2,)),
+        ("max_pooling2d_1", "y", (0, 1, 1, 1)),
+        ("max_pooling2d_1", "dx", (0, 1, 1, 1)),
+        ("dense_1", "y", (0, 1)),
+        ("dense_1", "dw", (3, 1)),
+        ("dense_1", "dy", (3, 1)),
+        ("dense_1", "update:b", (3,)),
+    ],
+)
+def test_a_changed_result_is_detected(layer, what, index):
+    t = sample_trace()
+    good = t.explain(layer, what, index)
+    assert good.ok
+    bad = copy.deepcopy(t)
+    array = whats(bad[layer])[what]
+    array[index] += 0.01 * (1 + abs(array[index]))
+    wrong = bad.explain(layer, what, index)
+    assert not wrong.ok
+    assert abs(wrong.difference) > 0.009
+    assert "NOT rounding" in str(wrong) and "✗" in wrong._repr_html_()
+
+
+def test_a_changed_operand_is_detected():
+    """One number of x: the outputs that it is in are no longer explained, the others are."""
+    t = copy.deepcopy(sample_trace())
+    t["conv2d_1"].x[0, 2, 3, 1] += 0.5
+    assert not t.explain("conv2d_1", "z", (0, 1, 2, 0)).ok
+    assert t.explain("conv2d_1", "z", (0, 4, 4, 0)).ok
+    assert t.explain("conv2d_1", "z", (1, 1, 2, 0)).ok
+    assert not all(t.explain("conv2d_1", "dw", (i, j, 1, 0)).ok for i in range(3) for j in range(3))
+
+
+def test_a_wrong_winner_is_detected():
+    t = copy.deepcopy(sample_trace())
+    winner = t["max_pooling2d_1"].kept["winner"]
+    winner[0, 0, 0, 0] = (winner[0, 0, 0, 0] + 1) % 4
+    e = t.explain("max_pooling2d_1", "y", (0, 0, 0, 0))
+    assert "This is not the largest" in e.note
+
+
+@functools.cache
+def sample_trace():
+    return traced([Conv2D(3, 3, activation="relu"), BatchNormalization(), MaxPooling2D(), *ends()], "adam")
+
+
+def test_a_loaded_trace_explains_the_same(tmp_path):
+    t = sample_trace()
+    t.save(tmp_path / "t.npz")
+    loaded = Trace.load(tmp_path / "t.npz")
+    for layer, what, index in [("conv2d_1", "y", (0, 1, 2, 0)), ("batch_normalization_1", "dx", (0, 1, 2, 0)),
+                               ("dense_1", "update", (1, 2))]:  # fmt: skip
+        assert str(loaded.explain(layer, what, index)) == str(t.explain(layer, what, index))
+
+
+# ---- questions that cannot be answered ------------------------------------------------------------------------------
+
+
+def test_unknown_names_offer_the_nearest():
+    t = sample_trace()
+    with pytest.raises(UnknownNameError, match="did you mean 'conv2d_1'"):
+        t.explain("conv2d1", "y", (0, 0, 0, 0))
+    with pytest.raises(UnknownNameError, match="did you mean 'dgamma'"):
+        t.explain("batch_normalization_1", "gamma", (0,))
+    with pytest.raises(UnknownNameError, match="what to explain of max_pooling2d_1"):
+        t.explain("max_pooling2d_1", "dw", (0,))
+
+
+@pytest.mark.parametrize(
+    ("index", "parts"),
+    [
+        ((0, 1, 2), ("3 numbers", "4 axes", "(6, 7, 6, 3)")),
+        ((0, 7, 0, 0), ("out of range on axis 1", "(6, 7, 6, 3)", "from 0 to 6")),
+        ((0, 0, 0, -4), ("out of range on axis 3", "from 0 to 2")),
+        ((0, 0, 0.5, 0), ("not an index",)),
+        ("0123", ("not an index", "'0123'")),
+        (None, ("not an index", "None")),
+        (slice(None), ("not an index",)),
+    ],
+)
+def test_an_index_that_does_not_fit(index, parts):
+    with pytest.raises(InputError) as caught:
+        sample_trace().explain("conv2d_1", "y", index)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_a_trace_without_targets_has_no_way_back():
+    model = Sequential([Input((4,)), Dense(2, activation="softmax")])
+    t = model.trace(np.ones((1, 4)))
+    assert t.explain("dense_1", "y", (0, 1)).ok and t.explain("dense_1", "z", (0, 1)).ok
+    for what in ("dw", "dx", "update", "update:b"):
+        with pytest.raises(InputError, match="no way back"):
+            t.explain("dense_1", what, (0, 0))
+
+
+def test_what_belongs_to_the_user_is_refused_by_name():
+    class Doubled(Layer):
+        def forward(self, x, ctx):
+            return 2 * x
+
+        def backward(self, dy, ctx):
+            return 2 * dy
+
+    class OwnSquaredError(MeanSquaredError):
+        pass
+
+    class OwnOptimizer(SGD):
+        pass
+
+    t = traced([Doubled(), Flatten(), Dense(2)], OwnOptimizer(), OwnSquaredError(), shape=(2, 2, 1))
+    for layer, what, named in (("doubled_1", "y", "Doubled"), ("doubled_1", "dx", "Doubled"),
+                               ("dense_1", "dy", "OwnSquaredError"), ("dense_1", "update", "OwnOptimizer")):  # fmt: skip
+        with pytest.raises(InputError, match=named):
+            t.explain(layer, what, (0,) * whats(t[layer])["update:w" if what == "update" else what].ndim)
+    assert t.explain("dense_1", "dw", (1, 1)).ok
+
+
+def test_parse():
+    t = sample_trace()
+    assert parse(t, "conv2d_1[0, 4, 5, 3]") == ("conv2d_1", "y", (0, 4, 5, 3))
+    assert parse(t, " conv2d_1:dw[0,1,2,-3] ") == ("conv2d_1", "dw", (0, 1, 2, -3))
+    assert parse(t, "dense_1:update:b[3]") == ("dense_1", "update:b", (3,))
+    assert parse(t, "dense_1:update:b[3,]") == ("dense_1", "update:b", (3,))
+    for text in ("", "conv2d_1", "conv2d_1[0", "conv2d_1[a]", "[0]", "conv2d_1[]", "conv2d_1[0,,1]", "conv2d_1[--1]"):
+        with pytest.raises(InputError, match="not the place of a number"):
+            parse(t, text)
+    with pytest.raises(UnknownNameError, match="did you mean 'conv2d_1'"):
+        parse(t, "conv2d_2:dw[0]")
