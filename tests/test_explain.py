@@ -462,10 +462,15 @@ def test_what_belongs_to_the_user_is_refused_by_name():
         pass
 
     t = traced([Doubled(), Flatten(), Dense(2)], OwnOptimizer(), OwnSquaredError(), shape=(2, 2, 1))
-    for layer, what, named in (("doubled_1", "y", "Doubled"), ("doubled_1", "dx", "Doubled"),
-                               ("dense_1", "dy", "OwnSquaredError"), ("dense_1", "update", "OwnOptimizer")):  # fmt: skip
+    for layer, what, named in [
+        ("doubled_1", "y", "Doubled"),
+        ("doubled_1", "dx", "Doubled"),
+        ("dense_1", "dy", "OwnSquaredError"),
+        ("dense_1", "update", "OwnOptimizer"),
+    ]:
+        axes = whats(t[layer])["update:w" if what == "update" else what].ndim
         with pytest.raises(InputError, match=named):
-            t.explain(layer, what, (0,) * whats(t[layer])["update:w" if what == "update" else what].ndim)
+            t.explain(layer, what, (0,) * axes)
     assert t.explain("dense_1", "dw", (1, 1)).ok
 
 

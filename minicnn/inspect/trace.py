@@ -133,7 +133,7 @@ class Trace:
     def load(cls, filepath: Any) -> Trace:
         """The trace that save wrote, bit for bit. Raises OSError where it cannot be read, else BrokenFileError."""
         try:
-            with np.load(filepath, allow_pickle=False) as file:
+            with open(filepath, "rb") as source, np.load(source, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return _unflatten(arrays.pop("trace.json").tobytes().decode(), arrays)
         except OSError:
