@@ -220,10 +220,11 @@ def loss_gradient(
 
 
 def prepare_targets(loss: Loss, y_true: np.ndarray, y_pred: Array) -> Array:
-    """Targets in the form in which the loss computes: integers (N,), or y_pred's shape and dtype."""
+    """Targets as the loss computes with them: integers (N,), or of y_pred's shape and dtype; where y_pred is."""
+    asarray = xp_of(y_pred).asarray
     if loss.sparse:
-        return y_true.reshape(len(y_true)).astype(np.intp, copy=False)
-    return y_true.reshape(y_pred.shape).astype(y_pred.dtype, copy=False)
+        return asarray(y_true.reshape(len(y_true)), dtype=np.intp)
+    return asarray(y_true.reshape(y_pred.shape), dtype=y_pred.dtype)
 
 
 def check_targets(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str = "y") -> None:

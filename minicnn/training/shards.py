@@ -99,7 +99,7 @@ class Workers:
 
         A single large sample cannot be cut: there BLAS itself may use the threads.
         """
-        threads = get_num_threads()
+        threads = get_num_threads() if model.device == "cpu" else 1
         if not model.built:  # a generator has not shown yet what a sample is
             return cls(threads)
         macs = model.macs(model.input_shape)
