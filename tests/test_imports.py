@@ -37,6 +37,7 @@ ROOMS = [
     ["models", "saving", "summary"],
     ["applications", "gradcheck", "gradcheck_hints"],
     ["inspect"],
+    ["__main__"],
 ]
 # Methods that only hand over to a function further up, which they import when they are called.
 SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose", "notebook")} | {
