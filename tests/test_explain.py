@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,3 +489,145 @@ def test_parse():
             parse(t, text)
     with pytest.raises(UnknownNameError, match="did you mean 'conv2d_1'"):
         parse(t, "conv2d_2:dw[0]")
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object, check: int = 0) -> tuple[str, str]:
+    """(stdout, stderr) of `python -m minicnn …`, whose exit code must be `check`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}
+    line = [sys.executable, "-m", "minicnn", *map(str, arguments)]
+    result = subprocess.run(line, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert result.returncode == check, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with model files and images."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("command")
+    small = [Conv2D(4, 3, activation="relu"), MaxPooling2D(4), Dropout(0.5), Flatten()]
+    model = Sequential([Input((28, 28, 1)), *small, Dense(10, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.class_names = [f"thing {k}" for k in range(10)]
+    model.save(folder / "model.minicnn")
+    colour = Sequential([Input((12, 10, 3)), Rescaling(1 / 255), Flatten(), Dense(1, activation="sigmoid")])
+    colour.compile("sgd", "binary_crossentropy")
+    colour.save(folder / "colour.minicnn")
+    bare = Sequential([Input((28, 28)), Flatten(), Dense(3, activation="softmax")])
+    bare.save(folder / "bare.minicnn")
+    flat = Sequential([Input((5,)), Dense(2)])
+    flat.save(folder / "flat.minicnn")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    Image.fromarray(pixels[:28, :28, 0]).save(folder / "grey.png")
+    (folder / "text.png").write_text("no image")
+    return folder
+
+
+def test_the_command_alone_prints_help():
+    out, _ = command()
+    assert "usage: python -m minicnn" in out and "explain" in out
+
+
+def test_an_output_of_an_image(files):
+    out, _ = command("explain", files / "model.minicnn", "--image", files / "image.png", "--at", "conv2d_1[0, 4, 5, 3]")
+    assert "40×30 pixels, as 28×28 pixels in grey; pixels scaled to 0…1" in out
+    assert "prediction: class" in out and "the predicted class, since no --label was given" in out
+    assert "evaluation mode" in out
+    assert "conv2d_1.y[0, 4, 5, 3] = " in out and "rounding of float32" in out or "exactly equal" in out
+
+
+def test_the_numbers_are_those_of_the_image(files):
+    """Grey, of the model's size: nothing but the division by 255 lies between the file and x."""
+    from PIL import Image
+
+    from minicnn.models import load_model
+
+    place = "conv2d_1:z[0, 4, 5, 3]"
+    out, _ = command("explain", files / "model.minicnn", "--image", files / "grey.png", "--at", place)
+    x = np.asarray(Image.open(files / "grey.png"))[None, ..., None] / 255
+    expected = load_model(files / "model.minicnn").trace(x, np.array([0]), training=False)
+    assert str(expected.explain("conv2d_1", "z", (0, 4, 5, 3))) in out
+
+
+def test_gradient_update_and_page_of_a_picture_of_a_data_set(files, tmp_path):
+    pytest.importorskip("minicnn.inspect.page.build")
+    page = tmp_path / "step.html"
+    places = ["--at", "conv2d_1:dw[0,1,0,3]", "--at", "dense_1:update:b[3]"]
+    out, _ = command("explain", files / "model.minicnn", "--dataset", "toy", "--index", 7, *places,
+                     "--label", "thing 2", "--training", "--html", page)  # fmt: skip
+    assert "test image 7 of toy" in out and "target: class 2 (thing 2), as given" in out
+    assert "training mode" in out
+    assert "conv2d_1.dw[0, 1, 0, 3] = " in out and "dense_1.update:b[3] = " in out
+    assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+
+
+@pytest.fixture
+def main(capsys):
+    """The command in this process: (exit code, stdout, stderr)."""
+    from minicnn.__main__ import main as run
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_a_model_that_scales_by_itself_gets_0_to_255(files, main):
+    places = ["--at", "rescaling_1[0,0,0,2]", "--at", "dense_1:dy[0,0]"]
+    code, out, _ = main("explain", files / "colour.minicnn", "--image", files / "image.png", *places, "--label", 1)
+    assert code == 0
+    assert "12×10 pixels in colour; pixels 0 to 255, since rescaling_1 scales them" in out
+    assert "target: class 1, as given" in out
+
+
+def test_a_model_that_was_not_compiled_has_outputs_only(files, main):
+    code, out, _ = main("explain", files / "bare.minicnn", "--image", files / "grey.png", "--at", "dense_1[0,1]")
+    assert code == 0 and "not compiled" in out
+    code, _, error = main("explain", files / "bare.minicnn", "--image", files / "grey.png", "--at", "dense_1:dw[0,1]")
+    assert code == 2 and "no way back" in error
+
+
+def test_the_label_of_a_data_set_is_the_target(files, main):
+    code, out, _ = main("explain", files / "model.minicnn", "--dataset", "toy", "--at", "dense_1:dy[0,1]")
+    assert code == 0 and "the image's label" in out
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "parts"),
+    [
+        ("model", ["--image", "nowhere.png", "--at", "conv2d_1[0,0,0,0]"], ["nowhere.png"]),
+        ("model", ["--image", "text.png", "--at", "conv2d_1[0,0,0,0]"], ["cannot be read as an image"]),
+        ("model", ["--image", "grey.png", "--at", "conv2d[0,0,0,0]"], ["did you mean 'conv2d_1'"]),
+        ("model", ["--image", "grey.png", "--at", "conv2d_1:updat:w[0,0,0,0]"], ["did you mean 'update:w'"]),
+        ("model", ["--image", "grey.png", "--at", "conv2d_1[0,26,0,0]"], ["out of range on axis 1", "(1, 26, 26, 4)"]),
+        ("model", ["--image", "grey.png", "--at", "conv2d_1"], ["not the place of a number"]),
+        ("model", ["--image", "grey.png"], ["nothing to do"]),
+        ("model", ["--image", "grey.png", "--at", "dense_1[0,0]", "--label", "thing2"], ["did you mean 'thing 2'"]),
+        ("model", ["--image", "grey.png", "--at", "dense_1[0,0]", "--label", "10"], ["'10'"]),
+        ("model", ["--dataset", "toi", "--at", "dense_1[0,0]"], ["did you mean 'toy'"]),
+        ("model", ["--dataset", "toy", "--index", "1000", "--at", "dense_1[0,0]"], ["from 0 to 999"]),
+        ("colour", ["--dataset", "toy", "--at", "dense_1[0,0]"], ["do not fit the model"]),
+        ("flat", ["--image", "grey.png", "--at", "dense_1[0,0]"], ["does not take images"]),
+        ("missing", ["--image", "grey.png", "--at", "dense_1[0,0]"], ["missing.minicnn"]),
+    ],
+)
+def test_what_does_not_fit_is_said_with_exit_code_2(files, main, monkeypatch, model, arguments, parts):
+    monkeypatch.chdir(files)
+    code, _, error = main("explain", f"{model}.minicnn", *arguments)
+    assert code == 2
+    assert error.startswith("minicnn: ") and all(part in error for part in parts), error
+
+
+def test_errors_leave_no_traceback(files):
+    _, error = command("explain", files / "text.png", "--image", files / "grey.png", "--at", "a[0]", check=2)
+    assert "not a whole model file" in error and "What to do" in error
+    command("explain", files / "model.minicnn", check=2)
+    command("explane", check=2)

@@ -1,0 +1,194 @@
+"""The command line: python -m minicnn explain MODEL --image FILE --at "conv2d_1[0, 4, 5, 3]"."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+
+from minicnn.errors import InputError, unknown_name
+
+DESCRIPTION = "minicnn: convolutional neural networks in NumPy, written to be read."
+EXAMPLES = """\
+which number may be named by --at, for a layer called conv2d_1 (images come first, here the only one, 0):
+  conv2d_1[0, 4, 5, 3]             an output, also conv2d_1:y[0, 4, 5, 3]
+  conv2d_1:dw[0, 1, 2, 3]          a weight's gradient; db, dgamma, dbeta alike
+  conv2d_1:dx[0, 4, 5, 0]          the loss's derivative by an input; dy, dz alike
+  conv2d_1:update[0, 1, 2, 3]      the weight after the optimizer's step; update:b for the bias
+
+examples:
+  python -m minicnn explain model.minicnn --image shoe.png --at "conv2d_1[0, 4, 5, 3]"
+  python -m minicnn explain model.minicnn --dataset toy --index 7 --html step.html
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 where something that the user gave does not fit."""
+    parser = argparse.ArgumentParser("python -m minicnn", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add_explain(commands)
+    options = parser.parse_args(arguments)
+    if "run" not in options:
+        parser.print_help()
+        return 0
+    try:
+        options.run(options)
+    except (InputError, OSError) as error:
+        print(f"minicnn: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _add_explain(commands: Any) -> None:
+    text, raw = "which numbers made this number", argparse.RawDescriptionHelpFormatter
+    about = "Which numbers made this number, in one step of a trained model on one image."
+    parser = commands.add_parser("explain", help=text, description=about, epilog=EXAMPLES, formatter_class=raw)
+    add = parser.add_argument
+    add("model", help="a file that model.save() wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--image", metavar="FILE", help="an image; converted to the model's size and channels")
+    source.add_argument("--dataset", metavar="NAME", help="take the image from the test part of this data set")
+    add("--index", type=int, default=0, metavar="I", help="which image of the data set (default: 0)")
+    add("--at", metavar="PLACE", action="append", default=[], help="the number to explain, see below")
+    add("--label", metavar="CLASS", help="the target, a name or number (default: the label of the data set's image; "
+        "the predicted class of any other image)")  # fmt: skip
+    add("--training", action="store_true", help="as in a step of fit, with dropout and the statistics of this batch of "
+        "one image (default: as in predict)")  # fmt: skip
+    add("--html", metavar="FILE", help="write the whole step as a page for the browser")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from minicnn.inspect.explain import explain, parse
+    from minicnn.models import load_model
+
+    if not options.at and not options.html:
+        raise InputError(
+            "explain", "there is nothing to do.", "a number to explain (--at), a page to write (--html), or both.",
+            "neither.", 'for example --at "conv2d_1[0, 4, 5, 3]"; see python -m minicnn explain --help.',
+        )  # fmt: skip
+    model = load_model(options.model)
+    pixels, label, names, source = _picture(model, options)
+    x, scaling = _scaled(model, pixels)
+    y, sentence = _target(model, x, label, names, options)
+    if names is not None and model.class_names is None:
+        model.class_names = names
+    t = model.trace(x, y, training=options.training)
+    mode = "training mode: dropout, and the statistics of this one image"
+    if not options.training:
+        mode = "evaluation mode, as in predict"
+    print(f"{options.model}, {mode}\n{source}; {scaling}\n{sentence}")
+    for place in options.at:
+        print(f"\n{explain(t, *parse(t, place))}")
+    if options.html:
+        t.to_html(options.html)
+        print(f"\nThe whole step is in {options.html}: open it in a browser.")
+
+
+def _picture(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, int | None, list[str] | None, str]:
+    """(pixels 0…255 in the model's input shape, label or None, class names or None, a sentence about their origin)."""
+    shape = model.input_shape
+    if options.image is not None:
+        pixels, size = _read_image(options.image, shape)
+        kind = "grey" if len(shape) == 2 or shape[2] == 1 else "colour"
+        return pixels, None, model.class_names, f"{options.image}, {size}, as {shape[0]}×{shape[1]} pixels in {kind}"
+    from minicnn import datasets
+
+    _, (images, labels), names = datasets.load(options.dataset)
+    if not 0 <= options.index < len(images):
+        raise InputError(
+            "--index", f"there is no such image in the test part of {options.dataset}.",
+            f"a number from 0 to {len(images) - 1}.", f"{options.index}.", "choose another one.",
+        )  # fmt: skip
+    image = images[options.index]
+    if image.size != np.prod(shape):
+        raise InputError(
+            "--dataset", f"the images of {options.dataset} do not fit the model.", f"samples of shape {shape}.",
+            f"images of shape {image.shape}.", "choose the data set that the model was trained on, or --image.",
+        )  # fmt: skip
+    source = f"test image {options.index} of {options.dataset}"
+    return image.reshape(shape), int(labels.reshape(-1)[options.index]), model.class_names or list(names), source
+
+
+def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """(the image as uint8 of the shape (H, W), (H, W, 1) or (H, W, 3), a sentence about its size)."""
+    from PIL import Image
+
+    if not (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):
+        raise InputError(
+            "--image", "this model does not take images.", "a model of samples (H, W), (H, W, 1) or (H, W, 3).",
+            f"one of samples {shape}.", "use --dataset, or model.trace(x, y) in Python.",
+        )  # fmt: skip
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB" if shape[2:] == (3,) else "L")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            path, "this file cannot be read as an image.", "a PNG, JPEG or another format that Pillow knows.",
+            f"{type(error).__name__}: {error}.", "open it in an image program and save it as PNG.",
+        ) from error  # fmt: skip
+    size = f"{image.height}×{image.width} pixels"
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(shape), size
+
+
+def _scaled(model: Any, pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    """(a batch of one, a sentence about its scale): 0 to 1, unless the model itself divides by about 255."""
+    first = model.flat_layers[0]
+    if type(first).__name__ == "Rescaling" and abs(first.scale) < 0.1:
+        return pixels[None].astype(np.float64), f"pixels 0 to 255, since {model.layer_keys[0]} scales them"
+    return pixels[None] / 255.0, "pixels scaled to 0…1"
+
+
+def _target(
+    model: Any, x: np.ndarray, label: int | None, names: list[str] | None, options: argparse.Namespace
+) -> tuple[np.ndarray | None, str]:
+    """(the targets of the batch, None where the model has no loss; a sentence about prediction and target)."""
+    p = model.predict(x, verbose=0)[0]
+    if p.ndim != 1:
+        raise InputError(
+            "explain", "the model's output is not one row of classes.", "an output of shape (N, classes).",
+            f"one of shape (N, {', '.join(map(str, p.shape))}).", "use model.trace(x, y) in Python.",
+        )  # fmt: skip
+    classes = max(2, len(p))
+    guess = int(p.argmax()) if len(p) > 1 else int(p[0] >= 0.5)
+    sentence = f"prediction: {_class(guess, names)}, output {p[guess if len(p) > 1 else 0]:.4g}"
+    if options.label is not None:
+        label = _label(options.label, names, classes)
+        origin = "as given"
+    elif label is not None:
+        origin = "the image's label"
+    else:
+        origin, label = "the predicted class, since no --label was given", guess
+    if model.loss is None:
+        return None, sentence + "; the model was not compiled, so there is no way back"
+    if label >= classes:
+        raise InputError(
+            "--label", "the model has no output for this class.", f"a class from 0 to {classes - 1}.", f"{label}.",
+            "pass --label with a class of this model.",
+        )  # fmt: skip
+    sentence += f"\ntarget: {_class(label, names)}, {origin}"
+    if model.loss.sparse:
+        return np.array([label]), sentence
+    return (np.eye(len(p))[[label]] if len(p) > 1 else np.array([[float(label)]])), sentence
+
+
+def _label(text: str, names: list[str] | None, classes: int) -> int:
+    """The class number for a name or a number."""
+    known = list(names or ())
+    if text in known:
+        return known.index(text)
+    if text.isdigit() and int(text) < classes:
+        return int(text)
+    raise unknown_name("class (--label)", text, [*known, *map(str, range(classes))])
+
+
+def _class(k: int, names: list[str] | None) -> str:
+    return f"class {k} ({names[k]})" if names and k < len(names) else f"class {k}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
