@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = {
     "activations", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck", "initializers",
-    "kernels", "layers", "losses", "metrics", "models", "optimizers", "random", "regularizers",
+    "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "random", "regularizers",
     "saving", "schedules", "training", "utils",
 }  # fmt: skip
 _NAMES = {
