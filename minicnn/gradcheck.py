@@ -29,15 +29,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicnn.backend import Array, xp_of
+from minicnn import gradcheck_hints
+from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.core import Dropout
 from minicnn.losses import check_targets, loss_gradient, prepare_targets
 from minicnn.models import Sequential
 from minicnn.training import step as training_step
@@ -53,7 +55,10 @@ class GradientCheckError(InputError):
 
 @dataclass(frozen=True)
 class ArrayReport:
-    """How one gradient compares. The values are those of the worst element; index is None for a random direction."""
+    """How one gradient compares. The values are those of the worst element; index is None for a random direction.
+
+    hint: the likely cause where it is wrong and the numbers show a known pattern (minicnn.gradcheck_hints), else "".
+    """
 
     name: str
     shape: Shape
@@ -64,6 +69,7 @@ class ArrayReport:
     analytic: float = 0.0
     numeric: float = 0.0
     verdict: str = "ok"  # or "WRONG", "kinks" (too few elements are left), "zero" (nothing depends on this array)
+    hint: str = ""
 
     @property
     def ok(self) -> bool:
@@ -115,6 +121,8 @@ class Report:
         """What is to be said beside the table, in sentences."""
         notes = [f"! {problem}" for problem in self.problems]
         for array in self.arrays.values():
+            if array.hint:
+                notes.append(f"{array.name}: {array.hint}")
             if array.kinks:
                 notes.append(
                     f"{array.name}: {array.kinks} left out: a kink (a ReLU, a maximum that changes) is in the step."
@@ -179,7 +187,8 @@ def check_function(
         return _Pass(arrays, lambda: forward(**values), gradients)
 
     title = f"{getattr(forward, '__name__', type(forward).__name__)}: {_how(dy)}"
-    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance)
+    rates = [inputs["rate"]] if isinstance(inputs.get("rate"), float) else []
+    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, rates)
 
 
 def check_layer(
@@ -218,7 +227,7 @@ def check_layer(
         return _Pass({"x": values, **_parameters(copied)}, run, gradients)
 
     title = f"{layer.name} ({type(layer).__name__}, in {_mode(training)}): {_how(dy)}"
-    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance)
+    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, _rates(layer))
 
 
 def check_model(
@@ -279,13 +288,24 @@ def check_model(
 
     mean = np.full(len(x), 1 / len(x))  # the loss of the batch is the mean: its derivative by each sample's loss
     title = f"{model.name} (in {_mode(training)}, {type(model.loss).__name__}): random directions in float64"
-    return _check(title, prepare, probes, mean, seed, step, tolerance, zero_is_said=True)
+    return _check(title, prepare, probes, mean, seed, step, tolerance, _rates(model), zero_is_said=True)
 
 
 # ---- the comparison -----------------------------------------------------------------------------------------------
 
 # Where an array is moved, and by which array (or number) of length 1: (index, 1.0), or (..., direction).
 _Probe = tuple[Shape | EllipsisType, Any]
+
+
+class _Pair(NamedTuple):
+    """The two derivatives by one probe."""
+
+    where: Shape | EllipsisType
+    unit: Any
+    analytic: float
+    numeric: float
+    kink: bool
+    wrong: bool
 
 
 @dataclass
@@ -305,6 +325,7 @@ def _check(
     seed: int,
     step: float,
     tolerance: float,
+    rates: list[float],
     zero_is_said: bool = False,
 ) -> Report:
     report = Report(title, tolerance)
@@ -332,9 +353,12 @@ def _check(
     for name, array in run.arrays.items():
         gradient = gradients.get(name)
         if gradient is not None and gradient.shape == array.shape:
-            result = _compare(_d(name), array, gradient, run.forward, dy, probes(array, rng), step, tolerance)
+            result, pairs = _compare(_d(name), array, gradient, run.forward, dy, probes(array, rng), step, tolerance)
             if result.verdict == "zero" and not zero_is_said:
                 raise _blind(title, result)
+            if not result.ok and pairs:
+                others = {other: a for other, a in run.arrays.items() if other != name}
+                result = replace(result, hint=_hint(array, gradient, pairs, run.forward, dy, step, others, rates))
             report.arrays[_d(name)] = result
     if not report.arrays and not report.problems:
         raise GradientCheckError(
@@ -355,7 +379,7 @@ def _compare(
     probes: Iterator[_Probe],
     step: float,
     tolerance: float,
-) -> ArrayReport:
+) -> tuple[ArrayReport, list[_Pair]]:
     """The gradient of one array against central differences, probe by probe."""
     y = forward().copy()
     chosen, analytic, numeric, seen = list(probes), [], [], 0.0
@@ -368,10 +392,10 @@ def _compare(
             seen = max(seen, abs(numeric[-1]) / (_length(dy) * _length(change)))
     shape, n = tuple(array.shape), len(chosen)
     if seen < 1e-6 and not max(map(abs, analytic), default=0) > 1e-6 * _length(dy) * _length(y):
-        return ArrayReport(name, shape, 0, verdict="zero")
+        return ArrayReport(name, shape, 0, verdict="zero"), []
 
     floor = max(map(abs, numeric)) / 1000
-    kinks, worst = 0, ArrayReport(name, shape, n, error=-1.0)
+    kinks, worst, pairs = 0, ArrayReport(name, shape, n, error=-1.0), []
     for (where, unit), a, b in zip(chosen, analytic, numeric, strict=True):
         kink = False
         for h in (step, step / 10, step / 100):  # a smaller step may end before the kink
@@ -383,11 +407,43 @@ def _compare(
             if not kink:
                 break
         kinks += kink
+        pairs.append(_Pair(where, unit, a, b, kink, error > tolerance and not kink))
         if not kink and error > worst.error:
             worst = ArrayReport(name, shape, n, 0, error, None if where is ... else where, a, b)
     verdict = "WRONG" if worst.error > tolerance else "kinks" if 2 * kinks > n else "ok"
-    return ArrayReport(
+    compared = ArrayReport(
         name, shape, n - kinks, kinks, max(worst.error, 0.0), worst.index, worst.analytic, worst.numeric, verdict
+    )
+    return compared, pairs
+
+
+def _hint(
+    array: Array,
+    gradient: Array,
+    pairs: list[_Pair],
+    forward: Callable[[], Array],
+    dy: Array,
+    step: float,
+    others: dict[str, Array],
+    rates: list[float],
+) -> str:
+    """The likely cause of a wrong gradient, or of one that seems to be all kinks."""
+    pairs = [pair for pair in pairs if not pair.kink] if any(pair.wrong for pair in pairs) else pairs
+
+    def shares(probe: _Probe, larger: bool = False) -> np.ndarray:
+        return to_host(dy * _slope(forward, array, *probe, step * 100 if larger else step))
+
+    return gradcheck_hints.hint(
+        gradcheck_hints.Evidence(
+            gradient=to_host(gradient),
+            probes=[(pair.where, pair.unit if pair.where is not ... else to_host(pair.unit)) for pair in pairs],
+            analytic=np.array([pair.analytic for pair in pairs]),
+            numeric=np.array([pair.numeric for pair in pairs]),
+            wrong=np.array([pair.wrong for pair in pairs]),
+            shares=shares,
+            others=others,
+            rates=rates,
+        )
     )
 
 
@@ -467,7 +523,8 @@ def _misfits(arrays: dict[str, Array], y: Array, gradients: dict[str, Any], dtyp
         elif gradient is None:
             problems.append(f"the gradient {_d(name)} is missing.")
         elif gradient.shape != arrays[name].shape:
-            problems.append(f"{_d(name)} has shape {gradient.shape}, but {name} has {arrays[name].shape}.")
+            mirrored = ": transposed?" if gradient.shape == arrays[name].shape[::-1] else "."
+            problems.append(f"{_d(name)} has shape {gradient.shape}, but {name} has {arrays[name].shape}{mirrored}")
         elif gradient.dtype != dtype:
             problems.append(f"{_d(name)} is {gradient.dtype} where all inputs are {dtype}.")
     return problems
@@ -519,6 +576,11 @@ def _collect(layer: Any, pages: list[Context], trained: bool = False) -> dict[st
         for name in leaf.params
         if leaf.trainable or (name in page.grads and not trained)
     }
+
+
+def _rates(layer: Any) -> list[float]:
+    """Those of the dropouts inside."""
+    return [leaf.rate for leaf in _leaves(layer).values() if isinstance(leaf, Dropout)]
 
 
 def _is_float(value: Any) -> bool:
