@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minicnn import random
 from minicnn.constraints import MaxNorm, NonNeg, UnitNorm
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.inspect.explain import parse
@@ -46,6 +47,11 @@ from minicnn.optimizers import SGD, Adam, AdamW, RMSprop
 from minicnn.regularizers import L1, L1L2, L2
 
 N, K = 6, 4
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_in_every_run():
+    random.seed(0)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -112,7 +118,7 @@ def whats(layer):
     return asked | {f"update:{name}": p for name, p in (layer.updated | layer.state_after).items()}
 
 
-def assert_explained(t, count=4, seed=0, tolerance=None):
+def assert_explained(t, count=3, seed=0, tolerance=None):
     """Random elements of everything: the terms add up to each step, and the last step is the recorded number."""
     draw = rng(seed)
     for layer in t.layers:
@@ -204,8 +210,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "third step"])
+@pytest.mark.parametrize(("steps", "dtype"), [(0, np.float64), (2, np.float32)], ids=["first step", "third step"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer(name, steps, dtype):
     layers = [Conv2D(2, 3, activation="relu"), BatchNormalization(), Flatten(), Dense(K, activation="softmax")]
@@ -510,6 +515,7 @@ def files(tmp_path_factory) -> Path:
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("command")
+    random.seed(0)
     small = [Conv2D(4, 3, activation="relu"), MaxPooling2D(4), Dropout(0.5), Flatten()]
     model = Sequential([Input((28, 28, 1)), *small, Dense(10, activation="softmax")])
     model.compile("adam", "sparse_categorical_crossentropy")

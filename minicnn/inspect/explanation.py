@@ -125,7 +125,7 @@ class Explanation:
         """What rounding can explain: the dtype's epsilon times the scale, growing with the root of the sums' length."""
         info = np.finfo(self.dtype)
         length = sum(len(part) for step in self.steps for part in step.products)
-        return float(info.eps) * (8 + 2 * math.sqrt(length)) * self.scale + float(info.tiny)
+        return float(info.eps) * (4 + math.sqrt(length)) * self.scale + float(info.tiny)
 
     @property
     def ok(self) -> bool:
