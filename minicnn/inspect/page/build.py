@@ -31,7 +31,7 @@ MOST_BYTES = 4_000_000
 MOST_SHARES = 32
 
 # The differences of the gradient check: multiply-accumulates that all of them together may take, and their steps.
-MOST_MACS = 4_000_000_000
+MOST_MACS = 2_000_000_000
 STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 
 # Parameter arrays up to this size are never trimmed.
@@ -57,7 +57,8 @@ LEVELS = (
     Level(channels=16),
     Level(channels=8),
     Level(backward=16, channels=8),
-    Level(backward=12, channels=4),
+    Level(backward=10, channels=4),
+    Level(backward=8, channels=4),
     Level(forward=16, backward=12, channels=4),
     Level(forward=12, backward=8, channels=3),
     Level(forward=8, backward=6, channels=2),
@@ -203,7 +204,7 @@ class _Record:
     def _strongest(self, array: np.ndarray, k: int | None) -> Choice:
         sample = array[self.image].astype(np.float64)
         if k is not None and sample.ndim == 1:
-            k *= 4  # a channel is a number here, not a map
+            k *= 2  # a channel is a number here, not a map
         if k is None or sample.shape[-1] <= max(k, 16 if sample.ndim == 1 else 0):
             return None
         score = np.nan_to_num(sample.reshape(-1, sample.shape[-1]).std(axis=0) if sample.ndim > 1 else np.abs(sample))
@@ -311,17 +312,15 @@ class _Record:
             ids["share/w"] = self._given(dw, (len(self.rows), *w.shape), (None, None, None, before, after))
             ids["share/b"] = self._given(db, (len(self.rows), w.shape[3]), (None, after))
         if layer.kind == "BatchNormalization":
-            c = x.shape[-1]
             axes = tuple(range(1, x.ndim))[:-1]
             mean, x_hat = layer.kept["mean"].astype(np.float64), layer.kept["x_hat"]
             sums = {"x": x.astype(np.float64), "xx": (x - mean) ** 2}
             if layer.dy is not None:
                 sums |= {"dy": layer.dy.astype(np.float64), "dyx": layer.dy * x_hat.astype(np.float64)}
-            choice = after if c > SMALL // 16 else None
             for name, array in sums.items():
                 each = array.sum(axis=axes)
                 share = np.stack([each[images].sum(axis=0) for images in self.rows]).astype(x.dtype)
-                ids[f"share/{name}"] = self._add(share, (None, choice))
+                ids[f"share/{name}"] = self._add(share, (None, after))
         for name, factor in _constraint_factors(self.trace, layer).items():
             full = np.broadcast_to(factor, layer.params[name].shape)
             ids[f"factor/{name}"] = self._parameter("g", full, before, after)

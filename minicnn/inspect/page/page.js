@@ -94,6 +94,7 @@ function total(terms) {
   return { sum: Number.isNaN(sum) && terms.some((t) => t.a === undefined || t.b === undefined) ? undefined : sum, mag };
 }
 const product = (a, an, b, bn, more) => ({ a, an, b, bn, v: a === undefined || b === undefined ? NaN : a * b, ...more });
+const bracket = (v) => (v < 0 ? `(${fmt(v)})` : fmt(v));
 const at = (index) => "[" + index.join(", ") + "]";
 
 function erf(x) {
@@ -142,7 +143,7 @@ function actForward(l, index) {
     const row = rowOf(z, index), k = index[index.length - 1];
     if (row.includes(undefined)) return null;
     const s = softmaxOf(row);
-    return { name: "y", text: `exp(${fmt(row[k])} − ${fmt(s.max)}) / ${fmt(s.sum)}`, value: s.p[k], rec };
+    return { name: "y", text: `exp(${fmt(row[k])} − ${bracket(s.max)}) / ${fmt(s.sum)}`, value: s.p[k], rec };
   }
   if (!pointwise[a.name]) return { name: "y", text: `${a.name}: a function of your own, not known to this page`, value: undefined, rec };
   return { name: "y", text: `${a.name}(${fmt(v)})`, value: v === undefined ? undefined : pointwise[a.name](v, a), rec, mag: a.name === "gelu" || a.name === "elu" ? 1e-2 : 0 };
@@ -160,7 +161,7 @@ function lossGradient(k) {
   if (y.rank !== 1 || !D.loss_function) return { name: "dy", text: "recorded", value: undefined, rec };
   const kind = D.loss_function.class_name, config = D.loss_function.config, K = y.shape[0], fused = L[last].fused;
   const classes = [...Array(K).keys()], t = targetOf(k), mass = classes.reduce((a, i) => a + targetOf(i), 0);
-  const text = (p) => `(${fmt(p)} − ${fmt(t)}) / ${N}`;
+  const text = (p) => `(${fmt(p)} − ${bracket(t)}) / ${N}`;
   if (kind.endsWith("CategoricalCrossentropy") || kind === "CategoricalCrossentropy") {
     const z = fused ? rowOf(T(last, "z"), [0]) : rowOf(y, [0]);
     if (fused || config.from_logits) {
@@ -170,19 +171,19 @@ function lossGradient(k) {
     const sum = z.reduce((a, b) => a + b, 0), clip = (v) => Math.min(Math.max(v, 1e-7), 1 - 1e-7);
     const inside = (i) => { const q = Math.fround(z[i] / sum); return q >= Math.fround(1e-7) && q <= Math.fround(1 - 1e-7) ? 1 : 0; };
     const massIn = classes.reduce((a, i) => a + targetOf(i) * inside(i), 0), p = clip(z[k] / sum);
-    return { name: "dy", text: `(${fmt(massIn)} − ${fmt(t)} / ${fmt(p)}) / ${N}`, value: (massIn - t * inside(k) / p) / (sum * N), rec, mag: (massIn + t / p) / N };
+    return { name: "dy", text: `(${fmt(massIn)} − ${bracket(t)} / ${fmt(p)}) / ${N}`, value: (massIn - t * inside(k) / p) / (sum * N), rec, mag: (massIn + t / p) / N };
   }
   if (kind === "BinaryCrossentropy") {
     const outputs = N * K;
     if (fused || config.from_logits) {
       const p = pointwise.sigmoid((fused ? T(last, "z") : y).get(k));
-      return { name: "dlogits", text: `(${fmt(p)} − ${fmt(t)}) / ${outputs}`, value: (p - t) / outputs, rec, mag: (p + t) / outputs };
+      return { name: "dlogits", text: `(${fmt(p)} − ${bracket(t)}) / ${outputs}`, value: (p - t) / outputs, rec, mag: (p + t) / outputs };
     }
     const q = y.get(k), p = Math.min(Math.max(q, 1e-7), 1 - 1e-7);
-    return { name: "dy", text: `(${fmt(p)} − ${fmt(t)}) / (p(1 − p)) / ${outputs}`, value: p === q ? (p - t) / (p * (1 - p)) / outputs : 0, rec, mag: 1e-4 / outputs };
+    return { name: "dy", text: `(${fmt(p)} − ${bracket(t)}) / (p(1 − p)) / ${outputs}`, value: p === q ? (p - t) / (p * (1 - p)) / outputs : 0, rec, mag: 1e-4 / outputs };
   }
   const plain = tensor(D.target).get(k), d = y.get(k) - plain;
-  if (kind === "MeanSquaredError") return { name: "dy", text: `2 · (${fmt(y.get(k))} − ${fmt(plain)}) / ${N * K}`, value: 2 * d / (N * K), rec, mag: (Math.abs(y.get(k)) + Math.abs(plain)) / (N * K) };
+  if (kind === "MeanSquaredError") return { name: "dy", text: `2 · (${fmt(y.get(k))} − ${bracket(plain)}) / ${N * K}`, value: 2 * d / (N * K), rec, mag: (Math.abs(y.get(k)) + Math.abs(plain)) / (N * K) };
   if (kind === "MeanAbsoluteError") return { name: "dy", text: `sign(${fmt(d)}) / ${N * K}`, value: Math.sign(d) / (N * K), rec };
   return { name: "dy", text: "a loss of your own", value: undefined, rec };
 }
@@ -238,13 +239,13 @@ function actBackward(l, index) {
     const p = rowOf(y, index), d = rowOf(dy, index), k = index[index.length - 1];
     if (d.includes(undefined) || p.includes(undefined)) return null;
     const inner = p.reduce((s, v, i) => s + v * d[i], 0), mag = p.reduce((s, v, i) => s + Math.abs(v * d[i]), 0);
-    return { name: "dz", text: `${fmt(p[k])} · (${fmt(d[k])} − ${fmt(inner)})`, value: p[k] * (d[k] - inner), rec, mag: Math.abs(p[k]) * (Math.abs(d[k]) + mag) };
+    return { name: "dz", text: `${fmt(p[k])} · (${fmt(d[k])} − ${bracket(inner)})`, value: p[k] * (d[k] - inner), rec, mag: Math.abs(p[k]) * (Math.abs(d[k]) + mag) };
   }
   if (!slopes[a.name] || g === undefined) return null;
   const yv = y.get(...index), zv = z.get(...index);
   if (yv === undefined) return null;
   const slope = slopes[a.name](zv, yv, a);
-  return { name: "dz", text: `${fmt(g)} · ${fmt(slope)}`, value: g * slope, rec, mag: Math.abs(g) * (a.name === "relu" ? 0 : 1) };
+  return { name: "dz", text: `${fmt(g)} · ${bracket(slope)}`, value: g * slope, rec, mag: Math.abs(g) * (a.name === "relu" ? 0 : 1) };
 }
 const dzOf = (l) => T(l, "dz") || T(l, "dy");
 
@@ -275,7 +276,7 @@ function denseTerms(l, index) {
 function linear(l, index) {
   const terms = L[l].kind === "Dense" ? denseTerms(l, index) : convTerms(l, index), b = T(l, "p/b"), o = index[index.length - 1];
   const s = total(terms), bias = b ? b.get(o) : 0;
-  return { name: "z", text: `Σ of ${terms.length} products` + (b ? ` + bias ${fmt(bias)}` : ""), terms, bias: b ? bias : undefined, sum: s.sum, value: s.sum === undefined ? undefined : s.sum + bias, rec: T(l, "z").get(...index), mag: s.mag + Math.abs(bias) };
+  return { name: "z", text: (terms.length <= 9 ? terms.map((t) => `${bracket(t.a)}·${bracket(t.b)}`).join(" + ") : `Σ of ${terms.length} products`) + (b ? ` + bias ${bracket(bias)}` : ""), terms, bias: b ? bias : undefined, sum: s.sum, value: s.sum === undefined ? undefined : s.sum + bias, rec: T(l, "z").get(...index), mag: s.mag + Math.abs(bias) };
 }
 
 function convDx(l, [i, j, c]) {
@@ -362,7 +363,7 @@ function bnStats(l, c) {
     const m = L[l].config.momentum;
     for (const [name, batch] of [["moving_mean", "mean"], ["moving_variance", "var"]]) {
       const old = state(name, "r"), now = T(l, batch).get(c);
-      if (old !== undefined && state(name, "q") !== undefined) steps.push({ name: name.replace("_", " ") + " after", text: `${m} · ${fmt(old)} + ${fmt(1 - m)} · ${fmt(now)}`, value: m * old + (1 - m) * now, rec: state(name, "q"), mag: Math.abs(m * old) + Math.abs((1 - m) * now) });
+      if (old !== undefined && state(name, "q") !== undefined) steps.push({ name: name.replace("_", " ") + " after", text: `${m} · ${bracket(old)} + ${bracket(1 - m)} · ${bracket(now)}`, value: m * old + (1 - m) * now, rec: state(name, "q"), mag: Math.abs(m * old) + Math.abs((1 - m) * now) });
     }
   } else {
     steps.push({ name: "mean", text: "the running mean: a constant here", value: state("moving_mean", "r"), rec: T(l, "mean").get(c) });
@@ -376,13 +377,15 @@ function bnForward(l, index) {
   const mean = T(l, "mean").get(c), v = T(l, "var").get(c), std = Math.sqrt(v + eps), hat = (x - mean) / std;
   const mm = T(l, "r/moving_mean")?.get(c), mv = T(l, "r/moving_variance")?.get(c);
   return { c, x, gamma, beta, mean, v, std, hat, evaluation: gamma * (x - mm) / Math.sqrt(mv + eps) + beta, mm, mv,
-    step: { name: "y", text: `${fmt(gamma)} · (${fmt(x)} − ${fmt(mean)}) / √(${fmt(v)} + ${eps}) + ${fmt(beta)}`, value: x === undefined ? undefined : gamma * hat + beta, rec: T(l, "y").get(...index), mag: Math.abs(gamma) * (Math.abs(x) + Math.abs(mean)) / std + Math.abs(beta) } };
+    step: { name: "y", text: `${fmt(gamma)} · (${fmt(x)} − ${bracket(mean)}) / √(${fmt(v)} + ${eps}) + ${bracket(beta)}`, value: x === undefined ? undefined : gamma * hat + beta, rec: T(l, "y").get(...index), mag: Math.abs(gamma) * (Math.abs(x) + Math.abs(mean)) / std + Math.abs(beta) } };
 }
 function bnBackward(l, index) {
   const f = bnForward(l, index), M = N * spots(T(l, "x")), dy = T(l, "dy").get(...index), a = f.gamma / f.std;
   const rec = T(l, "dx").get(...index);
-  if (!L[l].of_batch) return { ...f, dy, direct: a * dy, step: { name: "dx", text: `${fmt(a)} · ${fmt(dy)}`, value: dy === undefined ? undefined : a * dy, rec } };
-  const sy = shareSum(batchShares(l, "dy", [f.c])), sx = shareSum(batchShares(l, "dyx", [f.c]));
+  if (!L[l].of_batch) return { ...f, dy, direct: a * dy, step: { name: "dx", text: `${fmt(a)} · ${bracket(dy)}`, value: dy === undefined ? undefined : a * dy, rec } };
+  // The sums over the batch are the gradients of β and γ, where the layer has these.
+  const sums = (name, share) => { const v = T(l, "g/" + name)?.get(f.c), each = shareSum(batchShares(l, share, [f.c])); return { value: v ?? each.value, mag: each.mag || Math.abs(v) }; };
+  const sy = sums("beta", "dy"), sx = sums("gamma", "dyx");
   const direct = a * dy, viaMean = -a * sy.value / M, viaVar = -a * f.hat * sx.value / M, sum = direct + viaMean + viaVar;
   return { ...f, dy, a, direct, viaMean, viaVar, sy: sy.value, sx: sx.value, M,
     step: { name: "dx", text: `${fmt(direct)} ${signed(viaMean)} ${signed(viaVar)}`, value: Number.isNaN(sum) ? undefined : sum, rec, mag: Math.abs(direct) + a * sy.mag / M + a * (Math.abs(f.x) + Math.abs(f.mean)) / f.std * sx.mag / M } };
@@ -434,7 +437,7 @@ function rule(kind, config, state, p, g, lr, step) {
   if (decay) p -= p * decay * lr;
   if (kind === "SGD") {
     const mu = o("momentum", 0);
-    if (!mu) return { p: p - lr * g, slots: {}, text: `${fmt(p)} − ${fmt(lr)} · ${fmt(g)}` };
+    if (!mu) return { p: p - lr * g, slots: {}, text: `${fmt(p)} − ${bracket(lr)} · ${bracket(g)}` };
     s.momentum = mu * s.momentum - lr * g;
     const move = config.nesterov ? mu * s.momentum - lr * g : s.momentum;
     return { p: p + move, slots: s, text: `${fmt(p)} ${signed(move)}` };
@@ -444,7 +447,7 @@ function rule(kind, config, state, p, g, lr, step) {
     s.m += (1 - b1) * (g - s.m);
     s.v += (1 - b2) * (g * g - s.v);
     const alpha = lr * Math.sqrt(1 - b2 ** step) / (1 - b1 ** step);
-    return { p: p - alpha * s.m / (Math.sqrt(s.v) + eps), slots: s, alpha, text: `${fmt(p)} − ${fmt(alpha)} · ${fmt(s.m)} / (√${fmt(s.v)} + ε)` };
+    return { p: p - alpha * s.m / (Math.sqrt(s.v) + eps), slots: s, alpha, text: `${fmt(p)} − ${bracket(alpha)} · ${bracket(s.m)} / (√${fmt(s.v)} + ε)` };
   }
   if (kind === "RMSprop") {
     const rho = o("rho", 0.9), eps = o("epsilon", 1e-7);
@@ -453,7 +456,7 @@ function rule(kind, config, state, p, g, lr, step) {
     if (config.centered) { s.mean += (g - s.mean) * (1 - rho); spread -= s.mean * s.mean; }
     let move = lr * g / Math.sqrt(spread + eps);
     if (o("momentum", 0)) { s.momentum = o("momentum", 0) * s.momentum + move; move = s.momentum; }
-    return { p: p - move, slots: s, text: `${fmt(p)} − ${fmt(move)}` };
+    return { p: p - move, slots: s, text: `${fmt(p)} − ${bracket(move)}` };
   }
   return null;
 }
@@ -469,7 +472,7 @@ function updateSteps(l, name, index) {
     const r = reg.config || {}, l2 = num(r.l2) || 0, l1 = num(r.l1) || 0;
     known = ["L1", "L2", "L1L2"].includes(reg.class_name);
     applied += 2 * l2 * p + l1 * Math.sign(p);
-    text += (l2 ? ` + 2 · ${l2} · ${fmt(p)}` : "") + (l1 ? ` + ${l1} · sign` : "");
+    text += (l2 ? ` + 2 · ${l2} · ${bracket(p)}` : "") + (l1 ? ` + ${l1} · sign` : "");
   }
   if (config.clipvalue) { applied = Math.min(Math.max(applied, -config.clipvalue), config.clipvalue); text += `, clipped to ±${config.clipvalue}`; }
   if (config.clipnorm || config.global_clipnorm) { known = false; text += ", then shortened to the largest allowed norm (of a whole array: as recorded)"; }
@@ -486,7 +489,7 @@ function updateSteps(l, name, index) {
   const constraint = L[l].config[{ w: "kernel_constraint", b: "bias_constraint" }[name]];
   if (constraint) {
     const factor = T(l, "factor/" + name)?.get(...index);
-    if (factor !== undefined) { value *= factor; words = `(${words}) · ${fmt(factor)} (${constraint.class_name})`; }
+    if (factor !== undefined) { value *= factor; words = `(${words}) · ${bracket(factor)} (${constraint.class_name})`; }
     else if (constraint.class_name === "NonNeg") { value = Math.max(value, 0); words += ", not below 0 (NonNeg)"; }
     else { value = undefined; words += ", then a constraint of your own"; }
   }
@@ -494,9 +497,9 @@ function updateSteps(l, name, index) {
   return steps;
 }
 function slotText(kind, key, c, s, g, lr) {
-  if (kind === "SGD") return `${c.momentum} · ${fmt(s.momentum)} − ${fmt(lr)} · ${fmt(g)}`;
-  if (key === "m") return `${fmt(s.m)} + (1 − ${c.beta_1}) · (${fmt(g)} − ${fmt(s.m)})`;
-  if (key === "v") return `${fmt(s.v)} + (1 − ${c.beta_2 ?? c.rho}) · (${fmt(g * g)} − ${fmt(s.v)})`;
+  if (kind === "SGD") return `${c.momentum} · ${bracket(s.momentum)} − ${bracket(lr)} · ${bracket(g)}`;
+  if (key === "m") return `${fmt(s.m)} + (1 − ${c.beta_1}) · (${fmt(g)} − ${bracket(s.m)})`;
+  if (key === "v") return `${fmt(s.v)} + (1 − ${c.beta_2 ?? c.rho}) · (${fmt(g * g)} − ${bracket(s.v)})`;
   return "as in minicnn/optimizers.py";
 }
 
@@ -645,9 +648,9 @@ function fmt(v) {
   if (Number.isInteger(v) && a < 1e6) return sign + a;
   if (a >= 1e-3 && a < 1e5) return sign + Number(a.toPrecision(4)).toString();
   const [m, e] = a.toExponential(2).split("e"), n = String(Math.abs(Number(e)));
-  return `${sign}${m}·10${Number(e) < 0 ? "⁻" : ""}${[...n].map((d) => UP[d]).join("")}`;
+  return `${sign}${Number(m)}·10${Number(e) < 0 ? "⁻" : ""}${[...n].map((d) => UP[d]).join("")}`;
 }
-const signed = (v) => (v < 0 ? `− ${fmt(-v)}` : `+ ${fmt(v)}`);
+const signed = (v) => (v < 0 ? `− ${bracket(-v)}` : `+ ${bracket(v)}`);
 const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many || one + "s"}`;
 const times = (shape) => shape.join("×");
 const className = (k) => (D.classes && D.classes[k] !== undefined ? D.classes[k] : `class ${k}`);
@@ -703,9 +706,8 @@ function mapFigure(o) {
   const pads = o.pads || [[0, 0], [0, 0]], [[top, bottom], [left, right]] = pads;
   const rows = o.H + top + bottom, cols = o.W + left + right;
   const most = Math.min(o.most || 330, Math.max(200, document.documentElement.clientWidth - 72));
-  const s = Math.max(1, Math.min(o.big || 40, Math.floor(Math.min(most / cols, 420 / rows)) || 1));
-  let peak = o.peak;
-  if (peak === undefined) { peak = 0; for (let i = 0; i < o.H; i++) for (let j = 0; j < o.W; j++) { const a = Math.abs(o.get(i, j)); if (a > peak && a < Infinity) peak = a; } }
+  const s = Math.max(1, Math.min(o.big || 40, Math.floor(Math.min(most / cols, Math.max(420, o.most || 0) / rows)) || 1));
+  const peak = o.peak ?? peakOf(o.H, o.W, o.get);
   const draw = (g) => {
     g.fillStyle = "#fff"; g.fillRect(0, 0, cols * s, rows * s);
     for (let r = 0; r < rows; r++) for (let q = 0; q < cols; q++) {
@@ -718,7 +720,9 @@ function mapFigure(o) {
       g.fillStyle = c.css; g.fillRect(X, Y, s, s);
       if (s >= 32) {
         g.fillStyle = c.t > 0.6 ? "#fff" : "#16181c"; g.font = `${Math.min(12, s / 3.4)}px system-ui, sans-serif`; g.textAlign = "center"; g.textBaseline = "middle";
-        g.fillText(tiny(v), X + s / 2, Y + s / 2);
+        const text = String(tiny(v));
+        if (g.measureText(text).width <= s - 4) g.fillText(text, X + s / 2, Y + s / 2);
+        else if (v < 0) g.fillText("−", X + s / 2, Y + s / 2);
       } else if (v < 0 && s >= 6 && c.t > 0.12) { g.fillStyle = c.t > 0.6 ? "rgba(255,255,255,.85)" : "rgba(120,40,0,.75)"; g.fillRect(X + s * 0.28, Y + s / 2 - 0.6, s * 0.44, Math.max(1.2, s / 12)); }
       if (o.dead && o.dead(i, j)) { g.fillStyle = "rgba(90,94,102,.32)"; g.fillRect(X, Y, s, s); g.strokeStyle = "rgba(60,60,70,.6)"; g.lineWidth = 1; g.beginPath(); g.moveTo(X, Y + s); g.lineTo(X + s, Y); g.stroke(); }
     }
@@ -748,7 +752,7 @@ function mapFigure(o) {
       if (o.get(a, c) !== null) { keepFocus = o.id; o.pick(a, c); }
     });
   }
-  return h("figure", { className: "map" }, h("figcaption", {}, o.title), node, legend(peak, o.note), o.below ? h("p", { className: "hint" }, o.below) : null);
+  return h("figure", { className: "map", css: { maxWidth: Math.max(cols * s, 250) + 2 + "px" } }, h("figcaption", {}, o.title), node, legend(peak, o.note), o.below ? h("p", { className: "hint" }, o.below) : null);
 }
 const tiny = (v) => (v === 0 ? "0" : Math.abs(v) >= 100 || Math.abs(v) < 0.001 ? fmt(v).replace("·10", "e").replace(/[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]/g, (c) => (c === "⁻" ? "−" : UP.indexOf(c))) : (v < 0 ? "−" : "") + Number(Math.abs(v).toPrecision(2)));
 
@@ -757,12 +761,12 @@ function plane(t, index) {
   const last = index[index.length - 1];
   if (t.rank === 3) return { H: t.shape[0], W: t.shape[1], get: (i, j) => t.get(i, j, last), cur: index.slice(0, 2), index: (i, j) => [i, j, last] };
   if (t.rank === 2) return { H: t.shape[0], W: t.shape[1], get: (i, j) => t.get(i, j), cur: index, index: (i, j) => [i, j] };
-  const n = t.size, W = n <= 12 ? n : n <= 64 ? 8 : n <= 1024 ? 16 : 64, H = Math.ceil(n / W), f = t.rank === 1 ? last : flatOf(index, t.shape);
-  return { H, W, get: (i, j) => (i * W + j < n ? t.at(i * W + j) : null), cur: [Math.floor(f / W), f % W], index: (i, j) => unflat(i * W + j, t.shape) };
+  const n = t.size, W = n <= 12 ? n : n <= 64 ? 16 : n <= 1024 ? 32 : 64, H = Math.ceil(n / W), f = t.rank === 1 ? last : flatOf(index, t.shape);
+  return { H, W, big: n <= 12 ? 58 : undefined, most: n <= 12 ? 600 : undefined, get: (i, j) => (i * W + j < n ? t.at(i * W + j) : null), cur: [Math.floor(f / W), f % W], index: (i, j) => unflat(i * W + j, t.shape) };
 }
 function tensorFigure(id, title, t, index, pick, more) {
   const view = plane(t, index);
-  return mapFigure({ id, title, ...view, pick: pick && ((i, j) => pick(view.index(i, j))), ...more });
+  return mapFigure({ id, title, ...view, pick: pick && ((i, j) => pick(view.index(i, j))), ...more, ...(view.big ? { big: view.big, most: view.most } : {}) });
 }
 
 function cell(v, peak, props) {
@@ -952,11 +956,11 @@ const panels = {
     const box = { i: start(oh, 0, g), j: start(ow, 1, g), h: (g.k[0] - 1) * g.d[0] + 1, w: (g.k[1] - 1) * g.d[1] + 1, color: ACCENT };
     let running = 0;
     return [
-      p(`An output pixel looks through a window of ${g.k[0]} × ${g.k[1]} pixels at all ${count(C, "channel")} of the input. Each number in the window is multiplied by the kernel's weight at that place; the ${terms.length} products and the bias are added up.`),
+      p(`An output pixel looks through a window of ${g.k[0]} × ${g.k[1]} pixels${C > 1 ? `, at all ${C} channels of the input` : ""}. Each number in the window is multiplied by the kernel's weight at that place; the ${terms.length} products and the bias are added up.`),
       picker(y, index, axes(y), L[l].out), channels(y, index, L[l].out, "output channel"),
-      row(mapFigure({ id: "x", title: `Input, channel ${c}`, H: x.shape[0], W: x.shape[1], get: (i, j) => x.get(i, j, c), boxes: [box], pads: g.pads, most: 300, note: g.pads.flat().some(Boolean) ? "dotted cells are padding" : "" }),
+      row(mapFigure({ id: "x", title: `Input, channel ${c}`, H: x.shape[0], W: x.shape[1], get: (i, j) => x.get(i, j, c), boxes: [box], pads: g.pads, most: 370, note: g.pads.flat().some(Boolean) ? "dotted cells are padding" : "" }),
         h("span", { className: "op", "aria-hidden": "true" }, "→"),
-        tensorFigure("y", `Output, channel ${o}`, y, index, (e) => go({ e }), { most: 300 })),
+        tensorFigure("y", `Output, channel ${o}`, y, index, (e) => go({ e }), { most: 370 })),
       row(grid(`The window, channel ${c}`, kernel((t) => t.a)), h("span", { className: "op" }, "×"), grid(`The kernel w[:, :, ${c}, ${o}]`, kernel((t) => t.b)), h("span", { className: "op" }, "="), grid("Products", kernel((t) => t.v)), h("span", { className: "op" }, `Σ = ${fmt(per[c].sum)}`)),
       worked(steps),
       C > 1 ? h("details", { open: C <= 16 }, h("summary", {}, `Sum per channel (${C})`), table(["channel", "Σ of products", "so far", ""], per.map((q) => { running += q.sum; return { mark: q.c === c, cells: [String(q.c), q.sum, running, button("show", () => go({ e: index, c: q.c }), { id: "c" + q.c, label: `show channel ${q.c}` })] }; }))) : null,
@@ -991,7 +995,7 @@ const panels = {
     const y = T(l, "y"), index = chosen(l, "y", y, L[l].out), steps = explain(l, "y", index), { terms, bias } = steps[0], K = terms.length;
     const sums = [0];
     terms.forEach((t) => sums.push(sums[sums.length - 1] + t.v));
-    const k = S.k ? Math.min(S.k, K) : K, box = h("div"), wide = Math.min(64, K);
+    const k = S.k ? Math.min(S.k, K) : K, box = h("div"), wide = Math.min(24, K);
     const show = (k) => {
       const from = Math.max(0, Math.min(K - 9, k - 5));
       box.replaceChildren(
@@ -1026,7 +1030,7 @@ const panels = {
       row(mapFigure({ id: "dz", title: `dz, output channel ${o}`, H: dz.shape[0], W: dz.shape[1], get: (a, e) => dz.get(a, e, o), most: 280, boxes: terms.map((t) => ({ i: t.oh, j: t.ow, color: ACCENT })), below: `${count(terms.length, "output pixel")} saw it (green).` }),
         h("span", { className: "op", "aria-hidden": "true" }, "→"),
         tensorFigure("dx", `dx, channel ${c}`, dx, index, (e) => go({ e, bug: S.bug }), { most: 280 }),
-        bugMap ? mapFigure({ title: "dx with = in place of +=", H, W, get: bugMap, cur: [i, j], most: 280, below: known ? `${differ} of ${known} pixels are wrong.` : "" }) : null),
+        bugMap ? mapFigure({ title: "dx with = in place of +=", H, W, get: bugMap, cur: [i, j], most: 280, peak: peakOf(H, W, (a, e) => dx.get(a, e, c)), note: "same scale", below: known ? `${differ} of ${known} pixels are wrong.` : "" }) : null),
       h("p", {}, button(S.bug ? "Add again (+=)" : "Assign instead of add (=)", () => go({ e: S.e, bug: S.bug ? 0 : 1 }), { id: "bug", pressed: !!S.bug })),
       S.bug && last ? note("The famous bug: with ", code("="), " each contribution overwrites the one before. Here only the last survives: ", b(fmt(last.v)), " instead of ", b(fmt(steps[0].value)), ". The network still learns a little, so nobody notices; a gradient check does, at once.") : null,
       worked(steps),
@@ -1040,11 +1044,11 @@ const panels = {
     const top = many[0];
     return [
       p("A weight is used at every output pixel, so every output pixel has a say in its gradient: the input number that it multiplied there, times the gradient that came back there. All are added, over the whole image and the whole batch."),
-      picker(g, index, ["kernel row", "kernel column", "input channel", "output channel"]), weightChooser(l, index),
-      row(grid(`dw[:, :, ${c}, ${o}] (choose a weight)`, [...Array(taps[0]).keys()].map((a) => [...Array(taps[1]).keys()].map((e) => g.get(a, e, c, o))), { id: "w", cur: [kh, kw], pick: (a, e) => go({ e: [a, e, c, o] }), mark: (a, e) => (a === kh && e === kw ? "chosen" : "") })),
-      row(mapFigure({ title: `Input as this weight saw it (shift ${kh}, ${kw})`, H: OH, W: OW, get: (a, e) => terms[a * OW + e].a, most: 250 }), h("span", { className: "op" }, "×"),
-        mapFigure({ title: `dz, channel ${o}`, H: OH, W: OW, get: (a, e) => terms[a * OW + e].b, most: 250 }), h("span", { className: "op" }, "="),
-        mapFigure({ title: "Products: who gave this weight its gradient", H: OH, W: OW, get: (a, e) => nanless(terms[a * OW + e].v), most: 250, cur: top && [top.oh, top.ow] })),
+      picker(g, index, ["kernel row", "kernel column", "input channel", "output channel"]),
+      row(weightChooser(l, index), grid(`dw[:, :, ${c}, ${o}] (choose a weight)`, [...Array(taps[0]).keys()].map((a) => [...Array(taps[1]).keys()].map((e) => g.get(a, e, c, o))), { id: "w", cur: [kh, kw], pick: (a, e) => go({ e: [a, e, c, o] }), mark: (a, e) => (a === kh && e === kw ? "chosen" : "") })),
+      row(mapFigure({ title: `Input as this weight saw it (shift ${kh}, ${kw})`, H: OH, W: OW, get: (a, e) => terms[a * OW + e].a, most: 300 }), h("span", { className: "op" }, "×"),
+        mapFigure({ title: `dz, channel ${o}`, H: OH, W: OW, get: (a, e) => terms[a * OW + e].b, most: 300 }), h("span", { className: "op" }, "="),
+        mapFigure({ title: "Products: who gave this weight its gradient", H: OH, W: OW, get: (a, e) => nanless(terms[a * OW + e].v), most: 300, cur: top && [top.oh, top.ow] })),
       worked(steps),
       row(sharesFigure(steps[1]), table(["largest products", "input", "dz", "product"], many.map((t) => [`(${t.oh}, ${t.ow})`, t.a, t.b, t.v]))),
       N > 1 && first ? note(`The other images are not in this file. Their shares were summed in Python when the page was written; this image's share is computed here, from its ${terms.length} products.`) : null,
@@ -1067,7 +1071,7 @@ const panels = {
     return [
       p(`Every output is a weighted sum of all ${x.shape[x.rank - 1].toLocaleString("en")} inputs, plus a bias. The largest terms decide.`),
       picker(y, index, axes(y), L[l].out),
-      row(tensorFigure("y", "Outputs", y, index, (e) => go({ e }), { most: 300 }), tensorFigure("x", "Inputs", x, [...index.slice(0, -1), shown[0].i], null, { most: 300, cur: undefined })),
+      row(tensorFigure("y", "Outputs", y, index, (e) => go({ e }), { most: 370 }), tensorFigure("x", "Inputs", x, [...index.slice(0, -1), shown[0].i], null, { most: 300, cur: undefined })),
       last ? h("div", { className: "choices", role: "group", "aria-label": "Choose a class" }, [...Array(Math.min(y.shape[0], 20)).keys()].map((k) => button(className(k), () => go({ e: [k] }), { id: "class" + k, pressed: k === index[0] }))) : null,
       worked(steps),
       row(bars("The largest terms, input × weight", shown.map((t) => ({ label: `input ${t.i}` + (from ? ` (${unflat(t.i, from).join(", ")})` : ""), v: t.v })), { hint: terms.length > 14 ? `The other ${terms.length - 14} terms together: ${fmt(rest.sum)}.` : "" }),
@@ -1090,7 +1094,7 @@ const panels = {
     return [
       p(name === "w" ? "This weight multiplied one input of every sample. Its gradient: that input times the gradient of the output it feeds, summed over the batch." : "A bias is added in every sample: its gradient is the sum of dz over the batch."),
       picker(g, index, name === "w" ? ["input", "output"] : ["output"]),
-      name === "w" ? weightChooser(l, index) : tensorFigure("gb", "db", g, index, (e) => go({ e }), { most: 300 }),
+      name === "w" ? weightChooser(l, index) : tensorFigure("gb", "db", g, index, (e) => go({ e }), { most: 370 }),
       worked(steps),
       row(bars("What each sample gave", terms.slice(0, 40).map((t) => ({ label: t.n === D.image ? `sample ${t.n} (this one)` : `sample ${t.n}`, v: t.v, mark: t.n === D.image }))),
         name === "w" ? table(["sample", `x[${index[0]}]`, `dz[${o}]`, "product"], terms.slice(0, 40).map((t) => ({ mark: t.n === D.image, cells: [String(t.n), t.a, t.b, t.v] }))) : null),
@@ -1102,7 +1106,7 @@ const panels = {
     return [
       p("Each channel is shifted to mean 0 and scaled to variance 1, over all pixels of all images of the batch; then stretched by γ and moved by β, which are learned."),
       picker(y, index, axes(y)), channels(y, index, L[l].out),
-      row(tensorFigure("x", "Input", x, index, (e) => go({ e }), { most: 300 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", "Output", y, index, (e) => go({ e }), { most: 300 })),
+      row(tensorFigure("x", "Input", x, index, (e) => go({ e }), { most: 370 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", "Output", y, index, (e) => go({ e }), { most: 370 })),
       table(["", "input x", "mean", "variance", "x̂ = (x − mean) / √(variance + ε)", "γ", "β", "y"], [[L[l].of_batch ? "now: statistics of this batch" : "now: running statistics", f.x, f.mean, f.v, f.hat, f.gamma, f.beta, f.step.value], ["in evaluation: running statistics", f.x, f.mm, f.mv, (f.x - f.mm) / Math.sqrt(f.mv + L[l].config.epsilon), f.gamma, f.beta, f.evaluation]], { caption: "Training beside evaluation" }),
       worked([f.step]),
       note(`A large gap between the two rows means that the running statistics are not there yet. Here: ${fmt(f.step.value)} in this step, ${fmt(f.evaluation)} in evaluation.`),
@@ -1123,7 +1127,7 @@ const panels = {
     return [
       p(three ? "x reaches y by three ways: directly, through the mean of its channel, and through the variance. The gradient has one term for each. Forget one, and training still runs; the gradient check fails." : "Mean and variance are constants here, so only the direct way is left."),
       picker(dx, index, axes(dx)), channels(dx, index, L[l].in),
-      row(tensorFigure("dy", "dy", T(l, "dy"), index, (e) => go({ e }), { most: 300 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("dx", "dx", dx, index, (e) => go({ e }), { most: 300 })),
+      row(tensorFigure("dy", "dy", T(l, "dy"), index, (e) => go({ e }), { most: 370 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("dx", "dx", dx, index, (e) => go({ e }), { most: 370 })),
       three ? bars("The three terms", [{ label: "directly: γ/σ · dy", v: f.direct }, { label: "through the mean: −γ/σ · mean(dy)", v: f.viaMean }, { label: "through the variance: −γ/σ · x̂ · mean(dy·x̂)", v: f.viaVar }]) : null,
       three ? table(["quantity", "value"], [["γ / σ", f.a], ["dy", f.dy], [`mean of dy over the ${f.M} numbers of the channel`, f.sy / f.M], ["x̂", f.hat], ["mean of dy · x̂", f.sx / f.M]]) : null,
       worked([f.step]),
@@ -1149,8 +1153,8 @@ const panels = {
     return [
       p(relu ? (fwd ? "ReLU keeps what is above 0 and switches the rest off." : "Where ReLU let a number through, the gradient passes unchanged; where it was switched off, nothing passes.") : `${a.name}, applied to each number${fwd ? "" : `: the gradient is multiplied by its slope, ${slopeText[a.name] || "that of a function of your own"}`}.`),
       picker(t, index, axes(t)), channels(t, index, L[l].out),
-      fwd ? row(tensorFigure("x", "Input", x, index, (e) => go({ e }), { most: 300, ...dead }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", "Output", y, index, (e) => go({ e }), { most: 300 }))
-        : row(tensorFigure("dy", "dy, from above", T(l, "dy"), index, (e) => go({ e }), { most: 250, ...dead }), relu ? h("span", { className: "op" }, "×") : null, relu ? mapFigure({ title: "Mask: 1 where the output is above 0", ...plane(y, index), get: mask, cur: plane(y, index).cur, most: 250, peak: 1 }) : null, h("span", { className: "op" }, "="), tensorFigure("dx", "dx", t, index, (e) => go({ e }), { most: 250 })),
+      fwd ? row(tensorFigure("x", "Input", x, index, (e) => go({ e }), { most: 370, ...dead }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", "Output", y, index, (e) => go({ e }), { most: 370 }))
+        : row(tensorFigure("dy", "dy, from above", T(l, "dy"), index, (e) => go({ e }), { most: 300, ...dead }), relu ? h("span", { className: "op" }, "×") : null, relu ? mapFigure({ title: "Mask: 1 where the output is above 0", ...plane(y, index), get: mask, cur: plane(y, index).cur, most: 300, peak: 1 }) : null, h("span", { className: "op" }, "="), tensorFigure("dx", "dx", t, index, (e) => go({ e }), { most: 300 })),
       worked(explain(l, fwd ? "y" : "dx", index)),
       relu ? note(`${(off * 100).toFixed(1)} % of this layer's outputs are 0 for this image.`) : null,
     ];
@@ -1166,7 +1170,7 @@ const panels = {
       const f = poolBackward(l, index), hits = f.terms.map((q) => ({ i: q.oh, j: q.ow, color: ACCENT }));
       return [
         p(max ? "The gradient of a window goes to its winner alone." : "Every pixel of a window receives an equal share."), picker(t, index, axes(t)), channels(t, index, L[l].in),
-        row(mapFigure({ id: "dy", title: `dy, channel ${c}`, H: OH, W: OW, get: (i, j) => T(l, "dy").get(i, j, c), boxes: hits, most: 300 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("dx", `dx, channel ${c}`, t, index, (e) => go({ e }), { most: 300, ...dead })),
+        row(mapFigure({ id: "dy", title: `dy, channel ${c}`, H: OH, W: OW, get: (i, j) => T(l, "dy").get(i, j, c), boxes: hits, most: 370 }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("dx", `dx, channel ${c}`, t, index, (e) => go({ e }), { most: 370, ...dead })),
         worked(f.steps), table(["window", "dy", max ? "is it this pixel?" : "share", "arrives"], f.terms.map((q) => [`(${q.oh}, ${q.ow})`, q.a, max ? q.bn : q.b, q.v])), dropped,
       ];
     }
@@ -1175,7 +1179,7 @@ const panels = {
     if (max) for (let i = 0; i < OH; i++) for (let j = 0; j < OW; j++) { const q = windowCells(l, [i, j, c]).filter((e) => !e.out), top = y.get(i, j, c); if (q.filter((e) => e.v === top).length > 1) ties++; }
     return [
       p(max ? "Of each window the largest number stays. The place of the winner is remembered for the way back." : "Each window becomes its mean; padding is not counted."), picker(t, index, axes(t)), channels(t, index, L[l].out),
-      row(mapFigure({ id: "x", title: `Input, channel ${c}`, H, W, get: (i, j) => x.get(i, j, c), boxes: [{ i: start(index[0], 0, g), j: start(index[1], 1, g), h: g.k[0], w: g.k[1], color: ACCENT }, ...(max && f.best >= 0 ? [{ i: f.cells[f.best].i, j: f.cells[f.best].j, color: SECOND }] : [])], pads: g.pads, most: 300, ...dead }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", `Output, channel ${c}`, y, index, (e) => go({ e }), { most: 300 }),
+      row(mapFigure({ id: "x", title: `Input, channel ${c}`, H, W, get: (i, j) => x.get(i, j, c), boxes: [{ i: start(index[0], 0, g), j: start(index[1], 1, g), h: g.k[0], w: g.k[1], color: ACCENT }, ...(max && f.best >= 0 ? [{ i: f.cells[f.best].i, j: f.cells[f.best].j, color: SECOND }] : [])], pads: g.pads, most: 370, ...dead }), h("span", { className: "op", "aria-hidden": "true" }, "→"), tensorFigure("y", `Output, channel ${c}`, y, index, (e) => go({ e }), { most: 370 }),
         grid(max ? "The window (framed: winner)" : "The window", cells, { peak, mark: (i, j) => (max && i * g.k[1] + j === f.best ? "chosen" : "") })),
       worked(f.steps),
       max && f.ties > 1 ? note(`A tie: ${f.ties} numbers of this window are equal. The first one wins, and alone receives the gradient.`) : null,
@@ -1204,7 +1208,7 @@ const panels = {
     return [
       p(m ? `Each number is dropped with probability ${rate}; the others are multiplied by 1 / (1 − ${rate}) = ${fmt(1 / (1 - rate))}, so that the expected sum stays the same.` : "In evaluation dropout does nothing: every number passes, without a factor."),
       picker(t, index, axes(t)), channels(t, index, L[l].out),
-      row(tensorFigure("x", fwd ? "Input" : "dy", from, index, (e) => go({ e }), { most: 250, ...(m ? { dead: (i, j) => pl.get(i, j) === 0, note: "hatched: dropped" } : {}) }), m ? h("span", { className: "op" }, "×") : null, m ? mapFigure({ title: "Mask: 1 keeps, 0 drops", ...pl, most: 250, peak: 1 }) : null, h("span", { className: "op" }, m ? `× ${fmt(1 / (1 - rate))} =` : "="), tensorFigure("y", fwd ? "Output" : "dx", t, index, (e) => go({ e }), { most: 250 })),
+      row(tensorFigure("x", fwd ? "Input" : "dy", from, index, (e) => go({ e }), { most: 300, ...(m ? { dead: (i, j) => pl.get(i, j) === 0, note: "hatched: dropped" } : {}) }), m ? h("span", { className: "op" }, "×") : null, m ? mapFigure({ title: "Mask: 1 keeps, 0 drops", ...pl, most: 300, peak: 1 }) : null, h("span", { className: "op" }, m ? `× ${fmt(1 / (1 - rate))} =` : "="), tensorFigure("y", fwd ? "Output" : "dx", t, index, (e) => go({ e }), { most: 300 })),
       worked(explain(l, fwd ? "y" : "dx", index)),
       m ? note(`${(kept * 100).toFixed(1)} % of this image's numbers were kept in this step; ${fmt(100 * (1 - rate))} % are to be expected.${fwd ? "" : " The way back uses the same mask and the same factor."}`) : null,
     ];
@@ -1242,9 +1246,9 @@ const panels = {
     return [
       p("Is the gradient right? Move the weight by ±h, compute the loss both times, and divide the difference by 2h. That needs no backward pass, so it is an independent witness."),
       h("div", { className: "choices", role: "group", "aria-label": "Choose a weight" }, list.map((q, k) => button(`${q.param}${at(q.index)}`, () => go({ k }), { id: "check" + k, pressed: q === c }))),
-      chart("Relative error of the difference quotient, against h", [{ name: "float64", color: ACCENT, points: rows.map((r) => [Math.log10(r.h), Math.log10(Math.max(r.error64, 1e-13))]) }, { name: "float32", color: SECOND, dash: true, points: rows.map((r) => [Math.log10(r.h), Math.log10(Math.min(Math.max(r.error32, 1e-13), 1e3))]) }], { x: "log₁₀ h", y: "log₁₀ error" }),
+      chart("Relative error of the difference quotient (log₁₀), against log₁₀ h", [{ name: "float64", color: ACCENT, points: rows.map((r) => [Math.log10(r.h), Math.log10(Math.max(r.error64, 1e-13))]) }, { name: "float32", color: SECOND, dash: true, points: rows.map((r) => [Math.log10(r.h), Math.log10(Math.min(Math.max(r.error32, 1e-13), 1e3))]) }], { x: "log₁₀ h" }),
       note("Right of the valley, h is so large that the curve bends. Left of it, the two losses agree in so many digits that rounding is all that is left. In float32 hardly anything remains: that is why checks run in float64. A bump may be a kink (a ReLU or a maximum that changes)."),
-      worked([{ name: "quotient", text: `(${best.plus.toPrecision(12)} − ${best.minus.toPrecision(12)}) / (2 · ${fmt(best.h)})`, value: best.quotient64, rec, mag: allowed(c) / TOL, note: `Compared within ${fmt(allowed(c))}: a thousandth, and the rounding of float32 in the recorded gradient.` }], "The best h, in float64"),
+      worked([{ name: "quotient", text: `(${best.plus.toPrecision(12)} − ${best.minus.toPrecision(12)}) / (2 · ${bracket(best.h)})`, value: best.quotient64, rec, mag: allowed(c) / TOL, note: `Compared within ${fmt(allowed(c))}: a thousandth, and the rounding of float32 in the recorded gradient.` }], "The best h, in float64"),
       table(["h", "loss at w + h", "loss at w − h", "quotient", "error, float64", "error, float32"], rows.map((r) => ({ mark: r === best, cells: [fmt(r.h), r.plus.toPrecision(10), r.minus.toPrecision(10), r.quotient64, r.error64, r.error32] }))),
       nothing ? note("This gradient is 0 but for rounding. A bias in front of a batch normalisation is like that: the mean is taken off again, so the bias changes nothing.") : null,
       note(`Honestly: the losses were computed in Python when this page was written, with the layers from this one on; the quotients and errors are computed here. Gradient by backpropagation in float64: ${fmt(num(c.exact))}.`),
@@ -1277,6 +1281,11 @@ const panels = {
     ];
   },
 };
+function peakOf(H, W, get) {
+  let peak = 0;
+  for (let i = 0; i < H; i++) for (let j = 0; j < W; j++) { const a = Math.abs(get(i, j)); if (a > peak && a < Infinity) peak = a; }
+  return peak;
+}
 const nanless = (v) => (Number.isNaN(v) ? undefined : v);
 function strongestOutput(terms, O) {
   let best = 0, size = -1;
@@ -1300,8 +1309,13 @@ function weightChooser(l, index) {
     return row(mapFigure({ id: "wc", title: `${S.d === "u" ? "w after" : "dw"} at kernel place (${kh}, ${kw}): input × output channel`, H: ins.length, W: outs.length, get: (i, j) => g.get(kh, kw, ins[i], outs[j]), cur: ins.includes(c) && outs.includes(o) ? [ins.indexOf(c), outs.indexOf(o)] : undefined, pick: (i, j) => keep([kh, kw, ins[i], outs[j]]), most: 300, big: 26, below: ins.length < w.shape[2] || outs.length < w.shape[3] ? `Input channels ${ins.join(", ")}; output channels ${outs.join(", ")}: those in this file.` : "" }),
       S.d === "u" ? grid("The kernel after the step", [...Array(w.shape[0]).keys()].map((a) => [...Array(w.shape[1]).keys()].map((e) => g.get(a, e, c, o))), { id: "wk", cur: [kh, kw], pick: (a, e) => keep([a, e, c, o]), mark: (a, e) => (a === kh && e === kw ? "chosen" : "") }) : null);
   }
-  const part = g.parts[0], ins = (part.at[0] || [...Array(g.shape[0]).keys()]).slice(0, 256), outs = (part.at[1] || [...Array(g.shape[1]).keys()]).slice(0, 128);
-  return mapFigure({ id: "wc", title: S.d === "u" ? "w after" : "dw", H: ins.length, W: outs.length, get: (i, j) => g.get(ins[i], outs[j]), cur: ins.includes(index[0]) && outs.includes(index[1]) ? [ins.indexOf(index[0]), outs.indexOf(index[1])] : undefined, pick: (i, j) => keep([ins[i], outs[j]]), most: 330, big: 20, below: ins.length * outs.length < g.size ? `${ins.length} of ${g.shape[0]} inputs (rows) and ${outs.length} of ${g.shape[1]} outputs (columns) are shown.` : "Rows are inputs, columns are outputs." });
+  // A dense layer has too many weights for one picture: those near the chosen one.
+  const near = (axis, most) => {
+    const list = g.parts[0].at[axis] || [...Array(g.shape[axis]).keys()], place = Math.max(0, list.indexOf(index[axis])), from = Math.max(0, Math.min(list.length - most, place - Math.floor(most / 2)));
+    return list.slice(from, from + most);
+  };
+  const ins = near(0, 16), outs = near(1, 24), i = ins.indexOf(index[0]), j = outs.indexOf(index[1]);
+  return mapFigure({ id: "wc", title: S.d === "u" ? "w after" : "dw", H: ins.length, W: outs.length, get: (a, e) => g.get(ins[a], outs[e]), cur: i >= 0 && j >= 0 ? [i, j] : undefined, pick: (a, e) => keep([ins[a], outs[e]]), most: 480, big: 20, below: `Rows: inputs ${ins[0]} to ${ins[ins.length - 1]} of ${g.shape[0]}; columns: outputs ${outs[0]} to ${outs[outs.length - 1]} of ${g.shape[1]}${g.whole ? "" : ", as far as they are in this file"}.` });
 }
 function batchLosses() {
   const t = tensor(D.losses);
@@ -1332,6 +1346,11 @@ function softmaxLab() {
   show();
   return h("details", { open: true }, h("summary", {}, "Try it: shift and scale the logits"), slider("shift", "shift", -150, 150, 5), slider("scale", "scale", 0, 5, 0.1), box);
 }
+function ticks(low, high) {
+  const rough = (high - low) / 5, unit = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].find((k) => k * unit >= rough) * unit, list = [];
+  for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k++) list.push(Number((k * step).toPrecision(6)));
+  return list;
+}
 // A line chart on white paper. series: {name, color, dash, points: [[x, y]]}.
 function chart(title, series, o = {}) {
   const width = Math.min(620, document.documentElement.clientWidth - 64), height = 230, pad = [14, 12, 34, 58];
@@ -1343,15 +1362,13 @@ function chart(title, series, o = {}) {
   const draw = (g) => {
     g.fillStyle = "#fff"; g.fillRect(0, 0, width, height);
     g.font = "11px system-ui, sans-serif"; g.fillStyle = "#454b55"; g.strokeStyle = "#e3e5ea"; g.lineWidth = 1;
-    for (let k = 0; k <= 4; k++) {
-      const v = y0 + (y1 - y0) * k / 4, u = x0 + (x1 - x0) * k / 4;
+    for (const v of ticks(y0, y1)) {
       g.beginPath(); g.moveTo(pad[3], Y(v)); g.lineTo(width - pad[1], Y(v)); g.stroke();
-      g.textAlign = "right"; g.textBaseline = "middle"; g.fillText(fmt(Number(v.toPrecision(3))), pad[3] - 6, Y(v));
-      g.textAlign = "center"; g.textBaseline = "top"; g.fillText(fmt(Number(u.toPrecision(3))), X(u), height - pad[2] + 6);
+      g.textAlign = "right"; g.textBaseline = "middle"; g.fillText(fmt(v), pad[3] - 6, Y(v));
     }
+    for (const u of ticks(x0, x1)) { g.textAlign = "center"; g.textBaseline = "top"; g.fillText(fmt(u), X(u), height - pad[2] + 6); }
     if (o.zero) { g.strokeStyle = "#9aa0aa"; g.beginPath(); g.moveTo(pad[3], Y(0)); g.lineTo(width - pad[1], Y(0)); g.stroke(); }
     g.textAlign = "right"; g.textBaseline = "bottom"; g.fillText(o.x || "", width - pad[1], height - 3);
-    if (o.y) { g.textAlign = "left"; g.textBaseline = "top"; g.fillText(o.y, 4, 2); }
     series.forEach((s, n) => {
       g.strokeStyle = s.color; g.lineWidth = 2; g.setLineDash(s.dash ? [5, 4] : []); g.beginPath();
       s.points.filter((q) => Number.isFinite(q[1])).forEach((q, k) => (k ? g.lineTo(X(q[0]), Y(q[1])) : g.moveTo(X(q[0]), Y(q[1]))));
@@ -1425,8 +1442,6 @@ function walkTo(k) {
   S = { ...S, ...STEPS[k - 1].state, w: k };
   writeHash();
   render();
-  const card = document.querySelector(`#net [data-fid="layer${S.l}"]`);
-  if (card) card.parentElement.parentElement.scrollTo({ left: card.offsetLeft - 120 });
 }
 function renderWalk() {
   const k = S.w, step = STEPS[k - 1];
@@ -1446,16 +1461,28 @@ function receptive() {
 }
 const FIELD = receptive();
 function stripThumb(l, d) {
-  const t = T(l, d === "f" ? "y" : d === "b" ? "dx" : "y");
+  if (d === "u") return changeThumb(l);
+  const t = T(l, d === "f" ? "y" : "dx");
   if (!t) return null;
   const choice = (d === "b" ? L[l].in : L[l].out) || [...Array(t.shape[t.rank - 1]).keys()];
   return thumb(t, choice.slice(0, 4), 64);
+}
+function changeThumb(l) {
+  // What the step changed: four kernels, a corner of a dense layer's weights, or the numbers of a channel each.
+  const name = params(l)[0], u = name && T(l, "u/" + name), w = u && T(l, "p/" + name);
+  if (!u) return h("span", { className: "nothing", "aria-hidden": "true" }, "–");
+  const at = u.parts[0].at, k = (axis, i) => (at[axis] ? at[axis][i] : i), sizes = u.parts[0].sizes, change = (...index) => { const a = u.get(...index), b = w.get(...index); return a === undefined || b === undefined ? undefined : a - b; };
+  if (u.rank === 4) return thumb({ rank: 3, shape: [sizes[0], sizes[1]], get: (i, j, o) => change(i, j, k(2, 0), k(3, o)), largest: () => 1 }, [...Array(Math.min(4, sizes[3])).keys()], 64);
+  if (u.rank === 2) return thumb({ rank: 3, shape: [Math.min(32, sizes[0]), Math.min(32, sizes[1])], get: (i, j) => change(k(0, i), k(1, j)), largest: () => 1 }, [0], 64);
+  const n = Math.min(64, sizes[0]), list = [...Array(n).keys()].map((i) => change(k(0, i)));
+  return thumb({ rank: 1, size: n, at: (f) => list[f], largest: () => Math.max(...list.map(Math.abs)) }, [0], 64);
 }
 function ratioText(l) {
   let move = 0, size = 0;
   for (const n of params(l)) { const u = T(l, "u/" + n), w = T(l, "p/" + n); if (u && n !== "b" && n !== "beta") for (const index of sample(u, 300)) { const v = w.get(...index); move += (u.get(...index) - v) ** 2; size += v * v; } }
   return size ? `Δw/w ${fmt(Number(Math.sqrt(move / size).toPrecision(2)))}` : "no parameters";
 }
+const breakable = (name) => name.split(/(?<=[_/])/).flatMap((part, k) => (k ? [h("wbr"), part] : [part]));
 let stripFor = "";
 function renderStrip() {
   const host = document.getElementById("net");
@@ -1466,14 +1493,18 @@ function renderStrip() {
   const items = [h("li", {}, h("div", { className: "card still" }, photo(64), h("b", {}, "input"), h("span", {}, `image ${D.image} of ${N}`)))];
   L.forEach((q, l) => {
     items.push(arrow(times(T(l, "x").shape)));
-    items.push(h("li", {}, h("button", { type: "button", className: "card", "data-fid": "layer" + l, "aria-current": S.l === l ? "true" : undefined, onclick: () => { keepFocus = "layer" + l; go({ l, w: 0 }); } }, stripThumb(l, S.d), h("b", {}, q.key), h("span", {}, q.kind + (q.act && weighty(l) && q.act.name !== "linear" ? ` + ${q.act.name}` : "")), h("span", {}, S.d === "u" ? ratioText(l) : q.size ? `${q.size.toLocaleString("en")} params` : "no parameters"), h("span", {}, `sees ${FIELD[l]}`))));
+    items.push(h("li", {}, h("button", { type: "button", className: "card", "data-fid": "layer" + l, "aria-current": S.l === l ? "true" : undefined, onclick: () => { keepFocus = "layer" + l; go({ l, w: 0 }); } }, stripThumb(l, S.d), h("b", {}, breakable(q.key)), h("span", {}, q.kind + (q.act && weighty(l) && q.act.name !== "linear" ? ` + ${q.act.name}` : "")), h("span", {}, S.d === "u" ? ratioText(l) : q.size ? `${q.size.toLocaleString("en")} params` : "no parameters"), h("span", {}, `sees ${FIELD[l]}`))));
   });
   if (LOSS) items.push(arrow(times(T(LOSS - 1, "y").shape)));
   if (D.losses !== undefined) items.push(h("li", {}, h("button", { type: "button", className: "card", "data-fid": "layer" + LOSS, "aria-current": S.l === LOSS ? "true" : undefined, onclick: () => { keepFocus = "layer" + LOSS; go({ l: LOSS, w: 0 }); } }, h("span", { className: "big" }, fmt(Number(num(D.loss).toPrecision(3)))), h("b", {}, "loss"), h("span", {}, D.loss_function.class_name.replace(/([a-z])([A-Z])/g, "$1 $2")), h("span", {}, D.label === undefined ? "" : className(D.label)))));
   host.replaceChildren(
-    h("div", { className: "bar1" }, h("h2", {}, "The network"), h("div", { className: "switch", role: "group", "aria-label": "Direction" }, Object.entries(DIRECTIONS).map(([d, text]) => h("button", { type: "button", "data-fid": "dir" + d, "aria-pressed": String(S.d === d), disabled: d !== "f" && !backwardThere, onclick: () => { keepFocus = "dir" + d; go({ d, w: 0 }); } }, text))), h("span", { className: "hint" }, { f: "Feature maps: what each layer makes of the image.", b: "Gradients: how the loss changes with each number.", u: "What the optimizer does with them." }[S.d] + (backwardThere ? "" : " Traced without targets: forward only."))),
+    h("div", { className: "bar1" }, h("h2", {}, "The network"), h("div", { className: "switch", role: "group", "aria-label": "Direction" }, Object.entries(DIRECTIONS).map(([d, text]) => h("button", { type: "button", "data-fid": "dir" + d, "aria-pressed": String(S.d === d), disabled: d !== "f" && !backwardThere, onclick: () => { keepFocus = "dir" + d; go({ d, w: 0 }); } }, text))), h("span", { className: "hint" }, { f: "Feature maps: what each layer makes of the image.", b: "Gradients: how the loss changes with each number.", u: "What the step changed (kernels, after minus before)." }[S.d] + (backwardThere ? "" : " Traced without targets: forward only."))),
     h("ol", { className: "strip", tabIndex: 0, "aria-label": "Layers" }, items));
-  host.querySelector(".strip").scrollLeft = scrolled;
+  const strip = host.querySelector(".strip"), card = host.querySelector('[aria-current="true"]');
+  strip.scrollLeft = scrolled;
+  if (!card) return;
+  const left = card.getBoundingClientRect().left - strip.getBoundingClientRect().left;
+  if (left < 60 || left > strip.clientWidth - 190) strip.scrollLeft += left - strip.clientWidth / 2 + 66;
 }
 function renderPanel() {
   const l = S.l, d = S.d, v = viewNow(), views = viewsOf(l, d), key = l === LOSS ? "loss" : L[l].key, kind = l === LOSS ? D.loss_function.class_name : L[l].kind;
@@ -1498,7 +1529,7 @@ function renderFooter() {
   const t = D.trim, sentences = [`This file holds image ${D.image} of the batch, in full precision, and of the other images what each adds to sums over the batch${N > D.rows.length ? " (all others as one number)" : ""}.`];
   if (t.channels === null) sentences.push("Nothing else is left out: all weights, gradients and optimizer arrays are here.");
   else {
-    sentences.push(`To stay below 4 MB it is trimmed (level ${D.level}). Of arrays with more than 4,096 weights, those of ${t.channels} channels (${4 * t.channels} units of a dense layer) before and after each layer are here: all weights into the chosen outputs and out of the chosen inputs, and gradient, optimizer arrays and updated weights between the two. The strongest channels for this image were chosen.`);
+    sentences.push(`To stay below 4 MB it is trimmed (level ${D.level}). Of arrays with more than 4,096 weights, those of ${t.channels} channels (${2 * t.channels} units of a dense layer) before and after each layer are here: all weights into the chosen outputs and out of the chosen inputs, and gradient, optimizer arrays and updated weights between the two. The strongest channels for this image were chosen.`);
     if (t.forward !== null) sentences.push(`Feature maps larger than ${t.forward} × ${t.forward} are here in a window of that size in the middle, with all channels${t.maps ? `; the chosen channels are whole` : ""}.`);
     if (t.backward !== null) sentences.push(`Gradient maps: the same with ${t.backward} × ${t.backward}.`);
     sentences.push("What is missing is grey in the maps; a number whose operands are missing says so.");
