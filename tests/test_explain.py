@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn import random
+from minicnn import activations, random
+from minicnn.activations import Function
 from minicnn.constraints import MaxNorm, NonNeg, UnitNorm
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.inspect.explain import parse
@@ -481,6 +482,18 @@ def test_what_belongs_to_the_user_is_refused_by_name():
         with pytest.raises(InputError, match=named):
             t.explain(layer, what, (0,) * axes)
     assert t.explain("dense_1", "dw", (1, 1)).ok
+
+
+def test_an_activation_of_the_users_own_is_refused_and_what_does_not_need_it_is_not():
+    gate = activations.sigmoid
+    swish = Function("swish", lambda x: x * gate(x), lambda dy, x: dy * gate(x) * (1 + x * (1 - gate(x))), keeps="x")
+    t = traced([Conv2D(2, 3, activation=swish), *ends()])
+    for what in ("y", "dz"):
+        with pytest.raises(InputError, match="'swish'"):
+            t.explain("conv2d_1", what, (0, 1, 1, 1))
+    for what in ("z", "dx", "dw", "update"):
+        assert t.explain("conv2d_1", what, (0, 1, 1, 1)).ok
+    assert "through the derivative of swish" in t.explain("conv2d_1", "db", 1).note
 
 
 def test_parse():

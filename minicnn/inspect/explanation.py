@@ -94,8 +94,8 @@ class Explanation:
     """Why a number is what it is. print(e) shows the sum, e.terms has all of it.
 
     title: the number's name. formula: the general rule. steps: in order, the last one gives the number.
-    recorded: the number in the trace. scale: the size of what was added up on the way. epsilon: that of its dtype.
-    note: what is particular here, in sentences.
+    recorded: the number in the trace, of this dtype. scale: the size of what was added up on the way, which rounding is
+    measured by. note: what is particular here, in sentences, one a line.
     """
 
     title: str
@@ -170,10 +170,11 @@ class Explanation:
             for row in rows_of(step):
                 cells = (f"<td {right if k in (1, 4, 6) else left}>{_safe(text)}</td>" for k, text in enumerate(row))
                 rows.append(f"<tr>{''.join(cells)}</tr>")
-            rows.append(
-                f'<tr style="border-top:1px solid currentColor"><td colspan="6" {left}>sum</td>'
-                f"<td {right}><b>{number(step.value)}</b></td></tr>"
-            )
+            if sum(map(len, step.products)) != 1:
+                rows.append(
+                    f'<tr style="border-top:1px solid currentColor"><td colspan="6" {left}>sum</td>'
+                    f"<td {right}><b>{number(step.value)}</b></td></tr>"
+                )
         colour, mark = ("#1f7a3d", "✓") if self.ok else ("#c62f22", "✗")
         end = (
             f"computed here in float64 {self.total:+.9g}, recorded {self.recorded:+.9g}, "

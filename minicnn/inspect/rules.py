@@ -373,14 +373,15 @@ def _weighted(case: Case, rule: str, products: Products) -> None:
     if bias is not None:
         parts.append(one("b", (o,), bias[o]))
         rule += ", + b"
+    if case.what == "z" or case.config["activation"] == "linear":
+        case.formula = f"{case.what} = {rule}"
+        case.sum(case.what, rule, *parts)
+        return
     activation = _activation(case)
-    stop = case.what == "z" or activation.name == "linear"
-    name = case.what if stop else "z"
-    z = case.sum(name, rule, *parts)
-    case.formula = f"{name} = {rule}" if stop else f"y = {activation.name}(z),  z = {rule}"
+    case.formula = f"y = {activation.name}(z),  z = {rule}"
+    z = case.sum("z", rule, *parts)
     case.scale = case.steps[-1].size
-    if not stop:
-        _activate(case, activation, "z", z)
+    _activate(case, activation, "z", z)
 
 
 def _activation_y(case: Case) -> None:
@@ -477,10 +478,11 @@ def derivative_by_input(case: Case) -> None:
 def _tell_dz(case: Case) -> None:
     if case.is_last and case.t.fused:
         case.note("dz is the derivative of the loss and the last activation as one: (p − target) / N.")
-    elif _activation(case).name == "linear":
+    elif case.config["activation"] == "linear":
         case.note("dz is dy: there is no activation in between.")
     else:
-        case.note(f'dz is dy times the slope of {_activation(case).name}: explain("{case.layer.key}", "dz", …).')
+        name = case.config["activation"]
+        case.note(f'dz is dy through the derivative of {name}: explain("{case.layer.key}", "dz", …).')
 
 
 def _dy_of(layer: LayerTrace) -> np.ndarray:
