@@ -140,34 +140,29 @@ def _predictions(t: Trace) -> str:
     kind = "" if t.loss_function is None else t.loss_function["class_name"]
     shares = y.ndim == 2 and y.shape[1] > 1 and bool(np.all(y >= 0) and np.allclose(y.sum(axis=1), 1, atol=1e-3))
     of_classes = y.ndim == 2 and y.shape[1] > 1 and (shares or "CategoricalCrossentropy" in kind)
-    head = ["sample", "prediction"] + (["probability" if shares else "output"] if of_classes else [])
-    head += ([] if truth is None else ["truth"]) + ([] if t.losses is None else ["loss"])
+    head = ["sample", "prediction"] + ([] if truth is None else ["truth"])
+    head += (["probability" if shares else "output"] if of_classes else []) + ([] if t.losses is None else ["loss"])
     rows = []
     for i in range(min(n, MOST_SAMPLES)):
-        row = [str(i)]
+        k = int(y[i].argmax()) if of_classes else 0
+        row = [str(i), _class(t, k) if of_classes else _values(y[i])]
+        if truth is not None and of_classes:
+            row.append(_class(t, int(truth[i] if truth.ndim == 1 else truth[i].argmax())))
+        elif truth is not None:
+            row.append(_values(truth[i]))
         if of_classes:
-            k = int(y[i].argmax())
-            row += [_class(t, k), f"{100 * y[i, k]:.1f} %" if shares else _number(y[i, k])]
-        else:
-            row.append(_values(y[i]))
-        if truth is not None:
-            if not of_classes:
-                row.append(_values(truth[i]))
-            elif truth.ndim == 1:
-                row.append(_class(t, int(truth[i])))
-            else:
-                row.append(_class(t, int(truth[i].argmax())))
+            row.append(f"{100 * y[i, k]:.1f} %" if shares else _number(y[i, k]))
         if t.losses is not None:
             row.append(_values(t.losses[i]))
         rows.append(row)
     more = _line(f"and {n - MOST_SAMPLES} more samples") if n > MOST_SAMPLES else ""
-    return _table(head, rows, left=2) + more
+    return _table(head, rows, left=2 if truth is None else 3) + more
 
 
 def _layers(t: Trace) -> str:
     back = t.optimizer is not None
     head = ["Layer", "Type", "Output shape", "Output", "Zeros"]
-    head += ["Gradient by the output", "Parameters", "Update / weight"] if back else []
+    head += ["Gradient", "Parameters", "Update / weight"] if back else []
     rows = []
     for layer in t.layers:
         row = [layer.key, layer.kind, _shape(layer.y.shape), _range(layer.y), _zeros(layer.y)]
@@ -176,10 +171,14 @@ def _layers(t: Trace) -> str:
             row += ["" if layer.dy is None else _range(layer.dy), f"{count:,}" if count else "", _step_ratio(layer)]
         rows.append(row)
     notes = []
-    if t.fused:
-        notes.append("The gradient of the last layer is the one before its activation, computed with the loss's.")
     if back:
-        notes.append("Update / weight: the length of the step over the length of the weights.")
+        notes.append(
+            "Gradient: the loss's derivative by the output. Update / weight: the length of the step over the weights'."
+        )
+    if t.fused:
+        notes.append(
+            "For the last layer it is the one before its activation, which is computed together with the loss."
+        )
     return _table(head, rows, left=3) + "".join(map(_line, notes))
 
 
@@ -250,7 +249,7 @@ def _plot(name: str, epochs: Sequence[int], train: Sequence[Any], validation: Se
         (right, 12, "end", note, ""),
         (left, HEIGHT - 3, "start", f"epoch {epochs[0]}", ""),
         (right, HEIGHT - 3, "end", str(epochs[-1]) if len(epochs) > 1 else "", ""),
-        (WIDTH / 2, HEIGHT - 3, "middle", f"{_number(low)} to {_number(high)}", ""),
+        (WIDTH / 2, HEIGHT - 3, "middle", f"range {_number(low)} to {_number(high)}", ""),
     ]
     words = "".join(
         f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="currentColor"{more}>{html.escape(text)}</text>'
@@ -319,7 +318,7 @@ def _table(
     lines = [line(row, "td", "border-top:1px solid currentColor" if i == last else "") for i, row in enumerate(body)]
     first = line([html.escape(cell) for cell in head], "th", "border-bottom:1px solid currentColor")
     return (
-        '<table style="border-collapse:collapse;color:inherit;background:none;margin:6px 0">'
+        '<table style="border-collapse:collapse;font-size:13px;color:inherit;background:none;margin:6px 0">'
         f"<thead>{first}</thead><tbody>{''.join(lines)}</tbody></table>"
     )
 
