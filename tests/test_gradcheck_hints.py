@@ -245,10 +245,10 @@ HINTS = {
             lambda dy, winner, shape: maxpool2d_backward_without_padding(dy, winner, shape, 3, 2, "same"), 3, 2, "same"
         ), "dx", "counted with the padding",
     ),
-    "col2im overwrites, stride 1": (lambda: of_im2col(col2im_that_overwrites, 3, 1), "dx", "windows overlap: each"),
-    "col2im overwrites, stride 2": (lambda: of_im2col(col2im_that_overwrites, 3, 2), "dx", "windows overlap: each"),
+    "col2im overwrites, stride 1": (lambda: of_im2col(col2im_that_overwrites, 3, 1), "dx", "overlap: each"),
+    "col2im overwrites, stride 2": (lambda: of_im2col(col2im_that_overwrites, 3, 2), "dx", "overlap: each"),
     "shares averaged": (lambda: of_im2col(averaged, 3, 2), "dx", "where windows overlap: their"),
-    "max pooling overwrites": (lambda: of_maxpool(maxpool_that_overwrites, 3, 1, "valid"), "dx", "windows overlap: each"),
+    "max pooling overwrites": (lambda: of_maxpool(maxpool_that_overwrites, 3, 1, "valid"), "dx", "overlap: each"),
     "only the last sample": (lambda: check_layer(DenseOfTheLastSample(3), (5,)), "dw", "of one sample alone"),
     "kernel not turned": (lambda: of_conv(unturned), "dx", "if w had its first two axes"),
     "kernel not turned, layer": (

@@ -190,7 +190,7 @@ class _Case:
             target = prepare_targets(self.loss, self.y[chosen], value)
             losses.append(self.loss.per_sample(target, value, pages[-1]))
             outputs.append(value)
-            logits.append(vars(pages[-1]).get("logits", value))
+            logits.append(value if getattr(self.loss, "from_logits", False) else vars(pages[-1]).get("logits", value))
         return tuple(np.concatenate(parts) for parts in (losses, outputs, logits))
 
     def accuracy(self, y_pred: np.ndarray) -> float:
