@@ -20,6 +20,7 @@ after the other checks every element of dx. Where there are too many, random dir
 - At a kink (a ReLU at 0, a maximum that another pixel takes over) there is no derivative. If one lies inside the step,
   the numeric value mixes the slopes of both sides: then smaller steps are tried. Elements for which that does not help
   are counted, said and left out.
+- Where the wrong numbers show the pattern of a well-known bug, the report names it (minicnn/gradcheck_hints.py).
 
 The arrays passed in are never changed: everything runs on copies. Once, it also runs in float32, where all results must
 be float32; and no pass may write to its inputs or to dy.

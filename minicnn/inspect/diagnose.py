@@ -164,7 +164,7 @@ class _Case:
         self.relus: dict[str, np.ndarray] = {}  # of each unit or channel: was it ever above 0?
         layers = self.model.flat_layers
         # The first layer for which the scale of the inputs matters, and the range of what reaches it.
-        self.entrance = next((i for i, a in enumerate(layers) if a.params), 0)
+        self.entrance = next((i for i, a in enumerate(layers) if a.params or a.state), 0)
         self.low, self.high = math.inf, -math.inf
         with np.errstate(all="ignore"):
             self.losses, self.y_pred, self.logits = self._judge(training=False)
@@ -174,8 +174,7 @@ class _Case:
         """Losses, outputs, and what the loss's softmax takes, of the chosen samples. Without dropout in both modes."""
         layers, keys = self.model.flat_layers, self.model.layer_keys
         losses, outputs, logits = [], [], []
-        for start in range(0, len(self.chosen), BATCH):
-            chosen = self.chosen[start : start + BATCH]
+        for chosen in np.array_split(self.chosen, -(-len(self.chosen) // BATCH)):
             pages = new_pages(layers, training)
             value = self.model.as_input(self.x[chosen])
             for i, (key, layer, page) in enumerate(zip(keys, layers, pages, strict=True)):
@@ -224,12 +223,11 @@ def _predicted(y_pred: np.ndarray) -> np.ndarray:
 def _not_finite_data(x: np.ndarray, y: np.ndarray) -> list[Finding]:
     found = []
     for name, array in (("x", x), ("y", y)):
-        bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
-        if bad.any():
-            first = tuple(map(int, np.argwhere(bad)[0]))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = np.argwhere(~np.isfinite(array))
             found.append(Finding(
-                "NaN", "error", name, int(bad.sum()),
-                f"{int(bad.sum())} numbers of {name} are NaN or infinite, the first at {first}.",
+                "NaN", "error", name, len(bad),
+                f"{len(bad)} numbers of {name} are NaN or infinite, the first at {tuple(bad[0].tolist())}.",
                 "One of them is enough: every weight that it reaches becomes NaN in the first step.",
                 "Find where they come from (a division by 0, a missing value), and leave those samples out.",
             ))  # fmt: skip
@@ -311,8 +309,10 @@ def _overlap(case: _Case, validation_data: Any) -> list[Finding]:
 
 def _hashes(x: np.ndarray) -> Iterator[bytes]:
     """A fingerprint of each sample's numbers, the same for uint8 and float32."""
-    for sample in x:
-        yield blake2b((sample.astype(np.float32) + np.float32(0)).tobytes(), digest_size=16).digest()  # -0 becomes 0
+    for start in range(0, len(x), 1000):
+        block = x[start : start + 1000].astype(np.float32) + np.float32(0)  # -0 becomes 0
+        for sample in block:
+            yield blake2b(sample.tobytes(), digest_size=16).digest()
 
 
 # ---- what the model makes of it --------------------------------------------------------------------------------------
