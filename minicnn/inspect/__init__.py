@@ -1,5 +1,28 @@
-"""Looking inside: pictures of images, predictions and training."""
+"""Looking inside: pictures of images, predictions, training, and of what a network computes."""
 
-from minicnn.inspect.figures import image_grid, prediction_grid, show_image, training_curves
+from minicnn.inspect.figures import (
+    activation_histograms,
+    architecture,
+    confusion_matrix,
+    feature_maps,
+    filters,
+    grad_cam,
+    gradient_flow,
+    gradient_maps,
+    im2col_figure,
+    image_grid,
+    misclassified,
+    occlusion,
+    prediction_grid,
+    saliency,
+    show_image,
+    top_patches,
+    training_curves,
+    update_ratios,
+)
 
-__all__ = ["image_grid", "prediction_grid", "show_image", "training_curves"]
+__all__ = [
+    "activation_histograms", "architecture", "confusion_matrix", "feature_maps", "filters", "grad_cam", "gradient_flow",
+    "gradient_maps", "im2col_figure", "image_grid", "misclassified", "occlusion", "prediction_grid", "saliency",
+    "show_image", "top_patches", "training_curves", "update_ratios",
+]  # fmt: skip
