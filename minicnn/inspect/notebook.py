@@ -170,16 +170,12 @@ def _layers(t: Trace) -> str:
             count = sum(p.size for p in layer.params.values())
             row += ["" if layer.dy is None else _range(layer.dy), f"{count:,}" if count else "", _step_ratio(layer)]
         rows.append(row)
-    notes = []
+    notes = ""
     if back:
-        notes.append(
-            "Gradient: the loss's derivative by the output. Update / weight: the length of the step over the weights'."
-        )
-    if t.fused:
-        notes.append(
-            "For the last layer it is the one before its activation, which is computed together with the loss."
-        )
-    return _table(head, rows, left=3) + "".join(map(_line, notes))
+        last = "; of the last layer, the one before its activation, computed together with the loss" if t.fused else ""
+        notes = _line(f"Gradient: the loss's derivative by the output{last}.")
+        notes += _line("Update / weight: the length of the step over the length of the weights.")
+    return _table(head, rows, left=3) + notes
 
 
 def _class(t: Trace, k: int) -> str:
