@@ -29,10 +29,11 @@ from minicnn.utils import set_random_seed
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "examples" / "inside_a_cnn.ipynb"
 HOSTILE = "<img src=x onerror=alert(1)>\"'&<script>alert(2)<!--"
-ATTRIBUTES = set(
-    "style colspan tabindex role aria-label width height viewbox font-size font-family font-weight text-anchor "
-    "d x y cx cy r fill stroke stroke-width stroke-opacity stroke-dasharray stroke-linecap".split()
-)
+ATTRIBUTES = {
+    "style", "colspan", "tabindex", "role", "aria-label", "width", "height", "viewbox", "font-size",
+    "font-family", "font-weight", "text-anchor", "d", "x", "y", "cx", "cy", "r", "fill", "stroke",
+    "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap",
+}  # fmt: skip
 VOID = {"br", "img", "meta", "circle", "path"}
 
 
