@@ -84,8 +84,7 @@ def main(args):
     p = model.predict(x_test, verbose=0)
     guesses = p.argmax(axis=1)
     t = model.trace(x_test[:32], targets[:32])
-    sure = int(np.flatnonzero((guesses == y_test) & (p.max(axis=1) > 0.5))[0]) if (guesses == y_test).any() else 0
-    one = x_test[sure]
+    one = x_test[np.argmax(guesses == y_test)]  # the first that it recognises
     unsure = int(p[:32].max(axis=1).argmin())  # what is known already has hardly a gradient
     convolutions = [r.key for r in t.layers if r.kind == "Conv2D"]
 

@@ -56,9 +56,7 @@ def logit_gradient(model: Any, image: Any, target: int | None = None) -> np.ndar
     return run.gradient(run.target(target))
 
 
-def grad_cam_map(
-    model: Any, image: Any, target: int | None = None, layer: str | None = None
-) -> tuple[np.ndarray, str]:
+def grad_cam_map(model: Any, image: Any, target: int | None = None, layer: str | None = None) -> tuple[np.ndarray, str]:
     """(map, layer): the evidence for a class on the coarse grid of a layer, (h, w), never negative.
 
     layer: its name, None for the last one whose output still has places. With its output A and the derivative G of the

@@ -204,8 +204,9 @@ def positive_map(colours: list[str] = POSITIVE) -> Any:
 
 def scale_for(values: np.ndarray) -> dict[str, Any]:
     """The colour map and limits for imshow: symmetric about 0, or from 0 up where nothing is negative."""
-    top = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-    if np.nanmin(values, initial=0) < 0:
+    finite = values[np.isfinite(values)]
+    top = float(np.abs(finite).max(initial=0)) or 1.0
+    if finite.min(initial=0) < 0:
         return {"cmap": signed_map(), "vmin": -top, "vmax": top}
     return {"cmap": positive_map(), "vmin": 0.0, "vmax": top}
 

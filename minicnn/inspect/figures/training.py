@@ -184,10 +184,16 @@ def update_ratios(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
     bottom, top = ax.get_ylim()
     ax.set_ylim(min(bottom, 5e-5), max(top, 2e-2))
     ax.set_ylabel("‖w after − w‖ / ‖w‖ (log scale)", color=TEXT, fontsize=9)
-    worst = int(np.argmax(np.abs(np.log10(np.maximum(values, 1e-12)) + 3)))
-    if outside.any():
-        advice = "too far: lower the learning rate" if values[worst] > FAST else "hardly: raise the learning rate"
-        found = f"{names[worst]} moves by {number(values[worst], 2)} of its size in one step, {advice}"
+    if not np.isfinite(values).all():
+        found = f"The step makes {names[np.flatnonzero(~np.isfinite(values))[0]]} infinite or NaN"
+    elif values.max() > FAST:
+        found = f"{names[values.argmax()]} moves by {number(values.max(), 2)} of its size in one step, too far: "
+        found += "lower the learning rate"
+    elif values.min() == 0:
+        found = f"{names[values.argmin()]} does not move: no gradient reaches it"
+    elif values.min() < SLOW:
+        found = f"{names[values.argmin()]} moves by {number(values.min(), 2)} of its size in one step, hardly at all: "
+        found += "raise the learning rate"
     else:
         found = (f"{counted(len(names), 'kernel moves', 'kernels move')} by {number(values.min(), 2)} to "
                  f"{number(values.max(), 2)} of their size in one step: healthy")  # fmt: skip
