@@ -58,7 +58,8 @@ def maxpool2d_backward(
     padded = _gradient_canvas(dy, windows, input_shape)
     for images in tiles(dy):
         for k, tap in enumerate(_taps(windows)):
-            share = xp.multiply(dy[images], winner[images] == k)
+            share = (winner[images] == k).astype(dy.dtype)
+            share *= dy[images]
             if _overlap(windows):
                 padded[images][tap] += share
             else:

@@ -104,7 +104,7 @@ class Workers:
             return cls(threads)
         macs = model.macs(model.input_shape)
         shards = shards_for(batch_size, macs)
-        if shards == 1 and batch_size * macs >= MIN_MACS_PER_SHARD:
+        if batch_size == 1 and macs >= MIN_MACS_PER_SHARD:
             return cls(1, 1, threads)
         return cls(threads if shards > 1 or model.count_params() >= MIN_PARAMS_TO_SHARE else 1, shards)
 
