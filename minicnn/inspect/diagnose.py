@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.errors import InputError
-from minicnn.inspect.trace import _twin
+from minicnn.inspect.trace import twin_of
 from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.layers.core import Dropout
 from minicnn.layers.normalization import BatchNormalization
@@ -146,7 +146,7 @@ class _Case:
                 "y", "x and y have different lengths.", f"one target for each of the {len(x)} samples.",
                 f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
             )  # fmt: skip
-        self.model = _twin(model)
+        self.model = twin_of(model)
         self.x, self.y = check_input(self.model, x, "x"), y
         self.loss = self.model.loss
         shape = self.model.shapes[-1]
@@ -532,7 +532,8 @@ def _update_ratios(case: _Case, ratios: dict[str, float]) -> list[Finding]:
         if large:
             reason, fix = "Steps that large forget what was learned before.", "Use a smaller learning rate."
         elif ratio == 0:
-            reason, fix = "Nothing moves: is the learning rate 0, or the gradient?", "Set a learning rate above 0."
+            reason = "Nothing moves: is the learning rate 0, or the gradient?"
+            fix = "Set a learning rate above 0; where it is, look for dead ReLUs or frozen layers."
         else:
             reason = "So slow a layer is as good as frozen."
             fix = "Use a larger learning rate; where only the early layers are slow, ReLU or batch normalisation."
@@ -583,7 +584,7 @@ def _trained_copies(case: _Case) -> list[Finding]:
     if baseline is None:  # regression: who always answers the mean
         target = prepare_targets(case.loss, y, case.y_pred[:1].repeat(images, axis=0))
         baseline = float(case.loss.per_sample(target, target.mean(axis=0, keepdims=True).repeat(images, 0)).mean())
-    own, rescue = _twin(case.model), _twin(case.model)
+    own, rescue = twin_of(case.model), twin_of(case.model)
     rescue.optimizer = Adam()
     losses = _overfit(own, x, y, baseline / 2)
     what, goal = f"learning {images} images by heart", f"half the loss of guessing, {baseline / 2:.3g}"

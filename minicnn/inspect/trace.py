@@ -151,7 +151,7 @@ def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
     x: (N, …) as for fit. y: targets; None records the way forward alone. training: True as in fit; False as in evaluate
     (running statistics, no dropout), with the same way back. Raises InputError where x or y does not fit.
     """
-    x, twin = check_array("x", x), _twin(model)
+    x, twin = check_array("x", x), twin_of(model)
     if not twin.layers:
         raise InputError(
             model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
@@ -287,7 +287,7 @@ def _kept(record: LayerTrace, layer: Layer, page: Context) -> Arrays:
     return kept
 
 
-def _twin(model: Any) -> Any:
+def twin_of(model: Any) -> Any:
     """A copy of the model on the host that shares no array with it."""
     return copy.deepcopy(model, {id(model.history): None}).to("cpu")
 
