@@ -167,7 +167,7 @@ def test_a_faint_filter_is_framed():
     model.get_layer("conv2d_1").params["w"][..., 2] *= 1e-3
     ax = inspect.filters(model).axes[0]
     assert [patch.get_xy() for patch in ax.patches] == [(5.5, -0.5)]
-    assert "2 is nearly 0" in ax.get_title(loc="left")
+    assert "filter 2 is nearly 0" in ax.get_title(loc="left")
 
 
 def test_feature_maps_on_a_common_scale_with_dead_ones_framed(tmp_path):
@@ -179,7 +179,7 @@ def test_feature_maps_on_a_common_scale_with_dead_ones_framed(tmp_path):
     drawn = mosaic(figure)
     for k in range(4):
         np.testing.assert_array_equal(drawn[:8, 8 * k : 8 * k + 8], y[:, :, k])
-    assert "1 is dead: 0 for all 6 traced images" in said(figure)
+    assert "map 1 is dead: 0 for all 6 traced images" in said(figure)
     maps = next(ax for ax in figure.axes if ax.patches)
     assert [patch.get_xy() for patch in maps.patches] == [(7.5, -0.5)]
     assert maps.images[0].get_clim() == (0, y.max())
@@ -374,6 +374,21 @@ def test_occlusion_holds_one_batch_at_a_time(monkeypatch):
     assert sum(sizes) == 1 + 49
 
 
+def test_occlusion_draws_the_square_that_costs_most(model):
+    image = some_images(1)[0]
+    figure = inspect.occlusion(model, image, target=0, patch=3, stride=1)
+    square = figure.axes[2].patches[0]
+    x, y = (round(v + 0.5) for v in square.get_xy())
+
+    def fall(y, x):
+        covered = image.copy()
+        covered[y : y + 3, x : x + 3] = 0
+        return float(logits_of(model, image[None])[0, 0] - logits_of(model, covered[None])[0, 0])
+
+    assert fall(y, x) == pytest.approx(max(fall(*place) for place in np.ndindex(6, 6)), rel=1e-4)
+    assert f"lowers the logit by {fall(y, x):.2g}" in said(figure)
+
+
 def test_explaining_changes_nothing_about_the_model(model):
     def state():
         arrays = [a.tobytes() for layer in model.flat_layers for a in (*layer.params.values(), *layer.state.values())]
@@ -536,6 +551,7 @@ X, FORWARD, BOTH = some_images(), MODEL.trace(some_images()), FLAT.trace(some_im
         (lambda: inspect.occlusion(MODEL, X[0], patch=9), "larger than the image"),
         (lambda: inspect.occlusion(MODEL, X[0], stride=0), "1 or more"),
         (lambda: inspect.occlusion(MODEL, X[0], batch_size=0), "1 or more"),
+        (lambda: inspect.occlusion(MODEL, X[0], fill=[1, 2, 3]), "one for each channel"),
         (lambda: inspect.filters(FLAT), "use a model with Conv2D"),
         (lambda: inspect.filters(MODEL, "dense_1"), "conv2d_1, conv2d_2"),
         (lambda: inspect.filters(X), "no filters"),

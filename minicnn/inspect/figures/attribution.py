@@ -7,7 +7,6 @@ z, the logit of class 1 is z and that of class 0 is -z. The model runs in evalua
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,32 +83,42 @@ def occlusion_map(
     convolutional networks" (2014), section 4.2. Raises InputError.
     """
     run = _Run(model, image)
-    height, width, _ = run.shape
-    patch = _patch_size(run, patch)
+    return _spread(_falls(run, run.target(target), _patch_size(run, patch), stride, fill, batch_size), run.shape)
+
+
+Falls = list[tuple[slice, slice, float]]  # a square, and by how much the logit falls when it is covered
+
+
+def _falls(run: _Run, k: int, patch: int, stride: int | None, fill: Any, batch_size: int) -> Falls:
+    """Every square of the image in turn, batch after batch."""
+    height, width, channels = run.shape
     stride = max(1, patch // 3) if stride is None else stride
     check_count("stride", stride)
     check_count("batch_size", batch_size)
-    k = run.target(target)
-    corners = [(y, x) for y in _starts(height, patch, stride) for x in _starts(width, patch, stride)]
-    total, seen = np.zeros((height, width)), np.zeros((height, width))
-    whole = run.logit_of(run.logits, k)[0]
-    for some, logits in _covered(run, corners, patch, fill, batch_size):
-        for (y, x), logit in zip(some, run.logit_of(logits, k), strict=True):
-            total[y : y + patch, x : x + patch] += whole - logit
-            seen[y : y + patch, x : x + patch] += 1
-    return np.divide(total, seen, out=total, where=seen > 0)
-
-
-def _covered(
-    run: _Run, corners: list[tuple[int, int]], patch: int, fill: Any, batch_size: int
-) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
-    """The logits of the image with a square covered at each corner, batch after batch."""
-    for start in range(0, len(corners), batch_size):
-        some = corners[start : start + batch_size]
+    if np.shape(fill) not in ((), (channels,)):
+        raise InputError("fill", "it does not fit the image.", f"one number, or {channels}: one for each channel.",
+                         f"shape {np.shape(fill)}.", "try fill=0.5.")  # fmt: skip
+    squares = [(slice(y, y + patch), slice(x, x + patch))
+               for y in _starts(height, patch, stride) for x in _starts(width, patch, stride)]  # fmt: skip
+    whole = float(run.logit_of(run.logits, k)[0])
+    falls: Falls = []
+    for start in range(0, len(squares), batch_size):
+        some = squares[start : start + batch_size]
         batch = np.repeat(run.image[None], len(some), axis=0)
-        for covered, (y, x) in zip(batch, some, strict=True):
-            covered[y : y + patch, x : x + patch] = fill
-        yield some, run.logits_of(batch)
+        for covered, square in zip(batch, some, strict=True):
+            covered[square] = fill
+        logits = run.logit_of(run.logits_of(batch), k)
+        falls += [(*square, whole - float(logit)) for square, logit in zip(some, logits, strict=True)]
+    return falls
+
+
+def _spread(falls: Falls, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W): for each pixel the mean over the squares that lie on it."""
+    total, seen = np.zeros(shape[:2]), np.zeros(shape[:2])
+    for rows, columns, fall in falls:
+        total[rows, columns] += fall
+        seen[rows, columns] += 1
+    return np.divide(total, seen, out=total, where=seen > 0)
 
 
 def _starts(size: int, patch: int, stride: int) -> list[int]:
@@ -314,12 +323,14 @@ def occlusion(
 
         occlusion(model, x_test[0], save="occlusion.png")        occlusion(model, photo, fill=photo.mean(axis=(0, 1)))
 
-    Arguments and numbers: see occlusion_map. The square is drawn where it costs most. Raises InputError.
+    Arguments and numbers: see occlusion_map. The square that costs most is drawn. Raises InputError.
     """
     run = _Run(model, image)
     k = run.target(target)
     patch = _patch_size(run, patch)
-    values = occlusion_map(model, image, k, patch, stride, fill, batch_size)
+    falls = _falls(run, k, patch, stride, fill, batch_size)
+    values = _spread(falls, run.shape)
+    rows, across, fall = max(falls, key=lambda one: one[2])
     figure = new_figure(12, 4.3, compress=True)
     axes = figure.subplots(1, 3)
     shown_image(axes[0], run.image, cmap)
@@ -327,24 +338,20 @@ def occlusion(
     drawn = axes[1].imshow(values, **_signed(values))
     _bare(axes[1], "fall of the logit when covered")
     colour_bar(drawn, axes[1], "logit before − logit after")
-    y, x = np.unravel_index(int(values.argmax()), values.shape)
-    top = int(np.clip(y - patch // 2, 0, run.shape[0] - patch))
-    left = int(np.clip(x - patch // 2, 0, run.shape[1] - patch))
     covered = run.image.copy()
-    covered[top : top + patch, left : left + patch] = fill
+    covered[rows, across] = fill
     logits = run.logits_of(covered[None])
     shown_image(axes[2], covered, cmap)
-    _square(axes[2], left, top, patch)
+    _square(axes[2], across.start, rows.start, patch)
     guess = int(logits[0, 0] > 0) if logits.shape[1] == 1 else int(logits[0].argmax())
-    before, after = (float(run.logit_of(one, k)[0]) for one in (run.logits, logits))
-    _bare(axes[2], f"covered here: logit {number(before)} → {number(after)}")
-    if values.max() <= 0:
+    before = float(run.logit_of(run.logits, k)[0])
+    _bare(axes[2], f"covered here: logit {number(before)} → {number(before - fall)}")
+    if fall <= 0:
         found = f"{run.answer(k)}: no square matters; covering any of them does not lower the logit"
-    elif guess != k:
+    elif guess != k and run.target(None) == k:
         found = f"{run.answer(k)}: cover one square of {patch}×{patch} pixels, and the answer is {run.named(guess)}"
     else:
-        fall = number(before - after, 2)
-        found = f"{run.answer(k)}: one square of {patch}×{patch} pixels covered lowers the logit by {fall}"
+        found = f"{run.answer(k)}: one square of {patch}×{patch} pixels covered lowers the logit by {number(fall, 2)}"
         found += " and the answer stays" if run.target(None) == k else ""
     headline(figure, found)
     footnote(figure, "Blue: the model needs this place for its answer; orange: without it, it would be surer; white: "

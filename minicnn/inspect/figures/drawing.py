@@ -152,7 +152,7 @@ def check_probabilities(probabilities: Any, classes: int, images: int) -> np.nda
 def headline(figure: Figure, text: str) -> None:
     """The finding, bold, over the whole figure."""
     width = float(figure.get_size_inches()[0])
-    figure.suptitle(_wrapped(text, width, 14.5), x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT,
+    figure.suptitle(_wrapped(text, width, 14), x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT,
                     parse_math=False)  # fmt: skip
 
 
@@ -165,13 +165,13 @@ def footnote(figure: Figure, text: str) -> None:
 def title(ax: Axes, text: str, size: float = 12, width: float | None = None) -> None:
     """The finding, bold, over one axes of `width` inches (its figure's, if None)."""
     inches = float(ax.figure.get_size_inches()[0]) - 1 if width is None else width  # type: ignore[union-attr]
-    ax.set_title(_wrapped(text, inches, 1.18 * size), loc="left", fontsize=size, fontweight="bold", color=TEXT,
+    ax.set_title(_wrapped(text, inches, 1.15 * size), loc="left", fontsize=size, fontweight="bold", color=TEXT,
                  parse_math=False)  # fmt: skip
 
 
 def _wrapped(text: str, inches: float, size: float) -> str:
     """Lines that fit, for letters of about half the font's size."""
-    length = max(24, int(inches * 72 / (0.5 * size)))
+    length = max(24, int(inches * 72 / (0.53 * size)))
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, length) or [""])
 
 

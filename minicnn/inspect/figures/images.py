@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def show_image(image: Any, ax: Axes | None = None, cmap: str = "binary", save: Any = None) -> Figure:
     """One image with the pixels' coordinates and, if it is grey, a colour bar of its numbers.
 
+        show_image(x_train[0], save="image.png")
+
     ax: draw into these axes instead of a new figure. Raises InputError for what is no image.
     """
     picture, top = as_picture("image", image)
@@ -53,6 +55,8 @@ def image_grid(
     save: Any = None,
 ) -> Figure:
     """The first rows × columns images, each with the name of its class below.
+
+        image_grid(x_train, y_train, names, save="images.png")
 
     images: (N, H, W[, C]), labels: (N,) class numbers. Fewer images leave places empty. Raises InputError.
     """

@@ -81,7 +81,9 @@ def filters(source: Any, layer: str | None = None, ax: Axes | None = None, save:
         labels = ["red", "green", "blue"] if channels == 3 else [f"in {c}" for c in range(len(grid))]
     if ax is None:
         cell = 0.62 if channels == 1 else 0.42
-        ax = new_figure(max(5.5, cell * columns + 2), max(2.4, cell * len(grid) * kh / kw + 1.9)).add_subplot()
+        ax = new_figure(
+            max(5.5, cell * columns + 2), max(2.2, cell * len(grid) * kh / kw + (1.1 if channels == 1 else 1.5))
+        ).add_subplot()
     figure: Any = ax.figure
     drawn = _mosaic(ax, grid, w, labels)
     for x, y, height in places:
@@ -94,7 +96,11 @@ def filters(source: Any, layer: str | None = None, ax: Axes | None = None, save:
     found += f", weights {number(w.min(), 2)} to {number(w.max(), 2)}"
     if count > MOST_MAPS or channels > MOST_CHANNELS:
         found += f"; drawn: {counted(shown.shape[3], 'filter')}, {counted(shown.shape[2], 'input channel')}"
-    found += f"\n{_these(faint)} nearly 0 (framed)" if len(faint) else "\nevery filter has weights well away from 0"
+    found += (
+        f"\n{_these(faint, 'filter')} nearly 0 (framed)"
+        if len(faint)
+        else "\nevery filter has weights well away from 0"
+    )
     title(ax, found, 10)
     return saved(figure, save)
 
@@ -118,11 +124,13 @@ def feature_maps(
     silent = np.setdiff1d(np.flatnonzero((maps == 0).all(axis=(1, 2))), dead)
     count = record.y.shape[-1]
     found = [f"{record.key} sees the image in {counted(count, 'way')}"]
+    if maps.max() > 0:
+        found.append(f"map {maps.max(axis=(1, 2)).argmax()} answers most strongly")
     images = counted(len(t.x), "traced image")
     if len(dead):
-        found.append(f"{_these(dead)} dead: 0 for {'the' if len(t.x) == 1 else 'all'} {images}")
+        found.append(f"{_these(dead, 'map')} dead: 0 for {'the' if len(t.x) == 1 else 'all'} {images}")
     if len(silent):
-        found.append(f"{_these(silent)} silent for this image")
+        found.append(f"{_these(silent, 'map')} silent for this image")
     note = (
         f"In the corner of each map: its channel{f'; the first {MOST_MAPS} of {count}' if count > MOST_MAPS else ''}. "
         f"Thick frame: dead, 0 everywhere for {'the' if len(t.x) == 1 else 'all'} {images}. Dashed frame: silent, "
@@ -307,12 +315,12 @@ def _framed(ax: Axes, x: int, y: int, rows: int, tile: Sequence[int], dashed: bo
     ax.add_patch(Rectangle((x * w - 0.5, y * h - 0.5), w, rows * h, **style))
 
 
-def _these(indices: np.ndarray) -> str:
+def _these(indices: np.ndarray, thing: str) -> str:
     """ "map 3 is", "maps 3, 5 and 9 are"; with many, how many."""
     if len(indices) > 6:
-        return f"{len(indices)} are"
+        return f"{len(indices)} {thing}s are"
     names = [str(k) for k in indices]
-    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+    return f"{thing} {names[0]} is" if len(names) == 1 else f"{thing}s {', '.join(names[:-1])} and {names[-1]} are"
 
 
 # ---- most-activating patches ---------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ def prediction_grid(
 ) -> Figure:
     """Each image beside the bars of its probabilities, with the title "label 97 % (true label)".
 
+        prediction_grid(x_test[:9], model.predict(x_test[:9]), y_test[:9], names, save="predictions.png")
+
     images: (N, H, W[, C]); probabilities: (N, K), as predict returns them; labels: (N,) class numbers. A right
     prediction is blue with a tick. A wrong one is red with a cross, bold, in a thick frame, and the bar of the true
     class is outlined in blue. With more than 12 classes, the likeliest and the true one are drawn. Raises InputError.
@@ -131,6 +133,7 @@ def confusion_matrix(
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     side = max(4.2, 0.52 * min(classes, MOST_NUMBERS) + 0.6)
+    gap = 0.17 if ax is not None else 1.0 / side
     if ax is None:
         ax = new_figure(side + 4.2, side + 1.6).add_subplot()
     figure: Any = ax.figure
@@ -149,7 +152,7 @@ def confusion_matrix(
     for i, j in pairs[:worst]:
         ax.add_patch(_cell(j, i))
     short = [shortened(name, 16) for name in names]
-    style: dict[str, Any] = {"fontsize": 8.5 if classes <= MOST_NUMBERS else 5, "parse_math": False}
+    style: dict[str, Any] = {"fontsize": max(2.5, min(8.5, 200 / classes)), "parse_math": False}
     ax.set_xticks(range(classes), short, rotation=40, ha="right", rotation_mode="anchor", **style)
     ax.set_yticks(range(classes), short, **style)
     ax.tick_params(length=0, colors=TEXT)
@@ -163,7 +166,7 @@ def confusion_matrix(
     title(ax, f"{correct:,} of {len(labels):,} right ({100 * correct / len(labels):.1f} %)\n"
           + ("\n".join(words) if words else "No mistakes."), 10)  # fmt: skip
     colour_bar(right, ax, "right, share of the true class")
-    colour_bar(wrong, ax, "wrong, share of the true class", at=0.17)
+    colour_bar(wrong, ax, "wrong, share of the true class", at=gap)
     return saved(figure, save)
 
 
