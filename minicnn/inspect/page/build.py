@@ -439,7 +439,9 @@ def _weights_to_check(grad: np.ndarray) -> list[int]:
 
 def _check_weight(t: Trace, i: int, name: str, index: int) -> dict[str, Any]:
     at = tuple(int(v) for v in np.unravel_index(index, t.layers[i].params[name].shape))
-    result: dict[str, Any] = {"layer": i, "param": name, "index": at, "noise": _noise(t.layers[i], name, at)}
+    recorded = t.layers[i].grads[name][at]
+    result: dict[str, Any] = {"layer": i, "param": name, "index": at, "recorded": recorded}
+    result["noise"] = _noise(t.layers[i], name, at)
     for kind in ("float64", "float32"):
         tail = _Tail(t, i, kind)
         w = tail.layers[0].params[name]
