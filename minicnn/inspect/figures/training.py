@@ -234,7 +234,7 @@ def activation_histograms(traces: Trace | Mapping[str, Trace], save: Any = None)
         words.append(f"{name}: {_spread_in_words(records)}" if name else _spread_in_words(records).capitalize())
     headline(figure, "\n".join(words))
     footnote(figure, "x: numbers of the layer's output, y: how many, each plot to its own tallest bar. σ: "
-             "standard deviation; orange: exact zeros and their share; dotted: 0.")  # fmt: skip
+             "standard deviation; orange: exact zeros, cut off where higher, their share is above.")  # fmt: skip
     return saved(figure, save)
 
 
@@ -280,8 +280,9 @@ def _spread_in_words(records: list[LayerTrace]) -> str:
     if spread[0] == 0:
         return f"all outputs of {records[0].key} are equal: nothing can be learned from them"
     ratio = spread[-1] / spread[0]
-    verdict = "the signal dies out" if ratio < 0.1 else "the signal grows" if ratio > 10 else "the signal is kept"
-    return f"{verdict}, σ {number(spread[0], 2)} → {number(spread[-1], 2)} over {counted(len(records), 'layer')}"
+    verdict = "dies out" if ratio < 0.1 else "fades" if ratio < 0.5 else "grows" if ratio > 2 else "is kept"
+    change = f"σ {number(spread[0], 2)} → {number(spread[-1], 2)}"
+    return f"the signal {verdict}, {change} over {counted(len(records), 'layer')}"
 
 
 def _rms(values: Any) -> float:
