@@ -68,7 +68,7 @@ LEVELS = (
 
 
 def write_page(trace: Trace, path: Any, image: int = 0) -> None:
-    """Write the page about sample `image` of the traced batch to `path`. Raises as page_html, OSError where it cannot."""
+    """Write the page about sample `image` of the traced batch to `path`. Raises as page_html, or OSError."""
     text = page_html(trace, image)
     with atomic_write(path) as file:
         file.write(text.encode())
@@ -81,8 +81,8 @@ def page_html(trace: Trace, image: int = 0) -> str:
     """
     if not 0 <= image < len(trace.x):
         raise InputError(
-            "page", "there is no such image in the trace.", f"a number from 0 to {len(trace.x) - 1}.", f"image={image}.",
-            "choose one of the traced batch.",
+            "page", "there is no such image in the trace.", f"a number from 0 to {len(trace.x) - 1}.",
+            f"image={image}.", "choose one of the traced batch.",
         )  # fmt: skip
     checks = _gradient_checks(trace)
     for number, level in enumerate(LEVELS):
@@ -106,7 +106,8 @@ def _assemble(trace: Trace, data: dict[str, Any]) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     parts = {
-        "POLICY": policy, "TITLE": html.escape(f"{trace.model_name}: inside one step"), "STYLE": style, "SCRIPT": script,
+        "POLICY": policy, "TITLE": html.escape(f"{trace.model_name}: inside one step"),
+        "STYLE": style, "SCRIPT": script,
         # With < written as an escape, nothing in the numbers or names can end the script block or open a comment.
         "DATA": json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }  # fmt: skip
@@ -368,8 +369,8 @@ def _fused(loss: dict[str, Any] | None, act: dict[str, Any] | None) -> bool:
     """Whether the loss differentiates by the logits of this last layer (see minicnn/losses.py)."""
     if loss is None or act is None or loss["config"].get("from_logits"):
         return False
-    kinds = {"softmax": ("CategoricalCrossentropy", "SparseCategoricalCrossentropy"), "sigmoid": ("BinaryCrossentropy",)}
-    return loss["class_name"] in kinds.get(act["name"], ())
+    own = {"softmax": ("CategoricalCrossentropy", "SparseCategoricalCrossentropy"), "sigmoid": ("BinaryCrossentropy",)}
+    return loss["class_name"] in own.get(act["name"], ())
 
 
 def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
@@ -379,7 +380,8 @@ def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
         constraint = layer.config.get(argument)
         if not layer.applied or name not in layer.applied or not isinstance(constraint, dict) or t.optimizer is None:
             continue
-        if constraint["class_name"] not in ("MaxNorm", "UnitNorm") or not hasattr(optimizers, t.optimizer["class_name"]):
+        known = constraint["class_name"] in ("MaxNorm", "UnitNorm") and hasattr(optimizers, t.optimizer["class_name"])
+        if not known:
             continue
         config = t.optimizer["config"] | {"clipnorm": None, "clipvalue": None, "global_clipnorm": None}
         optimizer = optimizers.get({"class_name": t.optimizer["class_name"], "config": config})
