@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -45,6 +44,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
 def _nearest(name: str, known: dict[str, str]) -> str | None:
     """The known name whose initials these are ("lr"), that is spelt nearly so, or that begins like this."""
     initials = [k for k in known if name == "".join(word[:1] for word in k.split("_"))]
+    import difflib  # only where something went wrong
+
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     longer = [k for k in known if name and k.startswith(name)]
     return next((known[k] for k in (*initials, *near, *longer)), None)
