@@ -477,7 +477,7 @@ def test_selftest_passes_and_every_panel_renders(browser, tmp_path, name):
     browser.open(tmp_path / "page.html", "#selftest")
     table = browser.run("document.getElementById('selftest').innerText")
     match = re.fullmatch(r"selftest: ok (\d+) checks", browser.run("document.title"))
-    assert match and int(match[1]) > 100, table
+    assert match and int(match[1]) > 100 and "null" not in table, table
     for panel in browser.run(VIEWS):
         *_, length, garbled, wrong, too_wide = panel
         assert length > 60 and not garbled and not wrong and too_wide <= 0, panel

@@ -710,6 +710,8 @@ function mapFigure(o) {
   const peak = o.peak ?? peakOf(o.H, o.W, o.get);
   const draw = (g) => {
     g.fillStyle = "#fff"; g.fillRect(0, 0, cols * s, rows * s);
+    let fits = s >= 32; // numbers are written into the cells only if all have room
+    if (fits) { g.font = `${Math.min(12, s / 3.4)}px system-ui, sans-serif`; for (let i = 0; i < o.H; i++) for (let j = 0; j < o.W; j++) { const v = o.get(i, j); if (typeof v === "number" && g.measureText(tiny(v)).width > s - 3) fits = false; } }
     for (let r = 0; r < rows; r++) for (let q = 0; q < cols; q++) {
       const i = r - top, j = q - left, outside = i < 0 || j < 0 || i >= o.H || j >= o.W, v = outside ? 0 : o.get(i, j);
       const X = q * s, Y = r * s;
@@ -720,8 +722,7 @@ function mapFigure(o) {
       g.fillStyle = c.css; g.fillRect(X, Y, s, s);
       if (s >= 32) {
         g.fillStyle = c.t > 0.6 ? "#fff" : "#16181c"; g.font = `${Math.min(12, s / 3.4)}px system-ui, sans-serif`; g.textAlign = "center"; g.textBaseline = "middle";
-        const text = String(tiny(v));
-        if (g.measureText(text).width <= s - 4) g.fillText(text, X + s / 2, Y + s / 2);
+        if (fits) g.fillText(tiny(v), X + s / 2, Y + s / 2);
         else if (v < 0) g.fillText("−", X + s / 2, Y + s / 2);
       } else if (v < 0 && s >= 6 && c.t > 0.12) { g.fillStyle = c.t > 0.6 ? "rgba(255,255,255,.85)" : "rgba(120,40,0,.75)"; g.fillRect(X + s * 0.28, Y + s / 2 - 0.6, s * 0.44, Math.max(1.2, s / 12)); }
       if (o.dead && o.dead(i, j)) { g.fillStyle = "rgba(90,94,102,.32)"; g.fillRect(X, Y, s, s); g.strokeStyle = "rgba(60,60,70,.6)"; g.lineWidth = 1; g.beginPath(); g.moveTo(X, Y + s); g.lineTo(X + s, Y); g.stroke(); }
@@ -1419,7 +1420,7 @@ function tour() {
   if (soft >= 0 && T(soft, "y").rank === 1) { const y = rowOf(T(soft, "y"), [0]), best = y.indexOf(Math.max(...y)); add("From numbers to probabilities", `Softmax gives ${className(best)} the largest probability, ${fmt(y[best])}.`, { l: soft, e: [best] }); }
   if (D.losses === undefined) return steps;
   add("How wrong?", `The loss of this image is ${fmt(tensor(D.losses).get(D.image))}; the mean over the batch${num(D.penalty) ? " with the penalty" : ""} is ${fmt(num(D.loss))}.`, { l: LOSS });
-  if (T(LOSS - 1, "y").rank === 1) { const k = D.label ?? 0, g = lossGradient(k); add("The way back begins", `The gradient by output ${className(k)} is ${g.text} = ${fmt(g.rec)}. Minus: this number should grow.`, { l: LOSS, d: "b", e: [k] }); }
+  if (T(LOSS - 1, "y").rank === 1) { const k = D.label ?? 0, g = lossGradient(k); add("The way back begins", `The gradient by output ${className(k)} is ${g.text} = ${fmt(g.rec)}. ${g.rec < 0 ? "Minus: this number should grow." : "Plus: this number should shrink."}`, { l: LOSS, d: "b", e: [k] }); }
   if (dense >= 0 && T(dense, "g/w")) { const n = number(dense, "g:w", "g/w", null); add("The gradient of a weight", `dw${at(n.index)} of ${L[dense].key} is ${fmt(n.v)}: input times returning gradient, summed over ${count(N, "sample")}.`, { l: dense, d: "b", v: "g:w" }); }
   const deep = L.map((q, k) => k).filter((k) => L[k].kind === "Conv2D" && k > 0), back = deep.length ? deep[0] : conv;
   if (back >= 0) { const n = number(back, "dx", "dx", L[back].in); add("Back through the windows", `dx${at(n.index)} of ${L[back].key} is ${fmt(n.v)}: the sum of what ${count(convDx(back, n.index).length, "output pixel")} send back. Try the famous bug there.`, { l: back, d: "b", v: "dx" }); }
@@ -1530,8 +1531,9 @@ function renderFooter() {
   if (t.channels === null) sentences.push("Nothing else is left out: all weights, gradients and optimizer arrays are here.");
   else {
     sentences.push(`To stay below 4 MB it is trimmed (level ${D.level}). Of arrays with more than 4,096 weights, those of ${t.channels} channels (${2 * t.channels} units of a dense layer) before and after each layer are here: all weights into the chosen outputs and out of the chosen inputs, and gradient, optimizer arrays and updated weights between the two. The strongest channels for this image were chosen.`);
-    if (t.forward !== null) sentences.push(`Feature maps larger than ${t.forward} × ${t.forward} are here in a window of that size in the middle, with all channels${t.maps ? `; the chosen channels are whole` : ""}.`);
-    if (t.backward !== null) sentences.push(`Gradient maps: the same with ${t.backward} × ${t.backward}.`);
+    const windows = (what, size) => size !== null && sentences.push(`${what} maps larger than ${size} × ${size} are here in a window of that size in the middle, with all channels${t.maps ? "; the chosen channels are whole" : ""}.`);
+    windows("Feature", t.forward);
+    windows("Gradient", t.backward);
     sentences.push("What is missing is grey in the maps; a number whose operands are missing says so.");
   }
   sentences.push("Computed in Python when the page was written: each image's share in sums over the batch, the two losses of each gradient check, the factors of weight constraints. All else is computed here and compared with the recorded numbers.");
@@ -1541,10 +1543,10 @@ function renderFooter() {
 function showSelftest() {
   const results = selftest(), checks = results.reduce((a, r) => a + r.checks, 0), bad = results.reduce((a, r) => a + r.bad, 0), skipped = results.reduce((a, r) => a + r.skipped, 0);
   document.title = bad || !checks ? `selftest: FAILED ${bad} of ${checks} checks` : `selftest: ok ${checks} checks`;
-  document.getElementById("selftest").replaceChildren(
+  document.getElementById("selftest").replaceChildren(h("div", {},
     h("p", { className: bad ? "badge bad" : "badge ok" }, bad ? `✗ ${bad} of ${checks} numbers differ` : `✓ ${checks.toLocaleString("en")} numbers recomputed, all equal to the recorded ones within rounding (2·10⁻⁵ of what was added up)`),
     skipped ? p(`${skipped.toLocaleString("en")} more were left out, because their operands are not in this file.`) : null,
-    table(["layer", "direction", "checked", "differ", "left out", "first difference"], results.map((r) => [r.layer, r.what, r.checks, r.bad, r.skipped, r.first || ""])));
+    table(["layer", "direction", "checked", "differ", "left out", "first difference"], results.map((r) => [r.layer, r.what, r.checks, r.bad, r.skipped, r.first || ""]))));
 }
 function keys(e) {
   if (e.altKey || e.ctrlKey || e.metaKey || ["INPUT", "SELECT", "TEXTAREA"].includes(e.target.tagName)) return;
