@@ -43,9 +43,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
 
 def _nearest(name: str, known: dict[str, str]) -> str | None:
     """The known name whose initials these are ("lr"), that is spelt nearly so, or that begins like this."""
-    initials = [k for k in known if name == "".join(word[:1] for word in k.split("_"))]
     import difflib  # only where something went wrong
 
+    initials = [k for k in known if name == "".join(word[:1] for word in k.split("_"))]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     longer = [k for k in known if name and k.startswith(name)]
     return next((known[k] for k in (*initials, *near, *longer)), None)
