@@ -443,7 +443,7 @@ def _check_weight(t: Trace, i: int, name: str, index: int) -> dict[str, Any]:
     at = tuple(int(v) for v in np.unravel_index(index, t.layers[i].params[name].shape))
     recorded = t.layers[i].grads[name][at]
     result: dict[str, Any] = {"layer": i, "param": name, "index": at, "recorded": recorded}
-    result["noise"] = _noise(t.layers[i], name, at)
+    result["noise"] = _noise(t.layers[i], name, at, 1e-6 + _lost_digits(t))
     for kind in ("float64", "float32"):
         tail = _Tail(t, i, kind)
         w = tail.layers[0].params[name]
@@ -461,8 +461,16 @@ def _check_weight(t: Trace, i: int, name: str, index: int) -> dict[str, Any]:
     return result
 
 
-def _noise(record: LayerTrace, name: str, at: tuple[int, ...]) -> float:
-    """What the float32 gradient of a parameter may be off by: a millionth of all that was added up for it.
+def _lost_digits(t: Trace) -> float:
+    """The relative error of p - t, where the way back begins: of a p close to t, float32 keeps few digits beyond t."""
+    dz = t.layers[-1].kept.get("dz")
+    if not t.fused or dz is None:
+        return 0.0
+    return 2.0**-22 / max(len(t.x) * float(np.abs(dz).max()), 2.0**-24)
+
+
+def _noise(record: LayerTrace, name: str, at: tuple[int, ...], share: float) -> float:
+    """What the float32 gradient of a parameter may be off by: this share of all that was added up for it.
 
     In front of a batch normalisation a bias has gradient 0: there the recorded number is nothing but this.
     """
@@ -470,7 +478,7 @@ def _noise(record: LayerTrace, name: str, at: tuple[int, ...]) -> float:
     assert dz is not None
     factor = {"w": record.x, "gamma": record.kept.get("x_hat")}.get(name)
     largest = 1.0 if factor is None else float(np.abs(factor).max())
-    return 1e-6 * largest * float(np.abs(dz[..., at[-1]], dtype=np.float64).sum())
+    return share * largest * float(np.abs(dz[..., at[-1]], dtype=np.float64).sum())
 
 
 class _Tail:
