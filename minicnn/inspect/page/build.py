@@ -443,7 +443,8 @@ def _check_weight(t: Trace, i: int, name: str, index: int) -> dict[str, Any]:
     at = tuple(int(v) for v in np.unravel_index(index, t.layers[i].params[name].shape))
     recorded = t.layers[i].grads[name][at]
     result: dict[str, Any] = {"layer": i, "param": name, "index": at, "recorded": recorded}
-    result["noise"] = _noise(t.layers[i], name, at, 1e-6 + _lost_digits(t))
+    # Added: what the difference of two losses, each near 1 in float64, cannot tell from 0.
+    result["noise"] = _noise(t.layers[i], name, at, 1e-6 + _lost_digits(t)) + 2.0**-39
     for kind in ("float64", "float32"):
         tail = _Tail(t, i, kind)
         w = tail.layers[0].params[name]
@@ -466,7 +467,8 @@ def _lost_digits(t: Trace) -> float:
     dz = t.layers[-1].kept.get("dz")
     if not t.fused or dz is None:
         return 0.0
-    return 2.0**-22 / max(len(t.x) * float(np.abs(dz).max()), 2.0**-24)
+    largest = len(dz) * np.abs(dz.reshape(len(dz), -1)).max(axis=1)  # of each sample; the most certain one counts
+    return 2.0**-22 / max(float(largest.min()), 2.0**-24)
 
 
 def _noise(record: LayerTrace, name: str, at: tuple[int, ...], share: float) -> float:
