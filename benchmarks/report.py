@@ -35,9 +35,9 @@ def section() -> str:
         f"| {_mean_seconds(dense)} |",
         f"| small CNN, {cnn['epochs']} epochs | – | – | {_accuracy(cnn)} | {_mean_seconds(cnn)} |",
         "",
-        f"Measured on {cnn['hardware']['processor']}, {cnn['threads']} threads, NumPy {cnn['versions']['numpy']}; "
-        "the time is that of the whole example, pictures included. Published: the course's own run. Keras: the same recipe, "
-        "seeds 0 to 2, on the same files.",
+        f"Measured on {cnn['hardware']['processor']}, {cnn['threads']} threads, "
+        f"NumPy {cnn['versions']['numpy']}; the time is that of the whole example, pictures included. Published: the "
+        "course's own run. Keras: the same recipe, seeds 0 to 2, on the same files.",
         "",
         "| a training step, through `fit` | minicnn | PyTorch, bare loop | ratio | memory, ratio |",
         "|---|---|---|---|---|",
