@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import activations, constraints, initializers, regularizers
 from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.geometry import IntPair, Padding, pair, resolve_padding
-from minicnn.layers.base import ActivatedLayer, Context, Shape
+from minicnn.layers.base import Context, Shape
 from minicnn.layers.checks import count, image_shape, positive, window_output
+from minicnn.layers.weighted import WeightedLayer
 
 
-class Conv2D(ActivatedLayer):
+class Conv2D(WeightedLayer):
     """Slides `filters` small kernels over the image: (N, H, W, C_in) -> (N, OH, OW, filters).
 
     Every output is the sum of a window of the input times a kernel, plus a bias, then the activation. Parameters:
     w (KH, KW, C_in, filters) and b (filters,). Kernel: `minicnn.kernels.conv2d_forward` and `conv2d_backward`;
     naive twin: `minicnn.kernels.reference.conv2d_forward`.
 
+    Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     padding: "valid", "same", or numbers: p, (p_h, p_w), ((top, bottom), (left, right)). Raises InputError where the
     image is smaller than the kernel.
     """
@@ -38,35 +39,17 @@ class Conv2D(ActivatedLayer):
         dilation_rate: IntPair = 1,
         activation: Any = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **layer,
+        **weights,
     ):
-        super().__init__(**layer)
+        super().__init__(activation, use_bias, **weights)
         self.filters = count(self, "filters", filters)
         self.kernel_size = positive(self, "kernel_size", kernel_size)
         self.strides = positive(self, "strides", strides)
         self.padding, self.dilation_rate = padding, positive(self, "dilation_rate", dilation_rate)
-        self.activation, self.use_bias = activations.get(activation), use_bias
-        self.kernel_initializer: Any = initializers.get(kernel_initializer)
-        self.bias_initializer: Any = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
-        self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
         resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        shape = (*pair(self.kernel_size), input_shape[-1], self.filters)
-        self.params = {"w": self.kernel_initializer(shape, rng)}
-        if self.use_bias:
-            self.params["b"] = self.bias_initializer((self.filters,), rng)
+        self.create((*pair(self.kernel_size), input_shape[-1], self.filters), rng)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)

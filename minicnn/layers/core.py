@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import activations, constraints, initializers, regularizers
 from minicnn.backend import Array, xp_of
 from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, dropout_mask
-from minicnn.layers.base import ActivatedLayer, Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.checks import count, fraction
+from minicnn.layers.weighted import WeightedLayer
 
 
 class Input(Layer):
@@ -28,11 +28,12 @@ class Input(Layer):
         return dy
 
 
-class Dense(ActivatedLayer):
+class Dense(WeightedLayer):
     """Every output is a weighted sum of all inputs, plus a bias: (N, in) -> (N, units).
 
     Parameters: w (in, units) and b (units,). Kernel: `minicnn.kernels.dense_forward` and `dense_backward`; naive twin:
     `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before for images.
+    Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     """
 
     def __init__(
@@ -40,30 +41,13 @@ class Dense(ActivatedLayer):
         units: int,
         activation: Any = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **layer,
+        **weights,
     ):
-        super().__init__(**layer)
+        super().__init__(activation, use_bias, **weights)
         self.units = count(self, "units", units)
-        self.activation, self.use_bias = activations.get(activation), use_bias
-        self.kernel_initializer: Any = initializers.get(kernel_initializer)
-        self.bias_initializer: Any = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
-        self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self.params = {"w": self.kernel_initializer((input_shape[-1], self.units), rng)}
-        if self.use_bias:
-            self.params["b"] = self.bias_initializer((self.units,), rng)
+        self.create((input_shape[-1], self.units), rng)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)

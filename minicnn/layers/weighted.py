@@ -1,0 +1,47 @@
+"""What Dense and Conv2D share: a kernel, a bias, an activation, and the arguments that go with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn import activations, constraints, initializers, regularizers
+from minicnn.layers.base import ActivatedLayer
+
+
+class WeightedLayer(ActivatedLayer):
+    """A layer of parameters w (the kernel, outputs last) and b (one bias for each output), and an activation.
+
+    activation: a name or a minicnn.activations.Function. use_bias: False leaves b out. The initializers draw the first
+    values, the regularizers add to the loss, the constraints are applied after every step; names or objects.
+    """
+
+    def __init__(
+        self,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.activation, self.use_bias = activations.get(activation), use_bias
+        self.kernel_initializer: Any = initializers.get(kernel_initializer)
+        self.bias_initializer: Any = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
+        self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
+
+    def create(self, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+        """Draw w of `shape`, whose last axis is the outputs, and b."""
+        self.params = {"w": self.kernel_initializer(shape, rng)}
+        if self.use_bias:
+            self.params["b"] = self.bias_initializer(shape[-1:], rng)
