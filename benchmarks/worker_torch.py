@@ -1,4 +1,7 @@
-"""One side of benchmarks/models.py: PyTorch. `python worker_torch.py WORKLOAD THREADS [nchw|channels_last]`.
+"""One side of benchmarks/models.py: PyTorch. `python worker_torch.py WORKLOAD THREADS [nchw|channels_last|flushed]`.
+
+flushed: nchw, and numbers too small for float32's full precision count as 0 (torch.set_flush_denormal), which PyTorch
+does not do by itself. The running means in Adam fade into such numbers where a unit is dead.
 
 The bare loop: forward, loss, backward, step, on batches that lie ready in memory.
 """
@@ -51,6 +54,7 @@ def _norm(kind: type, channels: int) -> nn.Module:
 def main(workload: str, threads: int, layout: str = "nchw") -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    torch.set_flush_denormal(layout == "flushed")
     spec = workloads.WORKLOADS[workload]
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     model = {"dense": dense, "cifar": cifar}[workload]().to(memory_format=memory_format)
