@@ -59,7 +59,8 @@ def section() -> str:
         "",
         f"{models['hardware']['processor']}, {models['workloads']['cifar']['threads']} threads, both sides in turn, "
         f"medians; PyTorch {torch}. Below 1 is faster, or smaller, than PyTorch. The running means in Adam fade into "
-        "denormal numbers, slow to compute with, where a unit is dead; minicnn rounds them to 0, PyTorch only if told to.",
+        "denormal numbers, slow to compute with, where a unit is dead; minicnn rounds them to 0, PyTorch only if told "
+        "to.",
         "",
         f"`import minicnn` takes {imports['ratio_to_numpy']['minicnn']:.2f} times as long as "
         f"`import numpy`, with all of its layers and models {imports['ratio_to_numpy']['minicnn.models']:.2f} times.",
