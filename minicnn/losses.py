@@ -36,7 +36,7 @@ class Loss:
 
     def per_sample(self, y_true: Array, y_pred: Array, ctx: Context | None = None) -> Array:
         """The loss of each sample: (N,)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define per_sample(y_true, y_pred, ctx)")
 
     def gradient(
         self, y_true: Array, y_pred: Array, ctx: Context | None = None, batch_size: int | None = None
@@ -45,7 +45,7 @@ class Loss:
 
         Where ctx carries logits, a cross-entropy differentiates by those instead, and says so by ctx.dlogits.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define gradient(y_true, y_pred, ctx, batch_size)")
 
     def __call__(self, y_true: Array, y_pred: Array) -> float:
         """The mean loss of a batch."""

@@ -89,7 +89,7 @@ class Optimizer:
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         """One step for one piece: changes p and the slots in place. p, g and slots are 1-D, of one length."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define update(p, g, slots, lr)")
 
     def new_slots(self, p: Array) -> list[Array]:
         """The state of a parameter that has not been updated yet: zeros of its shape."""
