@@ -12,9 +12,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = {
-    "activations", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck", "initializers",
-    "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "random", "regularizers",
-    "saving", "schedules", "training", "utils",
+    "activations", "applications", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck",
+    "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "random",
+    "regularizers", "saving", "schedules", "training", "utils",
 }  # fmt: skip
 _NAMES = {
     "Sequential": "minicnn.models",

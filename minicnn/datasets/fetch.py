@@ -29,7 +29,10 @@ _SCHEMES = ("https",)  # tests of a server on this machine replace it
 
 
 class DataFile(NamedTuple):
-    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX only)."""
+    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX only).
+
+    otherwise: what to do without it, for an error text.
+    """
 
     folder: str
     name: str
@@ -37,6 +40,9 @@ class DataFile(NamedTuple):
     md5: str
     mirrors: tuple[str, ...]
     content_md5: str = ""
+    otherwise: str = (
+        "train on images that need no download: `--dataset toy`, or minicnn.datasets.toy in a program of yours."
+    )
 
 
 class DownloadError(InputError):
@@ -165,8 +171,7 @@ def download(file: DataFile, folder: Path) -> Path:
         f"{file.size:,} bytes with MD5 {file.md5}, at {folder / file.name}"
         f" or, with MINICNN_DATA=DIR, at {Path('DIR') / file.folder / file.name}.",
         "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + ".",
-        f"bring {file.mirrors[0]} to that place from a machine with a network; or train on images that need"
-        " no download: `--dataset toy`, or minicnn.datasets.toy in a program of yours.",
+        f"bring {file.mirrors[0]} to that place from a machine with a network; or {file.otherwise}",
     )
 
 
