@@ -20,6 +20,7 @@ _NAMES = {
     "Sequential": "minicnn.models",
     "Input": "minicnn.layers",
     "load_model": "minicnn.models",
+    "profile": "minicnn.inspect.profile",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }

@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from minicnn.errors import InputError, unknown_name
+from minicnn.training.profiling import stage
 
 Logs: TypeAlias = dict[str, Any] | None  # name -> number: "loss", the metrics' names, "val_loss", ...
 
@@ -107,7 +108,8 @@ class CallbackList:
 
     def _call(self, hook: str, *args: Any) -> None:
         for listener in self._listeners[hook]:
-            listener(*args)
+            with stage("callbacks"):
+                listener(*args)
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._call("on_train_begin", logs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from numbers import Real
 from typing import Any
@@ -14,6 +16,7 @@ from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
+from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step, train_step
@@ -50,7 +53,7 @@ def fit(
         model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
     )  # fmt: skip
     model.history, model.stop_training = history, False
-    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
+    with _workers(model, batch_size, batches, "fit") as workers:
         events.on_train_begin()
         logs: Logs = {}
         for epoch in range(initial_epoch, epochs):
@@ -76,7 +79,7 @@ def _train_epoch(
 ) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     running = _Running(model)
-    for step, (x, y) in enumerate(batches):
+    for step, (x, y) in enumerate(each("data", batches)):
         events.on_train_batch_begin(step)
         running.add(*train_step(model, x, y, workers), len(x))
         if events.listens("on_train_batch_end"):
@@ -96,7 +99,7 @@ def evaluate(
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
-    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
+    with _workers(model, batch_size, batches, "evaluate") as workers:
         try:
             logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
             bar.finish(logs)
@@ -110,7 +113,7 @@ def _evaluate(
 ) -> Logs:
     running = _Running(model)
     events.on_test_begin()
-    for step, (x, y) in enumerate(batches):
+    for step, (x, y) in enumerate(each("data", batches)):
         events.on_test_batch_begin(step)
         running.add(*evaluate_step(model, x, y, workers), len(x))
         if events.listens("on_test_batch_end"):
@@ -133,10 +136,10 @@ def predict(
         verbose = 0
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     events, outputs = CallbackList(callbacks, model), []
-    with Workers.for_model(model, min(batch_size, batches.samples or batch_size)) as workers:
+    with _workers(model, batch_size, batches, "predict") as workers:
         try:
             events.on_predict_begin()
-            for step, (x_batch, _) in enumerate(batches):
+            for step, (x_batch, _) in enumerate(each("data", batches)):
                 events.on_predict_batch_begin(step)
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
                 events.on_predict_batch_end(step, {"outputs": outputs[-1]})
@@ -146,6 +149,14 @@ def predict(
         finally:
             bar.close()
     return np.concatenate(outputs)
+
+
+@contextmanager
+def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterator[Workers]:
+    """The threads for batches of this size; `minicnn.profile()` counts the block as a run of this name."""
+    workers = Workers.for_model(model, min(batch_size, batches.samples or batch_size))
+    with run(name, model, workers.threads), workers:
+        yield workers
 
 
 class _Running:

@@ -11,11 +11,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 from minicnn.backend import Array
 from minicnn.errors import InputError
+from minicnn.training.profiling import POOL_NAME, carried, stage
 
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
 MIN_MACS_PER_SHARD = 4_000_000
@@ -77,7 +79,8 @@ class AllReduce:
             parts = self.rounds[calls % 2]
             calls += 1
             parts[k] = part
-            self.barrier.wait()
+            with stage("waiting for threads"):
+                self.barrier.wait()
             return sum(parts[1:], start=parts[0])  # everywhere in the same order: everywhere the same bits
 
         return all_reduce
@@ -110,7 +113,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         _blas.hold(self.blas_threads)
-        self.pool = ThreadPoolExecutor(self.threads - 1, "minicnn") if self.threads > 1 else None
+        self.pool = ThreadPoolExecutor(self.threads - 1, POOL_NAME) if self.threads > 1 else None
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -134,9 +137,14 @@ class Workers:
                 meeting.barrier.abort()  # whoever waits at the barrier is let go with BrokenBarrierError
                 raise
 
-        futures: list[Future] = [self.pool.submit(work, k) for k in range(1, n)]
+        def result(future: Future) -> Any:
+            with stage("waiting for threads"):
+                return future.result()
+
+        elsewhere = carried(work)
+        futures: list[Future] = [self.pool.submit(elsewhere, k) for k in range(1, n)]
         results, errors = [], []
-        for get in (lambda: work(0), *(future.result for future in futures)):
+        for get in (partial(work, 0), *(partial(result, future) for future in futures)):
             try:
                 results.append(get())
             except BaseException as error:

@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
+from minicnn.training.profiling import stage, watched
 from minicnn.training.shards import Workers, split
 
 Pages = list[Context]
@@ -23,14 +24,14 @@ Pages = list[Context]
 
 def forward(layers: Sequence[Layer], pages: Pages, x: Array) -> Array:
     """The prediction for x. Every layer writes on its own page."""
-    for layer, ctx in zip(layers, pages, strict=True):
+    for layer, ctx in zip(watched(layers), pages, strict=True):
         x = layer.forward(x, ctx)
     return x
 
 
 def backward(layers: Sequence[Layer], pages: Pages, dy: Array | None, stop: int = 0) -> Array | None:
     """The derivative by the input of layers[stop], from dy, that by the output. Gradients appear on the pages."""
-    for layer, ctx in zip(reversed(layers[stop:]), reversed(pages[stop:]), strict=True):
+    for layer, ctx in zip(reversed(watched(layers[stop:])), reversed(pages[stop:]), strict=True):
         dy = layer.backward(dy, ctx)
     return dy
 
@@ -76,15 +77,18 @@ def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tu
         shard = shards[k]
         pages = new_pages(layers, True, True, step, seed, shard.start, all_reduce)
         y_pred = forward(layers, pages, model.as_input(x[shard]))
-        y_true = prepare_targets(loss, y[shard], y_pred)
-        losses = loss.per_sample(y_true, y_pred, pages[-1])
-        metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
-        backward(layers, pages, loss_gradient(loss, y_true, y_pred, pages[-1], n), stop=lowest)
+        with stage("loss and metrics"):
+            y_true = prepare_targets(loss, y[shard], y_pred)
+            losses = loss.per_sample(y_true, y_pred, pages[-1])
+            metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
+            dy = loss_gradient(loss, y_true, y_pred, pages[-1], n)
+        backward(layers, pages, dy, stop=lowest)
         return pages, losses.sum(dtype=np.float64), metrics
 
     results = workers.run(one_shard, len(shards))
     all_pages = [pages for pages, _, _ in results]
-    penalty = update(model, all_pages, workers)
+    with stage("optimizer"):
+        penalty = update(model, all_pages, workers)
     total = sum(losses for _, losses, _ in results) + penalty * n
     return total, [sum(values) for values in zip(*(metrics for _, _, metrics in results), strict=True)]
 
@@ -120,9 +124,10 @@ def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) ->
     def one_shard(k: int, _: Any) -> tuple[Any, list[Any]]:
         pages = new_pages(layers)
         y_pred = forward(layers, pages, model.as_input(x[shards[k]]))
-        y_true = prepare_targets(loss, y[shards[k]], y_pred)
-        losses = loss.per_sample(y_true, y_pred, pages[-1])
-        return losses.sum(dtype=np.float64), [metric.sum(y_true, y_pred) for metric in model.metrics]
+        with stage("loss and metrics"):
+            y_true = prepare_targets(loss, y[shards[k]], y_pred)
+            losses = loss.per_sample(y_true, y_pred, pages[-1])
+            return losses.sum(dtype=np.float64), [metric.sum(y_true, y_pred) for metric in model.metrics]
 
     results = workers.run(one_shard, len(shards))
     total = sum(losses for losses, _ in results) + len(x) * model.penalty()

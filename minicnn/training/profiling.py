@@ -1,0 +1,248 @@
+"""The clocks of `minicnn.profile()`: where a step, a run and the threads say what they are doing.
+
+    with stage("optimizer"): …                  counts the time of the block as "optimizer"
+    for layer in watched(layers): …             counts each layer's forward and backward
+    for x, y in each("data", batches): …        counts the time until the next batch is there
+    with run("fit", model, threads): …          one call of fit, evaluate or predict
+
+While no profile is running, each of these is one look at `_recorder`, and nothing else. While one is, spans of time
+nest: what is inside another span counts as its own, and no more as the outer one's. So the times of all spans add up to
+the time that the threads were at work. Each thread writes on a track of its own: no lock in the way of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError
+from minicnn.layers.base import Context, Layer
+
+POOL_NAME = "minicnn"  # how the threads of a run are named: minicnn_0, minicnn_1, …
+MAX_EVENTS = 200_000  # single spans that are kept for the exported trace; beyond them only the sums go on
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
+_recorder: Recorder | None = None
+
+
+class Total:
+    """What all spans of one name add up to. seconds: without the spans inside them. flops, bytes: by phase as well."""
+
+    def __init__(self) -> None:
+        self.calls, self.seconds, self.flops, self.bytes = 0, 0.0, 0, 0
+
+
+class Track:
+    """The spans of one thread. events: (name, phase, start, seconds) of each. open: those that have not ended.
+
+    busy: the seconds that lie in any span.
+    """
+
+    def __init__(self, thread: str):
+        self.thread, self.busy = thread, 0.0
+        self.totals: dict[tuple[Any, str], Total] = {}
+        self.events: list[tuple[Any, str, float, float]] = []
+        self.open: list[Span] = []
+
+
+class Recorder:
+    """All tracks of one profile. Its spans are named by a stage's name, or by a layer's id: see `layers`."""
+
+    def __init__(self) -> None:
+        self.tracks: list[Track] = []
+        self.layers: dict[int, tuple[str, Layer]] = {}  # id -> key in its model; and the layer, or its id might go
+        self.offered = 0.0  # seconds of the threads beside the calling one, while runs had them
+        self.dropped = 0
+        self.threads = 1
+        self._macs: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._local, self._lock = threading.local(), threading.Lock()
+
+    def track(self) -> Track:
+        """This thread's."""
+        track = getattr(self._local, "track", None)
+        if track is None:
+            track = self._local.track = Track(threading.current_thread().name)
+            with self._lock:
+                self.tracks.append(track)
+        return track
+
+    def key(self, layer: Layer) -> int:
+        """The name of this layer's spans. A layer that came in no run's model is called by its own name."""
+        if id(layer) not in self.layers:
+            with self._lock:
+                self.layers.setdefault(id(layer), (layer.name, layer))
+        return id(layer)
+
+    def macs(self, layer: Layer, input_shape: tuple[int, ...]) -> int:
+        key = id(layer), input_shape
+        if key not in self._macs:
+            self._macs[key] = layer.macs(input_shape)
+        return self._macs[key]
+
+
+class Span:
+    """A `with` block whose time is counted under a name. calls, flops, bytes: what the block adds to those sums."""
+
+    def __init__(self, recorder: Recorder, name: Any, phase: str = "", calls: int = 1):
+        self.recorder, self.name, self.phase, self.calls = recorder, name, phase, calls
+        self.inner = self.seconds = 0.0
+        self.flops = self.bytes = 0
+
+    def __enter__(self) -> Span:
+        self.track = self.recorder.track()
+        self.track.open.append(self)
+        self.start = perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds = perf_counter() - self.start
+        track = self.track
+        track.open.pop()
+        if track.open:
+            track.open[-1].inner += self.seconds
+        else:
+            track.busy += self.seconds
+        total = track.totals.setdefault((self.name, self.phase), Total())
+        total.calls += self.calls
+        total.seconds += self.seconds - self.inner
+        total.flops += self.flops
+        total.bytes += self.bytes
+        if len(track.events) < MAX_EVENTS:
+            track.events.append((self.name, self.phase, self.start, self.seconds))
+        else:
+            self.recorder.dropped += 1
+
+
+class _Watched:
+    """Stands before a layer and times it. Everything else it asks of the layer itself."""
+
+    def __init__(self, layer: Layer, recorder: Recorder):
+        self.layer, self.recorder = layer, recorder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        with Span(self.recorder, self.recorder.key(self.layer), "forward") as span:
+            y = self.layer.forward(x, ctx)
+            _wait_for(y)
+            span.flops = 2 * len(x) * self.recorder.macs(self.layer, x.shape[1:])
+            span.bytes = 0 if _one_memory(x, y) else x.nbytes + y.nbytes + self._param_bytes()
+        ctx.profiled_shape = x.shape  # for the way back
+        return y
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        with Span(self.recorder, self.recorder.key(self.layer), "backward") as span:
+            dx = self.layer.backward(dy, ctx)
+            _wait_for(dy if dx is None else dx)
+            shape = vars(ctx).get("profiled_shape")
+            if shape is None:  # the profile began between the two ways
+                return dx
+            products = 2 if ctx.need_dx else 1  # dw, and where it is asked for dx: each as much work as y was
+            span.flops = products * 2 * shape[0] * self.recorder.macs(self.layer, shape[1:])
+            x_bytes = math.prod(shape) * dy.itemsize
+            if not _one_memory(dy, dx):
+                span.bytes = dy.nbytes + (1 + ctx.need_dx) * x_bytes + 2 * self._param_bytes()
+        return dx
+
+    def _param_bytes(self) -> int:
+        return sum(p.nbytes for p in self.layer.params.values())
+
+
+def watched(layers: Sequence[Layer]) -> Sequence[Any]:
+    """The layers; each with a clock before it while a profile is running."""
+    recorder = _recorder
+    return layers if recorder is None else [_Watched(layer, recorder) for layer in layers]
+
+
+def stage(name: str) -> AbstractContextManager[Any]:
+    """A `with` block whose time counts as `name`."""
+    recorder = _recorder
+    return _NOTHING if recorder is None else Span(recorder, name)
+
+
+def each(name: str, items: Iterable[Any]) -> Iterable[Any]:
+    """The items; the time until each of them is there counts as `name`."""
+    recorder = _recorder
+    return items if recorder is None else _each(recorder, name, items)
+
+
+def _each(recorder: Recorder, name: str, items: Iterable[Any]) -> Iterator[Any]:
+    iterator, end = iter(items), object()
+    while True:
+        with Span(recorder, name):
+            item = next(iterator, end)
+        if item is end:
+            return
+        yield item
+
+
+def run(name: str, model: Any, threads: int) -> AbstractContextManager[Any]:
+    """One call of fit, evaluate or predict, which may use so many threads."""
+    recorder = _recorder
+    return _NOTHING if recorder is None else _Run(recorder, name, model, threads)
+
+
+class _Run(Span):
+    """The span of a run: its own time is what Python needs between the stages."""
+
+    def __init__(self, recorder: Recorder, name: str, model: Any, threads: int):
+        super().__init__(recorder, name, "run")
+        self.threads = threads
+        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+            recorder.layers[id(layer)] = key, layer
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        if not any(isinstance(span, _Run) for span in self.track.open):  # inside a fit, that one's threads count
+            self.recorder.offered += (self.threads - 1) * self.seconds
+            self.recorder.threads = max(self.recorder.threads, self.threads)
+
+
+def carried(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, as other threads shall run it: what it does there counts under the name that counts here and now."""
+    recorder = _recorder
+    if recorder is None or not recorder.track().open:
+        return f
+    here = recorder.track().open[-1]
+
+    def g(*args: Any) -> Any:
+        with Span(recorder, here.name, here.phase, calls=0):
+            return f(*args)
+
+    return g
+
+
+def _one_memory(a: Array, b: Array | None) -> bool:
+    """Whether b is only another view of a, as Flatten gives it: then nothing was read or written."""
+    return b is not None and (b if b.base is None else b.base) is (a if a.base is None else a.base)
+
+
+def _wait_for(y: Array) -> None:
+    """A GPU works while Python goes on: without waiting, a layer's time would be counted as that of another one."""
+    xp = xp_of(y)
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+
+
+def start(recorder: Recorder) -> None:
+    """Let every thread write on this recorder. Raises InputError while another one is at work."""
+    global _recorder
+    if _recorder is not None:
+        raise InputError(
+            "profile", "another profile is running.", "one at a time in a process.", "a second one inside the first.",
+            "leave the first `with minicnn.profile()` block before.",
+        )  # fmt: skip
+    _recorder = recorder
+
+
+def stop() -> None:
+    global _recorder
+    _recorder = None
