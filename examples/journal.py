@@ -20,10 +20,11 @@ from protocol import peak_memory_mb  # noqa: E402
 from record import write_record  # noqa: E402
 
 
-def add_flags(parser, output):
-    """The flags of every example that uses a journal."""
+def add_flags(parser, output, resume=True):
+    """The flags of every example that uses a journal. resume: whether its runs are long enough to be continued."""
     parser.add_argument("--output", type=Path, default=Path(output), help="folder for what is written")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in the output folder stopped")
+    if resume:
+        parser.add_argument("--resume", action="store_true", help="go on where the run in the output folder stopped")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write what was measured to a JSON file")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")

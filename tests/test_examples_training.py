@@ -16,7 +16,7 @@ from minicnn.models import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-CIFAR10_PICTURES = ("predictions.png", "misclassified.png", "confusion_matrix.png", "training_curves.png")
+PICTURES = ("predictions.png", "misclassified.png", "confusion_matrix.png", "training_curves.png")
 
 
 def test_the_cifar10_network_is_the_published_one():
@@ -42,27 +42,38 @@ def test_the_cifar10_network_is_the_published_one():
     assert model.shapes[1] == (32, 32, 32)
 
 
-@pytest.fixture
-def cifar10(tmp_path, monkeypatch):
-    """A function that trains on a few drawn clothes and returns the record; everything is in tmp_path."""
-    import train_cifar10
-
-    (x, y), (x_test, y_test), names = minicnn.datasets.load("toy_color")
+def trained(monkeypatch, tmp_path, example, dataset):
+    """A function that runs an example on a few drawn clothes and returns the record; everything is in tmp_path."""
+    (x, y), (x_test, y_test), names = minicnn.datasets.load(dataset)
     monkeypatch.setattr(minicnn.datasets, "load", lambda name: ((x[:64], y[:64]), (x_test[:48], y_test[:48]), names))
     monkeypatch.chdir(tmp_path)
 
     def train(*flags):
-        command = ["--dataset", "toy_color", "--batch-size", "32", "--record", "run.json", *map(str, flags)]
-        train_cifar10.main(train_cifar10.parser.parse_args(command))
+        command = ["--dataset", dataset, "--batch-size", "32", "--record", "run.json", *map(str, flags)]
+        example.main(example.parser.parse_args(command))
         return json.loads((tmp_path / "run.json").read_text())
 
     return train
 
 
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    import train_cifar10
+
+    return trained(monkeypatch, tmp_path, train_cifar10, "toy_color")
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    import train_mnist
+
+    return trained(monkeypatch, tmp_path, train_mnist, "toy")
+
+
 def test_cifar10_leaves_what_its_readers_wanted(cifar10, tmp_path, capsys):
     record = cifar10("--epochs", 1, "--limit", 40)
     folder = tmp_path / "output" / "cifar10"
-    assert_pictures(folder, *CIFAR10_PICTURES)
+    assert_pictures(folder, *PICTURES)
     assert accuracy_of(capsys.readouterr().out) == record["test_accuracy"]
     assert load_model(folder / "model.zip").class_names == list(minicnn.datasets.toy.CLASS_NAMES)
     assert (record["dataset"], record["train_images"], record["test_images"]) == ("toy_color", 40, 48)
@@ -96,3 +107,36 @@ def test_another_run_cannot_be_resumed(cifar10):
 @pytest.mark.parametrize(("flags", "hint"), [(["--limit", "0"], "at least 1 image"), (["--seed", "-1"], "seed")])
 def test_bad_flags_of_cifar10(tmp_path, flags, hint):
     assert hint in run(tmp_path, "train_cifar10.py", "--dataset", "toy_color", *flags, fails=True)
+
+
+def test_mnist_stops_by_itself_and_says_why(mnist, tmp_path, capsys):
+    record = mnist("--epochs", 40, "--patience", 1)
+    out = capsys.readouterr().out
+    epochs, best = record["epochs"], record["best_epoch"]
+    assert best < epochs < 40
+    assert f"Stopped after epoch {epochs} of 40" in out
+    assert f"that of epoch {best}" in out
+    assert record["val_accuracy_of_best"] == max(record["val_accuracy"])
+    assert record["val_accuracy"][best - 1] == max(record["val_accuracy"])
+    assert_pictures(tmp_path / "output" / "mnist", *PICTURES)
+    model = load_model(tmp_path / "output" / "mnist" / "model.zip")
+    assert model.shapes == [(784,), (800,), (10,)]
+
+
+def test_mnist_restores_the_best_epoch(mnist, tmp_path):
+    """The weights are those of a run that ended with the best epoch."""
+    record = mnist("--epochs", 40, "--patience", 1)
+    mnist("--epochs", record["best_epoch"], "--patience", 40, "--output", "short")
+    stopped, short = (load_model(tmp_path / name / "model.zip") for name in ("output/mnist", "short"))
+    for a, b in zip(stopped.get_weights(), short.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_mnist_that_does_not_stop_says_so(mnist, capsys):
+    assert mnist("--epochs", 1)["epochs"] == 1
+    assert "All 1 epochs are done" in capsys.readouterr().out
+
+
+def test_mnist_on_real_digits(tmp_path, data_dir):
+    out = run(tmp_path, "train_mnist.py", "--limit", 3000, "--epochs", 2, MINICNN_DATA=str(data_dir))
+    assert accuracy_of(out) > 0.8  # it is about 0.88
