@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 
 _SUBMODULES = {
     "activations", "applications", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck",
-    "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "random",
-    "regularizers", "saving", "schedules", "training", "utils",
+    "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "preprocessing",
+    "random", "regularizers", "saving", "schedules", "training", "utils",
 }  # fmt: skip
 _NAMES = {
     "Sequential": "minicnn.models",

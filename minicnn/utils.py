@@ -10,6 +10,39 @@ import numpy as np
 from minicnn import random
 from minicnn.errors import InputError
 
+_OF_IMAGES = ("array_to_img", "image_dataset_from_directory", "img_to_array", "load_img", "save_img")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_IMAGES:
+        from minicnn.preprocessing import image
+
+        return getattr(image, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class PyDataset:
+    """Base class of your own data: define `__len__`, how many batches, and `__getitem__(i)`, batch i as (x, y).
+
+    `fit` takes it as x, and prepares the next batch while a step runs, so `__getitem__` is called in another thread.
+    Keras' arguments `workers`, `use_multiprocessing` and `max_queue_size` are accepted; one thread does the work.
+    """
+
+    def __init__(self, workers: int = 1, use_multiprocessing: bool = False, max_queue_size: int = 10):
+        self.workers, self.use_multiprocessing, self.max_queue_size = workers, use_multiprocessing, max_queue_size
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__(index)")
+
+    def on_epoch_end(self) -> None:
+        """Called after each whole pass, to shuffle for example."""
+
+
+Sequence = PyDataset  # its name in Keras 2
+
 
 def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
     """One-hot vectors from class numbers.

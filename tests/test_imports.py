@@ -41,7 +41,8 @@ ROOMS = [
 ]
 # Methods that only hand over to a function further up, which they import when they are called.
 SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose", "notebook")} | {
-    (module, "minicnn.inspect.notebook") for module in ("minicnn.training.history", "minicnn.gradcheck")
+    *((module, "minicnn.inspect.notebook") for module in ("minicnn.training.history", "minicnn.gradcheck")),
+    ("minicnn.utils", "minicnn.preprocessing.image"),
 }
 
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}
@@ -113,6 +114,11 @@ def test_a_name_that_is_not_there():
         ("minicnn.constraints", "max_norm"),
         ("minicnn.regularizers", "L2"),
         ("minicnn.utils", "to_categorical"),
+        ("minicnn.utils", "image_dataset_from_directory"),
+        ("minicnn.utils", "load_img"),
+        ("minicnn.utils", "Sequence"),
+        ("minicnn.preprocessing", "image_dataset_from_directory"),
+        ("minicnn.preprocessing.image", "ImageDataGenerator"),
         ("minicnn.datasets", "cifar10"),
         ("minicnn.datasets.fashion_mnist", "load_data"),
     ],

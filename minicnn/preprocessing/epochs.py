@@ -1,0 +1,72 @@
+"""Which samples stand in which batch, epoch after epoch: a function of (seed, epoch, batch), and of nothing else.
+
+So a batch can be made by any thread, early or twice, and is always the same; and the place in the data is three
+numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn import random
+from minicnn.errors import InputError
+
+
+class Epochs:
+    """n samples in batches, shuffled anew in every epoch. Base of everything here that gives batches.
+
+    seed: None draws one. epoch, index: the place; `index` batches of this epoch are consumed. `self[i]` is batch i of
+    this epoch and moves nothing; `on_epoch_end()` goes on to the next epoch. Training moves `index`.
+    """
+
+    def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int | None):
+        if not hasattr(batch_size, "__index__") or isinstance(batch_size, bool) or batch_size < 1:
+            raise InputError(
+                "batch_size", "it does not fit.", "a whole number of 1 or more.", f"{batch_size!r}.",
+                "for example batch_size=32.",
+            )  # fmt: skip
+        if seed is not None and (not hasattr(seed, "__index__") or seed < 0):
+            raise InputError("seed", "it does not fit.", "a whole number of 0 or more.", f"{seed!r}.", "for example 0.")
+        self.n, self.batch_size, self.shuffle = n, int(batch_size), shuffle
+        self.seed = int(random.new_generator().integers(2**63) if seed is None else seed)
+        self.epoch = self.index = 0
+        self._order: tuple[int, np.ndarray] | None = None  # of the epoch it was made for
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def on_epoch_end(self) -> None:
+        self.epoch, self.index = self.epoch + 1, 0
+
+    def samples_of(self, i: int) -> np.ndarray:
+        """The numbers of the samples in batch i of this epoch. Raises IndexError past the last one."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"batch {i} of {len(self)}")
+        start = i % len(self) * self.batch_size
+        if not self.shuffle:
+            return np.arange(start, min(start + self.batch_size, self.n))
+        if self._order is None or self._order[0] != self.epoch:
+            self._order = self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        return self._order[1][start : start + self.batch_size]
+
+    def random_of(self, i: int) -> np.random.Generator:
+        """The random numbers of batch i of this epoch."""
+        return np.random.default_rng([self.seed, self.epoch, i % len(self)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data, as plain numbers for JSON: what training has consumed, not what was prepared ahead."""
+        return {"n": self.n, "batch_size": self.batch_size, "seed": self.seed, "epoch": self.epoch, "index": self.index}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises InputError where that was of other data or batches."""
+        here = self.state_dict()
+        if set(state) != set(here) or any(state[name] != here[name] for name in ("n", "batch_size")):
+            raise InputError(
+                type(self).__name__, "this place belongs to other data.",
+                f"a state_dict of {self.n} samples in batches of {self.batch_size}.", f"{state!r}.",
+                "load the same data with the same batch_size as then.",
+            )  # fmt: skip
+        self.seed, self.epoch, self.index = (int(state[name]) for name in ("seed", "epoch", "index"))
+        self._order = None
