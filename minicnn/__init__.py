@@ -21,6 +21,7 @@ _NAMES = {
     "Input": "minicnn.layers",
     "load_model": "minicnn.models",
     "profile": "minicnn.inspect.profile",
+    "device": "minicnn.backend",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,47 +28,150 @@ def xp_of(x: Array) -> Any:
     return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
 
 
-def module_for(device: str) -> Any:
-    """The array module for "cpu" or "gpu". Raises InputError where the GPU cannot be used, with the cause."""
-    if device == "cpu":
-        return np
-    if device != "gpu":
-        raise InputError("device", "unknown device.", '"cpu" or "gpu".', f"{device!r}.", "pass one of these.")
+class Device(str):
+    """Where to compute: "cpu", "gpu" (the first one) or "gpu:1". Made by `device(name)`.
+
+    It is the text itself, and can be entered: inside `with device("gpu"):` new models live there.
+    """
+
+    @property
+    def number(self) -> int:
+        """The number of the GPU, from 0."""
+        return int(self.partition(":")[2] or 0)
+
+    @property
+    def xp(self) -> Any:
+        """The array module: `numpy` or `cupy`."""
+        return np if self == "cpu" else sys.modules["cupy"]
+
+    def __enter__(self) -> Device:
+        gpu = None if self == "cpu" else self.xp.cuda.Device(self.number)
+        if gpu is not None:
+            gpu.__enter__()  # CuPy makes new arrays on this one
+        _entered.set((*_entered.get(), (self, gpu)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        *outer, (_, gpu) = _entered.get()
+        _entered.set(tuple(outer))
+        if gpu is not None:
+            gpu.__exit__(*exception)
+
+
+# The devices that were entered, innermost last. A context variable: each thread has its own.
+_entered: ContextVar[tuple[tuple[Device, Any], ...]] = ContextVar("minicnn.device", default=())
+
+
+def device(name: str) -> Device:
+    """The device "cpu", "gpu" (the first one), "gpu:1", or "auto": the GPU where there is one.
+
+    Use it in a `with` statement, or give the name to `model.to`, `fit`, `evaluate` and `predict`. Raises InputError for
+    an unknown name, and where the GPU cannot be used, with the cause.
+    """
+    if name == "auto":
+        return best_device()
+    kind, colon, index = str(name).partition(":")
+    if kind not in ("cpu", "gpu") or (colon and (kind == "cpu" or not index.isdecimal())):
+        raise InputError(
+            "device", "unknown device.", '"cpu", "gpu", "gpu:1" for the second GPU, or "auto".', f"{name!r}.",
+            "pass one of these.",
+        )  # fmt: skip
+    if kind == "cpu":
+        return Device("cpu")
+    number, count = int(index or 0), _count_gpus()
+    if number >= count:
+        raise InputError(
+            "device", "there is no GPU of this number.", f"a number from 0 to {count - 1}: CuPy finds {count}.",
+            f"{name!r}.", 'count from 0: "gpu" is the first one, "gpu:1" the second.',
+        )  # fmt: skip
+    return Device(f"gpu:{number}" if number else "gpu")
+
+
+def _count_gpus() -> int:
+    """How many GPUs CuPy can use. Raises InputError where there is no CuPy, or no GPU."""
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:  # ImportError, or what goes wrong inside an installation that does not fit
+        missing = isinstance(error, ModuleNotFoundError)
         raise InputError(
             "device",
-            "the GPU was asked for, but CuPy is not installed.",
+            f"the GPU was asked for, but CuPy {'is not installed' if missing else 'cannot be imported'}.",
             "CuPy for the installed CUDA version.",
-            f"ImportError: {error}",
+            f"{type(error).__name__}: {error}",
             'python -m pip install "minicnn[gpu]" (CUDA 13) or "minicnn[gpu12]" (CUDA 12), or use device="cpu".',
         ) from error
+    cause: Exception | None = None
     try:
-        cupy.cuda.runtime.getDeviceCount()
+        count, problem = cupy.cuda.runtime.getDeviceCount(), "no error, and 0 GPUs."
     except Exception as error:  # CuPy raises its own CUDARuntimeError here
-        raise InputError(
-            "device",
-            "CuPy is installed, but finds no usable GPU.",
-            "an NVIDIA GPU with a working driver.",
-            f"{type(error).__name__}: {error}",
-            'check `nvidia-smi`, or use device="cpu".',
-        ) from error
-    return cupy
+        count, problem, cause = 0, f"{type(error).__name__}: {error}", error
+    if count:
+        return count
+    raise InputError(
+        "device",
+        "CuPy is installed, but finds no usable GPU.",
+        "an NVIDIA GPU with a driver that is as new as CuPy's CUDA.",
+        problem,
+        'see what `nvidia-smi` says: it names the GPU and its driver, or use device="cpu".',
+    ) from cause
 
 
-def best_device() -> str:
+def module_for(name: str) -> Any:
+    """The array module of a device. Raises InputError as `device` does."""
+    return device(name).xp
+
+
+def best_device() -> Device:
     """"gpu" where there is one that CuPy can use, else "cpu"."""
     try:
-        module_for("gpu")
+        return device("gpu")
     except InputError:
-        return "cpu"
-    return "gpu"
+        return Device("cpu")
+
+
+def current_device() -> Device:
+    """That of the innermost `with device(...)`, else the CPU."""
+    entered = _entered.get()
+    return entered[-1][0] if entered else Device("cpu")
+
+
+def move(array: Array, where: Device) -> Array:
+    """The array on that device: itself where it is there already."""
+    if where == "cpu":
+        return to_host(array)
+    if xp_of(array) is not np and array.device.id != where.number:
+        array = to_host(array)
+    with where:
+        return where.xp.asarray(array)
+
+
+@contextmanager
+def explained_memory(what: str, fix: str) -> Iterator[None]:
+    """Where the GPU's memory does not suffice inside, an InputError that says what for, and what would help."""
+    try:
+        yield
+    except MemoryError as error:
+        cupy = sys.modules.get("cupy")
+        if cupy is None or not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+            raise
+        free, total = cupy.cuda.runtime.memGetInfo()
+        raise InputError(
+            "device", "the memory of the GPU is full.", f"room for {what}.",
+            f"{error} Free: {free / 1e6:.0f} MB of {total / 1e6:.0f} MB.", fix,
+        ) from error  # fmt: skip
 
 
 def to_host(x: Array) -> np.ndarray:
     """x as a NumPy array: itself when it is one already."""
     return x if isinstance(x, np.ndarray) else np.asarray(x.get() if hasattr(x, "get") else x)
+
+
+def blank(x: Array) -> Array:
+    """New memory of x's shape and dtype, C-contiguous whatever x is; its content is to be overwritten.
+
+    To be given as `out=`: CuPy's element-wise functions do not have NumPy's `order="C"`.
+    """
+    return xp_of(x).empty(x.shape, x.dtype)
 
 
 # The cost of a kernel in NumPy is memory, not arithmetic. What one image needs fits into the processor's cache,

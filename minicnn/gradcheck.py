@@ -267,7 +267,7 @@ def check_model(
             pages = training_step.new_pages(layers, training, True, seed=seed)
             y_pred = training_step.forward(layers, pages, values)
             y_true = prepare_targets(model.loss, y, y_pred)
-            return model.loss.per_sample(y_true, y_pred, pages[-1]) + copied.penalty()
+            return model.loss.per_sample(y_true, y_pred, pages[-1]) + float(copied.penalty())
 
         def gradients(_: Array) -> dict[str, Any]:
             dy = loss_gradient(model.loss, y_true, y_pred, pages[-1])

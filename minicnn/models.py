@@ -9,14 +9,16 @@ To follow a batch: fit is in `minicnn/training/loop.py`, one step of it in `mini
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import minicnn.metrics
 from minicnn import losses, optimizers, random
-from minicnn.backend import Array, best_device, module_for, to_host, xp_of
+from minicnn.backend import Array, Device, current_device, explained_memory, move
+from minicnn.backend import device as device_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape, checked_shape
 from minicnn.layers.core import Input
@@ -35,6 +37,7 @@ class Sequential(Layer):
     model is built when it first sees data.
 
     class_names: what the outputs stand for; the user may set it, and it is saved with the model.
+    device: where the arrays are and the work is done, "cpu", "gpu" or "gpu:1"; changed by `to`.
     """
 
     def __init__(self, layers: Iterable[Layer] | None = None, name: str | None = None, trainable: bool = True):
@@ -48,7 +51,7 @@ class Sequential(Layer):
         self.stop_training = False
         self.history: History | None = None
         self.rng = random.new_generator()
-        self.device = "cpu"
+        self.device: Device = current_device()
         if isinstance(layers, Layer):
             raise InputError(
                 self.name, "the layers are not in a list.", "a list of layers.", f"{layers!r}.",
@@ -141,6 +144,7 @@ class Sequential(Layer):
             if not layer.built:
                 layer.build(shape, self.rng)
                 layer.built, layer.built_for = True, shape
+        self._move_arrays(self.layers)
         self._shapes, self.input_shape, self.built = shapes, input_shape, True
         self._renew_metrics()
 
@@ -276,9 +280,9 @@ class Sequential(Layer):
             layer.set_weights(part)
 
     def penalty(self) -> float:
-        """What the regularizers add to the loss."""
+        """What the regularizers add to the loss (on the GPU a 0-d array: nothing waits for it)."""
         return sum(
-            float(regularizer.penalty(layer.params[name]))
+            regularizer.penalty(layer.params[name])
             for layer in self.flat_layers
             for name, regularizer in layer.regularizers.items()
             if regularizer is not None and name in layer.params
@@ -289,24 +293,30 @@ class Sequential(Layer):
         return self.rng.bit_generator.random_raw() >> 1
 
     def to(self, device: str) -> Sequential:
-        """Move all arrays to "cpu" or "gpu", and compute there from now on. Returns the model itself.
+        """Move all arrays to "cpu", "gpu" or "gpu:1", and compute there from now on. Returns the model itself.
 
-        "auto": the GPU where there is one. Raises InputError where "gpu" cannot be had, with the cause.
+        "auto": the GPU where there is one. Raises InputError where the GPU cannot be had, with the cause.
         """
-        device = best_device() if device == "auto" else device
-        xp = module_for(device)
-        for layer in self.flat_layers:
-            for arrays in (layer.params, layer.state):
-                arrays.update({name: _move(array, xp) for name, array in arrays.items()})
+        self.device = device_of(device)
+        self._move_arrays(self.layers)
         if self.optimizer is not None:
             for key, slots in self.optimizer.state.items():
-                self.optimizer.state[key] = [_move(slot, xp) for slot in slots]
-        self.device = device
+                self.optimizer.state[key] = [move(slot, self.device) for slot in slots]
         return self
 
-    def as_input(self, x: np.ndarray) -> Array:
+    def _move_arrays(self, layers: Iterable[Layer]) -> None:
+        """Bring what the layers hold to the model's device."""
+        with explained_memory("the weights of the model", f"use smaller layers, or {_ELSEWHERE}"):
+            for layer in layers:
+                if isinstance(layer, Sequential):
+                    layer.device = self.device
+                    layer._move_arrays(layer.layers)
+                for arrays in (layer.params, layer.state):
+                    arrays.update({name: move(array, self.device) for name, array in arrays.items()})
+
+    def as_input(self, x: Array) -> Array:
         """A batch as the first layer takes it: in the parameters' dtype, on the model's device."""
-        return module_for(self.device).asarray(x, dtype=self.dtype)
+        return self.device.xp.asarray(x, dtype=self.dtype)
 
     @property
     def dtype(self) -> np.dtype:
@@ -378,6 +388,7 @@ class Sequential(Layer):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
+        device: str | None = None,
     ) -> History:
         """Train. Returns History: history.history["loss"], ["accuracy"], ["val_loss"], … by epoch.
 
@@ -385,14 +396,16 @@ class Sequential(Layer):
         batch_size: 32 if None. epochs: train until this epoch, from initial_epoch (both counted from 0).
         verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto": 1 on a terminal and in notebooks, else 2.
         validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).
-        shuffle: in a new order in every epoch. Raises InputError before training where something does not fit.
+        shuffle: in a new order in every epoch. device: as `model.to(device)` before it; None: where the model is.
+        Raises InputError before training where something does not fit.
         """
         from minicnn.training.loop import fit
 
-        return fit(
-            self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
-            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
-        )  # fmt: skip
+        with self._computing(batch_size, device):
+            return fit(
+                self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
+                initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
+            )  # fmt: skip
 
     def evaluate(
         self,
@@ -403,11 +416,13 @@ class Sequential(Layer):
         steps: int | None = None,
         callbacks: Sequence[Callback] | Callback | None = None,
         return_dict: bool = False,
+        device: str | None = None,
     ) -> Any:
-        """The loss, or [loss, metric, …], or a dict of them, on x and y, in evaluation mode."""
+        """The loss, or [loss, metric, …], or a dict of them, on x and y, in evaluation mode. device: as in `fit`."""
         from minicnn.training.loop import evaluate
 
-        logs = evaluate(self, x, y, batch_size, verbose, steps, callbacks)
+        with self._computing(batch_size, device):
+            logs = evaluate(self, x, y, batch_size, verbose, steps, callbacks)
         if return_dict:
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
@@ -419,17 +434,32 @@ class Sequential(Layer):
         verbose: str | int = "auto",
         steps: int | None = None,
         callbacks: Sequence[Callback] | Callback | None = None,
+        device: str | None = None,
     ) -> np.ndarray:
-        """The outputs (N, …) for x (N, …), in evaluation mode, on the host. No bar for a single batch."""
+        """The outputs (N, …) for x (N, …), in evaluation mode, on the host. No bar for a single batch.
+
+        device: as in `fit`.
+        """
         from minicnn.training.loop import predict
 
-        return predict(self, x, batch_size, verbose, steps, callbacks)
+        with self._computing(batch_size, device):
+            return predict(self, x, batch_size, verbose, steps, callbacks)
 
     def __call__(self, x: Any, training: bool = False) -> Array:
         """The outputs for one batch, in one piece and without a bar."""
         x = check_input(self, check_array("x", x), "x")
         seed = self.new_seed() if training else 0
-        return self.forward(self.as_input(x), Context(training, seed=seed))
+        with self.device:
+            return self.forward(self.as_input(x), Context(training, seed=seed))
+
+    @contextmanager
+    def _computing(self, batch_size: int | None, device: str | None) -> Iterator[None]:
+        """Inside: on the model's device, after a move to `device` if that is given."""
+        if device is not None:
+            self.to(device)
+        what = f"the arrays of a step of batch_size={32 if batch_size is None else batch_size}"
+        with self.device, explained_memory(what, f"halve batch_size, or {_ELSEWHERE}"):
+            yield
 
     def trace(self, x: Any, y: Any = None, training: bool = True) -> Trace:
         """The record of one training step on the batch x, y, which changes nothing: see minicnn.inspect.trace."""
@@ -511,6 +541,8 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     return load(filepath, custom_objects)
 
 
+_ELSEWHERE = 'end what else uses the GPU (`nvidia-smi` lists it), or use device="cpu".'
+
 _OF_CLASSES = (
     minicnn.metrics.CategoricalAccuracy,
     minicnn.metrics.SparseCategoricalAccuracy,
@@ -530,7 +562,3 @@ def _check_built(layer: Layer, shape: Shape) -> None:
 
 def _size(shape: Shape) -> str:
     return "×".join(map(str, shape))
-
-
-def _move(array: Array, xp: Any) -> Array:
-    return array if xp_of(array) is xp else (to_host(array) if xp is np else xp.asarray(array))

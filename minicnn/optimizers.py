@@ -152,11 +152,11 @@ class Optimizer:
             if self.clipvalue is not None:
                 xp_of(g).clip(g, -self.clipvalue, self.clipvalue, out=g)
             if self.clipnorm is not None:
-                g *= min(1.0, self.clipnorm / max(_norm(g), 1e-12))
+                g *= _shrink(_squares(g), self.clipnorm).astype(g.dtype)
         if self.global_clipnorm is not None:
-            total = math.sqrt(sum(_norm(g) ** 2 for (g,) in grads.values()))
+            total = sum(_squares(g) for (g,) in grads.values())
             for (g,) in grads.values():
-                g *= min(1.0, self.global_clipnorm / max(total, 1e-12))
+                g *= _shrink(total, self.global_clipnorm).astype(g.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the learning rate as it stands now."""
@@ -310,8 +310,14 @@ class RMSprop(Optimizer):
         p -= step
 
 
-def _norm(g: Array) -> float:
-    return math.sqrt(float((g * g).sum()))
+def _squares(g: Array) -> Array:
+    return (g * g).sum().astype(np.float64)
+
+
+def _shrink(squares: Array, largest: float) -> Array:
+    """The factor that makes a norm, given by its square, `largest` at most. On the GPU nobody waits for it."""
+    xp = xp_of(squares)
+    return xp.minimum(1.0, largest / xp.maximum(xp.sqrt(squares), 1e-12))
 
 
 _KNOWN = names_of(SGD, Adam, AdamW, RMSprop, sgd=SGD, adamw=AdamW, rmsprop=RMSprop)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minicnn import activations
-from minicnn.backend import to_host, xp_of
+from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
 
 FORMAT = 1
@@ -96,7 +96,7 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
             for name, p in layer.params.items():
                 slots = [arrays.get(f"optimizer/{key}/{name}/{slot}") for slot in model.optimizer.slots]
                 if all(slot is not None and slot.shape == p.shape for slot in slots):
-                    model.optimizer.state[key, name] = slots
+                    model.optimizer.state[key, name] = [move(slot, model.device) for slot in slots]
     return model
 
 

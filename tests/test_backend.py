@@ -23,7 +23,7 @@ def test_the_cpu_is_numpy():
 def test_an_unknown_device():
     with pytest.raises(InputError) as caught:
         backend.module_for("cuda")
-    assert '"cpu" or "gpu"' in caught.value.expected and "'cuda'" in caught.value.received
+    assert '"cpu", "gpu", "gpu:1"' in caught.value.expected and "'cuda'" in caught.value.received
 
 
 def test_the_gpu_without_cupy_names_what_to_install(monkeypatch):
@@ -31,7 +31,7 @@ def test_the_gpu_without_cupy_names_what_to_install(monkeypatch):
 
     def no_cupy(name, *arguments, **options):
         if name == "cupy":
-            raise ImportError("No module named 'cupy'")
+            raise ModuleNotFoundError("No module named 'cupy'")
         return real_import(name, *arguments, **options)
 
     monkeypatch.delitem(sys.modules, "cupy", raising=False)

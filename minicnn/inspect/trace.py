@@ -220,7 +220,7 @@ def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers:
         "class_name": type(optimizer).__name__, "config": optimizer.get_config(),
         "iterations": optimizer.iterations, "learning_rate": optimizer.learning_rate,
     }  # fmt: skip
-    t.penalty = update(twin, [pages], workers)
+    t.penalty = float(update(twin, [pages], workers))
     t.loss = float(np.mean(t.losses, dtype=np.float64)) + t.penalty
     for record, layer, page in zip(t.layers, layers, pages, strict=True):
         record.state_after, record.updated = _copies(layer.state), _copies(layer.params)

@@ -12,13 +12,13 @@ import math
 
 import numpy as np
 
-from minicnn.backend import Array, tiles, xp_of
+from minicnn.backend import Array, blank, tiles, xp_of
 
 
 def relu_forward(x: Array) -> Array:
     """max(x, 0)."""
     zeros = xp_of(x).zeros(x.shape[1:], x.dtype)  # NumPy is three times as fast with an array as with a scalar here
-    return xp_of(x).maximum(x, zeros, order="C")
+    return xp_of(x).maximum(x, zeros, out=blank(x))
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
@@ -32,12 +32,12 @@ def relu_backward(dy: Array, y: Array) -> Array:
 
 def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
     """x where x > 0, else negative_slope * x."""
-    return xp_of(x).multiply(x, _slopes(x, negative_slope), order="C")
+    return xp_of(x).multiply(x, _slopes(x, negative_slope), out=blank(x))
 
 
 def leaky_relu_backward(dy: Array, y: Array, negative_slope: float) -> Array:
     """dy where y > 0, else negative_slope * dy (for slopes >= 0, where x and y have the same sign)."""
-    return xp_of(dy).multiply(dy, _slopes(y, negative_slope), order="C")
+    return xp_of(dy).multiply(dy, _slopes(y, negative_slope), out=blank(dy))
 
 
 def _slopes(x: Array, negative_slope: float) -> Array:
@@ -48,7 +48,8 @@ def _slopes(x: Array, negative_slope: float) -> Array:
 def elu_forward(x: Array, alpha: float = 1.0) -> Array:
     """x where x > 0, else alpha * (exp(x) - 1). D. Clevert, T. Unterthiner, S. Hochreiter, "ELUs" (2015)."""
     xp = xp_of(x)
-    y = xp.expm1(xp.minimum(x, 0, order="C"))
+    y = xp.minimum(x, 0, out=blank(x))
+    xp.expm1(y, out=y)
     y *= x.dtype.type(alpha)
     y += xp.maximum(x, 0)
     return y
@@ -57,12 +58,13 @@ def elu_forward(x: Array, alpha: float = 1.0) -> Array:
 def elu_backward(dy: Array, y: Array, alpha: float = 1.0) -> Array:
     """dy where y > 0, else dy * (y + alpha), because alpha * exp(x) = y + alpha."""
     xp = xp_of(dy)
-    return xp.multiply(dy, xp.where(y > 0, y.dtype.type(1), y + y.dtype.type(alpha)), order="C")
+    return xp.multiply(dy, xp.where(y > 0, y.dtype.type(1), y + y.dtype.type(alpha)), out=blank(dy))
 
 
 def sigmoid_forward(x: Array) -> Array:
     """1 / (1 + exp(-x)), as (1 + tanh(x/2)) / 2, which cannot overflow."""
-    y = xp_of(x).tanh(xp_of(x).multiply(x, x.dtype.type(0.5), order="C"))
+    y = xp_of(x).multiply(x, x.dtype.type(0.5), out=blank(x))
+    xp_of(x).tanh(y, out=y)
     y += 1
     y *= x.dtype.type(0.5)
     return y
@@ -70,17 +72,17 @@ def sigmoid_forward(x: Array) -> Array:
 
 def sigmoid_backward(dy: Array, y: Array) -> Array:
     """dy * y * (1 - y)."""
-    return xp_of(dy).multiply(dy, y * (1 - y), order="C")
+    return xp_of(dy).multiply(dy, y * (1 - y), out=blank(dy))
 
 
 def tanh_forward(x: Array) -> Array:
     """tanh(x)."""
-    return xp_of(x).tanh(x, order="C")
+    return xp_of(x).tanh(x, out=blank(x))
 
 
 def tanh_backward(dy: Array, y: Array) -> Array:
     """dy * (1 - y²)."""
-    return xp_of(dy).multiply(dy, 1 - y * y, order="C")
+    return xp_of(dy).multiply(dy, 1 - y * y, out=blank(dy))
 
 
 def gelu_forward(x: Array, approximate: bool = False) -> Array:
@@ -88,7 +90,7 @@ def gelu_forward(x: Array, approximate: bool = False) -> Array:
 
     `approximate`: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))), the paper's cheaper form.
     """
-    return xp_of(x).multiply(x, _tanh_phi(x) if approximate else _phi(x), order="C")
+    return xp_of(x).multiply(x, _tanh_phi(x) if approximate else _phi(x), out=blank(x))
 
 
 def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
@@ -101,7 +103,7 @@ def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
     else:
         phi = _phi(x)
         slope = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return xp.multiply(dy, phi + x * slope, order="C")
+    return xp.multiply(dy, phi + x * slope, out=blank(dy))
 
 
 def _tanh_phi(x: Array) -> Array:

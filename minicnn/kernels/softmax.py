@@ -10,13 +10,13 @@ Naive twins: `reference.softmax_forward` and so on.
 
 from __future__ import annotations
 
-from minicnn.backend import Array, xp_of
+from minicnn.backend import Array, blank, xp_of
 
 
 def softmax_forward(x: Array) -> Array:
     """Probabilities over the last axis, of x's shape."""
     xp = xp_of(x)
-    y = xp.subtract(x, x.max(axis=-1, keepdims=True), order="C")
+    y = xp.subtract(x, x.max(axis=-1, keepdims=True), out=blank(x))
     xp.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y
@@ -24,13 +24,13 @@ def softmax_forward(x: Array) -> Array:
 
 def softmax_backward(dy: Array, y: Array) -> Array:
     """dx = y * (dy - sum of dy * y): dy times the Jacobian, without writing the Jacobian down."""
-    return xp_of(dy).multiply(y, dy - (dy * y).sum(axis=-1, keepdims=True), order="C")
+    return xp_of(dy).multiply(y, dy - (dy * y).sum(axis=-1, keepdims=True), out=blank(y))
 
 
 def log_softmax(x: Array) -> Array:
     """log of softmax over the last axis: finite also where softmax itself rounds to 0."""
     xp = xp_of(x)
-    y = xp.subtract(x, x.max(axis=-1, keepdims=True), order="C")
+    y = xp.subtract(x, x.max(axis=-1, keepdims=True), out=blank(x))
     y -= xp.log(xp.exp(y).sum(axis=-1, keepdims=True))
     return y
 

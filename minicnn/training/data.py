@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.backend import to_host, xp_of
 from minicnn.errors import InputError
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -105,6 +106,8 @@ class GeneratorBatches:
 
 def check_array(name: str, array: Any) -> np.ndarray:
     """`array` as a NumPy array of numbers with at least one sample; else InputError. Nothing is copied needlessly."""
+    if xp_of(array) is not np:
+        array = to_host(array)
     try:
         array = array if isinstance(array, np.ndarray) else np.asarray(array)
     except ValueError:

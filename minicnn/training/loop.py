@@ -20,6 +20,7 @@ from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step, train_step
+from minicnn.training.transfer import on_device
 
 Logs = dict[str, float]
 Batches = Any  # ArrayBatches or GeneratorBatches
@@ -79,7 +80,7 @@ def _train_epoch(
 ) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     running = _Running(model)
-    for step, (x, y) in enumerate(each("data", batches)):
+    for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
         events.on_train_batch_begin(step)
         running.add(*train_step(model, x, y, workers), len(x))
         if events.listens("on_train_batch_end"):
@@ -113,7 +114,7 @@ def _evaluate(
 ) -> Logs:
     running = _Running(model)
     events.on_test_begin()
-    for step, (x, y) in enumerate(each("data", batches)):
+    for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
         events.on_test_batch_begin(step)
         running.add(*evaluate_step(model, x, y, workers), len(x))
         if events.listens("on_test_batch_end"):
@@ -139,7 +140,8 @@ def predict(
     with _workers(model, batch_size, batches, "predict") as workers:
         try:
             events.on_predict_begin()
-            for step, (x_batch, _) in enumerate(each("data", batches)):
+            inputs = ((x_batch,) for x_batch, _ in batches)  # the targets stay where they are
+            for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
                 events.on_predict_batch_begin(step)
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
                 events.on_predict_batch_end(step, {"outputs": outputs[-1]})

@@ -66,8 +66,11 @@ def first_learning(layers: Sequence[Layer]) -> int:
     return next((i for i, layer in enumerate(layers) if layer.params and layer.trainable), len(layers))
 
 
-def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
-    """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update."""
+def train_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+    """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update.
+
+    On the GPU the sums are arrays without axes, which nobody waits for: the next step is sent off while this one runs.
+    """
     layers, loss, n = model.flat_layers, model.loss, len(x)
     shards = split(n, workers.shards)
     lowest = first_learning(layers)
@@ -93,11 +96,11 @@ def train_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tu
     return total, [sum(values) for values in zip(*(metrics for _, _, metrics in results), strict=True)]
 
 
-def update(model: Any, all_pages: list[Pages], workers: Workers) -> float:
+def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
     """Move the parameters by the gradients on all shards' pages. Returns the regularizers' penalty before the step."""
     params: dict[tuple[str, str], Array] = {}
     grads: dict[tuple[str, str], list[Array]] = {}
-    penalty = 0.0
+    penalty: Any = 0.0
     for i, (key, layer) in enumerate(zip(model.layer_keys, model.flat_layers, strict=True)):
         layer.state.update(all_pages[0][i].state)  # the same on every page: statistics are those of the whole batch
         if not layer.trainable:
@@ -107,7 +110,7 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> float:
             grads[key, name] = [pages[i].grads[name] for pages in all_pages]
             regularizer = layer.regularizers.get(name)
             if regularizer is not None:
-                penalty += float(regularizer.penalty(p))
+                penalty = penalty + regularizer.penalty(p)
                 grads[key, name][0] += regularizer.gradient(p)
     model.optimizer.apply(params, grads, workers)
     for layer in model.flat_layers:
@@ -117,7 +120,7 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> float:
     return penalty
 
 
-def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[float, list[Any]]:
+def evaluate_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
     """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
     layers, loss, shards = model.flat_layers, model.loss, split(len(x), workers.shards)
 
@@ -134,7 +137,7 @@ def evaluate_step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) ->
     return total, [sum(values) for values in zip(*(metrics for _, metrics in results), strict=True)]
 
 
-def predict_step(model: Any, x: np.ndarray, workers: Workers) -> Array:
+def predict_step(model: Any, x: Array, workers: Workers) -> Array:
     """The predictions for one batch."""
     shards = split(len(x), workers.shards)
 
