@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import minicnn
-from minicnn.saving import atomic_write
+from minicnn.files import atomic_write
 
 
 def write_record(path: str | Path, results: dict[str, Any], **about: Any) -> None:

@@ -22,6 +22,7 @@ for name, default in numbers.items():
 parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
 parser.add_argument("--no-normalize", action="store_true")
 parser.add_argument("--class-names", metavar="A,B,...")
+parser.add_argument("--resume", action="store_true", help="go on where a run that was killed had come to")
 parser.add_argument("--output", type=Path, default=Path("output/fashion_mnist"), help="folder for what is written")
 
 
@@ -59,7 +60,11 @@ def main(args):
     # Training. The cnn gains from steps that become ever smaller.
     rate = minicnn.schedules.CosineDecay(1e-3, epochs * -(-len(x_train) // batch_size)) if cnn else 1e-3
     model.compile(minicnn.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = model.to(args.device).fit(x_train, y_train, batch_size, epochs, validation_data=(x_test, y_test))
+    backup = minicnn.callbacks.BackupAndRestore(args.output / "backup", delete_checkpoint=False)
+    if not args.resume:
+        backup.delete()
+    model.to(args.device)
+    history = model.fit(x_train, y_train, batch_size, epochs, callbacks=backup, validation_data=(x_test, y_test))
 
     # Ten probabilities for each image; the largest one is the answer. One image alone is a batch of 1.
     probabilities, one = model.predict(x_test[:32]), model.predict(x_test[:1])

@@ -12,9 +12,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = {
-    "activations", "applications", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck",
-    "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "preprocessing",
-    "random", "regularizers", "saving", "schedules", "training", "utils",
+    "activations", "applications", "backend", "backup", "callbacks", "constraints", "datasets", "errors", "files",
+    "gradcheck", "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers",
+    "preprocessing", "random", "regularizers", "saving", "schedules", "training", "utils",
 }  # fmt: skip
 _NAMES = {
     "Sequential": "minicnn.models",

@@ -1,5 +1,6 @@
 """Callbacks by their public name: `from minicnn.callbacks import EarlyStopping`."""
 
+from minicnn.backup import BackupAndRestore
 from minicnn.training.callbacks import (
     Callback,
     CallbackList,
@@ -14,6 +15,7 @@ from minicnn.training.callbacks import (
 from minicnn.training.history import History
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -27,6 +28,39 @@ class InputError(ValueError):
 
 class BrokenFileError(InputError):
     """A file is there, but it is not what it should be. `where` is its path."""
+
+
+class WriteError(InputError, OSError):
+    """The system refused to write a file: the disk is full, the folder read-only, … `where` is its path.
+
+    An OSError, too: errno and filename are those that the system gave.
+    """
+
+    def __init__(self, where: object, error: OSError):
+        received = f"{error.strerror or error} ({type(error).__name__}, error {error.errno})."
+        super().__init__(
+            where, "it could not be written; what was there before is unchanged.",
+            "a disk with room, and a folder that may be written to.", received,
+            _REMEDIES.get(error.errno or 0, "look at the disk and the folder, or write somewhere else."),
+        )  # fmt: skip
+        self.error, self.errno, self.filename = error, error.errno, str(where)
+
+    def __str__(self) -> str:  # not OSError's
+        return str(self.args[0])
+
+    def __reduce__(self):
+        return type(self), (self.where, self.error)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on the disk, or write to another one.",
+    errno.EDQUOT: "make room in your quota, or write to another disk.",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or write a smaller model.",
+    errno.EROFS: "this file system can only be read; write to another folder.",
+    errno.EACCES: "choose a folder in which you may write, or change its permissions.",
+    errno.EPERM: "choose a folder in which you may write, or change its permissions.",
+    errno.ENOENT: "its folder has gone; create it again.",
+}
 
 
 class UnknownNameError(InputError):

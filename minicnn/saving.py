@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
+from minicnn.files import atomic_write
 
 FORMAT = 1
 
@@ -31,7 +28,8 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     """Write architecture, weights, state, optimizer, class names and random generator into one file.
 
     `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
-    InputError for a layer that cannot be written, FileExistsError unless `overwrite`, OSError where the disk refuses.
+    InputError for a layer that cannot be written, FileExistsError unless `overwrite`, WriteError (an OSError) where the
+    disk refuses.
     """
     model.require_built("it cannot be saved")
     for layer in model.flat_layers:
@@ -39,7 +37,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     names = None if model.class_names is None else [str(name) for name in model.class_names]
     config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": names}
     config["rng"] = model.rng.bit_generator.state
-    arrays = _weights(model)
+    arrays = weights_by_name(model) | slots_by_name(model)
     if model.optimizer is not None:
         optimizer = model.optimizer
         config["compile"] = {
@@ -47,16 +45,13 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
             "metrics": [name if isinstance(name, str) else _named(metric)
                         for name, metric in zip(model.metric_names, model.metrics, strict=True)],
         }  # fmt: skip
-        for (layer, name), slots in optimizer.state.items():
-            for slot, array in zip(optimizer.slots, slots, strict=True):
-                arrays[f"optimizer/{layer}/{name}/{slot}"] = to_host(array)
-    _write(filepath, config, arrays, overwrite)
+    write_archive(filepath, config, arrays, overwrite)
 
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     """Write parameters and state only. Raises as save_model does."""
     model.require_built("it has no weights to save")
-    _write(filepath, {"format": FORMAT}, _weights(model), overwrite)
+    write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
 
 
 def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> Any:
@@ -66,7 +61,7 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
     BrokenFileError for a file that is not a whole model, UnknownNameError for a class that is neither minicnn's nor in
     custom_objects.
     """
-    config, arrays = _read(filepath)
+    config, arrays = read_archive(filepath)
     if "model" not in config:
         raise BrokenFileError(
             filepath, "this file holds weights, but no model.", "a file written by model.save().",
@@ -83,20 +78,14 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
             )
             model.compile(optimizer, loss, metrics)
             model.optimizer.iterations = compiled["iterations"]
-        model.rng = np.random.Generator(getattr(np.random, _bit_generator(config["rng"]))())
-        model.rng.bit_generator.state = config["rng"]
+        model.rng = generator_from(config["rng"])
     except (KeyError, TypeError, AttributeError) as error:
         raise BrokenFileError(
             filepath, "its config.json is not that of a model.", "what model.save() wrote.",
             f"{type(error).__name__}: {error}.", "save the model again.",
         ) from error  # fmt: skip
-    _set_weights(model, arrays, filepath)
-    if model.optimizer is not None:
-        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
-            for name, p in layer.params.items():
-                slots = [arrays.get(f"optimizer/{key}/{name}/{slot}") for slot in model.optimizer.slots]
-                if all(slot is not None and slot.shape == p.shape for slot in slots):
-                    model.optimizer.state[key, name] = [move(slot, model.device) for slot in slots]
+    set_weights_by_name(model, arrays, filepath)
+    set_slots_by_name(model, arrays)
     return model
 
 
@@ -106,8 +95,8 @@ def load_weights(model: Any, filepath: Any) -> None:
     Raises BrokenFileError, and changes nothing, where an array is missing or of another shape.
     """
     model.require_built("it cannot take weights")
-    _, arrays = _read(filepath)
-    _set_weights(model, arrays, filepath)
+    _, arrays = read_archive(filepath)
+    set_weights_by_name(model, arrays, filepath)
 
 
 def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
@@ -134,35 +123,8 @@ def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | N
     return model
 
 
-@contextmanager
-def atomic_write(filepath: Any) -> Iterator[BinaryIO]:
-    """A file to write to, in the target's folder; renamed to `filepath` when the block ends well, else removed."""
-    path = Path(filepath)
-    if not path.parent.is_dir():
-        raise InputError(
-            path, "its folder does not exist.", f"a folder {path.parent}.", "no such folder.",
-            f"create it: Path({str(path.parent)!r}).mkdir(parents=True).",
-        )  # fmt: skip
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())  # mkstemp's file is for the owner alone; an ordinary one is not
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _weights(model: Any) -> dict[str, np.ndarray]:
+def weights_by_name(model: Any) -> dict[str, np.ndarray]:
+    """Parameters and state on the host: "params/conv2d_1/w", "state/batch_normalization_1/moving_mean", …"""
     arrays = {}
     for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
         for kind, group in (("params", layer.params), ("state", layer.state)):
@@ -171,8 +133,9 @@ def _weights(model: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _set_weights(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> None:
-    wanted = _weights(model)
+def set_weights_by_name(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> None:
+    """Copy arrays into the model. Raises BrokenFileError, and changes nothing, where one is missing or too many."""
+    wanted = weights_by_name(model)
     for name, array in wanted.items():
         found = arrays.get(name)
         if found is None or found.shape != array.shape:
@@ -193,7 +156,38 @@ def _set_weights(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> No
                 slot[...] = xp_of(slot).asarray(arrays[f"{kind}/{key}/{name}"])
 
 
-def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
+def slots_by_name(model: Any) -> dict[str, np.ndarray]:
+    """The optimizer's arrays on the host: "optimizer/conv2d_1/w/m", …; none where there is no optimizer."""
+    if model.optimizer is None:
+        return {}
+    return {
+        f"optimizer/{layer}/{name}/{slot}": to_host(array)
+        for (layer, name), slots in model.optimizer.state.items()
+        for slot, array in zip(model.optimizer.slots, slots, strict=True)
+    }
+
+
+def set_slots_by_name(model: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Give the optimizer its arrays, those that fit; it begins anew with parameters that have none."""
+    if model.optimizer is None:
+        return
+    model.optimizer.state = {}
+    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+        for name, p in layer.params.items():
+            slots = [arrays.get(f"optimizer/{key}/{name}/{slot}") for slot in model.optimizer.slots]
+            if all(slot is not None and slot.shape == p.shape for slot in slots):
+                model.optimizer.state[key, name] = [move(slot, model.device) for slot in slots]
+
+
+def generator_from(state: dict[str, Any]) -> np.random.Generator:
+    """A random generator that goes on from `state`. Raises KeyError for a kind that NumPy does not have."""
+    generator = np.random.Generator(getattr(np.random, _bit_generator(state))())
+    generator.bit_generator.state = state
+    return generator
+
+
+def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
+    """One file with config.json and the arrays. Raises InputError, WriteError, FileExistsError unless overwrite."""
     import zipfile
 
     if not overwrite and Path(filepath).exists():
@@ -213,7 +207,8 @@ def _write(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray],
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def _read(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_archive(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What write_archive wrote: config and arrays. Raises FileNotFoundError, BrokenFileError."""
     import zipfile
     import zlib
 

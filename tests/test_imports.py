@@ -18,7 +18,7 @@ ROOT = Path(minicnn.__file__).parent
 # From the bottom up. A module may import from its own room and from those before it.
 ROOMS = [
     ["errors"],
-    ["backend"],
+    ["backend", "files"],
     ["kernels"],
     [
         "random",
@@ -33,8 +33,8 @@ ROOMS = [
     ],
     ["layers"],
     ["losses", "metrics", "optimizers", "preprocessing"],
-    ["training", "callbacks"],
-    ["models", "saving", "summary"],
+    ["training"],
+    ["models", "saving", "summary", "backup", "callbacks"],
     ["applications", "gradcheck", "gradcheck_hints"],
     ["inspect"],
     ["__main__"],

@@ -19,10 +19,10 @@ import numpy as np
 
 from minicnn.backend import Array, to_host
 from minicnn.errors import BrokenFileError, InputError, unknown_name
+from minicnn.files import atomic_write
 from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.losses import check_targets, loss_gradient, prepare_targets
-from minicnn.saving import atomic_write
 from minicnn.training.data import check_array, check_samples
 from minicnn.training.shards import Workers
 from minicnn.training.step import forward, new_pages, update

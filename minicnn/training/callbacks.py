@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from minicnn.errors import InputError, unknown_name
+from minicnn.files import atomic_write, make_folder
 from minicnn.training.profiling import stage
 
 Logs: TypeAlias = dict[str, Any] | None  # name -> number: "loss", the metrics' names, "val_loss", ...
@@ -26,17 +28,38 @@ class Callback:
 
     model: the model in training. params: {"verbose", "epochs", "steps"}. Epochs and batches count from 0.
     A hook may set self.model.stop_training = True: training stops after the epoch's current batch.
+
+    remembers: the names of the attributes that change as training goes on. With a BackupAndRestore beside it they are
+    written down and come back when the run is resumed (after on_train_begin; in the middle of an epoch without a
+    second on_epoch_begin). They may be numbers, texts, arrays, and lists and dicts of those.
     """
+
+    remembers: tuple[str, ...] = ()
+    comes_last = False  # whether its hooks are called after those of all others
 
     def __init__(self) -> None:
         self.model: Any = None
         self.params: dict[str, Any] = {}
+        self.place: Any = None
 
     def set_model(self, model: Any) -> None:
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
         self.params = params
+
+    def set_place(self, place: Any) -> None:
+        """place: a minicnn.training.place.Place: how far this call of fit has come."""
+        self.place = place
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be known to go on as if nothing had happened."""
+        return {name: getattr(self, name) for name in self.remembers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what state_dict returned in an earlier run."""
+        for name in self.remembers:
+            setattr(self, name, state[name])
 
     def on_train_begin(self, logs: Logs = None) -> None: ...
 
@@ -98,6 +121,7 @@ class CallbackList:
                 )
             callback.set_model(model)
             callback.set_params(params)
+        self.callbacks.sort(key=lambda callback: callback.comes_last)
         self._listeners = {
             hook: [getattr(callback, hook) for callback in self.callbacks if _listens(callback, hook)] for hook in HOOKS
         }
@@ -105,6 +129,10 @@ class CallbackList:
     def listens(self, hook: str) -> bool:
         """Whether a callback overrides this hook. If not, nobody need compute the logs for it."""
         return bool(self._listeners[hook])
+
+    def set_place(self, place: Any) -> None:
+        for callback in self.callbacks:
+            callback.set_place(place)
 
     def _call(self, hook: str, *args: Any) -> None:
         for listener in self._listeners[hook]:
@@ -242,6 +270,8 @@ class EarlyStopping(MonitorCallback):
     Afterwards: stopped_epoch (0 if not stopped early), best_epoch, best, wait; epochs count from 0.
     """
 
+    remembers = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -290,6 +320,19 @@ class EarlyStopping(MonitorCallback):
             self.model.set_weights(self.best_weights)
 
 
+def check_save_freq(where: str, save_freq: Any) -> str | int:
+    """save_freq itself; InputError unless it is "epoch" or a number of batches."""
+    if save_freq != "epoch" and not (isinstance(save_freq, int) and save_freq > 0):
+        raise InputError(
+            f"{where} save_freq",
+            problem="this is no frequency.",
+            expected='"epoch", or a whole number of batches from 1 on.',
+            received=f"{save_freq!r}.",
+            fix='leave it at "epoch" to save after every epoch.',
+        )
+    return save_freq
+
+
 class ModelCheckpoint(MonitorCallback):
     """Save the model, or its weights, every epoch or every save_freq batches.
 
@@ -298,6 +341,8 @@ class ModelCheckpoint(MonitorCallback):
     monitored number improves, from initial_value_threshold if given. save_weights_only: model.save_weights
     instead of model.save. The other arguments: see MonitorCallback.
     """
+
+    remembers = ("best", "_epoch", "_batches")
 
     def __init__(
         self,
@@ -311,17 +356,9 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold: float | None = None,
     ):
         super().__init__(monitor, mode)
-        if save_freq != "epoch" and not (isinstance(save_freq, int) and save_freq > 0):
-            raise InputError(
-                "ModelCheckpoint save_freq",
-                problem="this is no frequency.",
-                expected='"epoch", or a whole number of batches from 1 on.',
-                received=f"{save_freq!r}.",
-                fix='leave it at "epoch" to save after every epoch.',
-            )
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
-        self.save_freq = save_freq
+        self.save_freq = check_save_freq("ModelCheckpoint", save_freq)
         self.best = initial_value_threshold
         self._epoch = self._batches = 0
 
@@ -348,7 +385,7 @@ class ModelCheckpoint(MonitorCallback):
             self.best = value
             message += f"{self.monitor} improved from {best} to {value:.5f}, "
         path = self._path(names)
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        make_folder(os.path.dirname(path) or ".")
         if self.save_weights_only:
             self.model.save_weights(path)
         else:
@@ -372,30 +409,43 @@ class ModelCheckpoint(MonitorCallback):
 class CSVLogger(Callback):
     """Write every epoch's logs to a CSV file: a column "epoch" (from 0), then the logs' names in order.
 
-    append: go on in an existing file instead of writing a new one; its heading is not repeated.
+    append: go on in an existing file instead of writing a new one; its heading is not repeated. The file is replaced as
+    a whole after every epoch: whatever happens to the run, it holds the rows of all finished epochs.
     """
+
+    remembers = ("_text", "_columns")
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False):
         super().__init__()
         self.filename, self.separator, self.append = os.fspath(filename), separator, append
-        self._columns: list[str] = []
+        self._text, self._columns = "", list[str]()
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._columns = []
-        if not self.append:
-            with open(self.filename, "w"):
-                pass
+        self._text, self._columns = "", []
+        if self.append and os.path.exists(self.filename):
+            with open(self.filename, newline="", encoding="utf-8") as file:
+                self._text = file.read()
+        self._write()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
-        # Opened for each row: whatever happens to the run, the file is complete up to its last epoch.
-        with open(self.filename, "a", newline="") as file:
-            writer = csv.writer(file, delimiter=self.separator)
-            if not self._columns:
-                self._columns = sorted(logs)
-                if file.tell() == 0:
-                    writer.writerow(["epoch", *self._columns])
-            writer.writerow([epoch, *(logs.get(name, "NA") for name in self._columns)])
+        rows = io.StringIO(newline="")
+        writer = csv.writer(rows, delimiter=self.separator)
+        if not self._columns:
+            self._columns = sorted(logs)
+            if not self._text:
+                writer.writerow(["epoch", *self._columns])
+        writer.writerow([epoch, *(logs.get(name, "NA") for name in self._columns)])
+        self._text += rows.getvalue()
+        self._write()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._write()  # without the rows of epochs that will be run again
+
+    def _write(self) -> None:
+        with atomic_write(self.filename) as file:
+            file.write(self._text.encode("utf-8"))
 
 
 class LearningRateScheduler(Callback):
@@ -443,6 +493,8 @@ class ReduceLROnPlateau(MonitorCallback):
     cooldown: epochs after a reduction in which nothing is counted. min_lr: the rate never goes below. The
     current rate is recorded in the logs as "learning_rate". The other arguments: see MonitorCallback.
     """
+
+    remembers = ("best", "wait", "cooldown_counter")
 
     def __init__(
         self,

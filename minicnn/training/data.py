@@ -11,6 +11,7 @@ from minicnn.backend import to_host, xp_of
 from minicnn.errors import InputError
 
 Batch = tuple[np.ndarray, np.ndarray]
+_END = object()  # what a source gives when it has no more batches
 
 
 class ArrayBatches:
@@ -29,18 +30,33 @@ class ArrayBatches:
         rng: np.random.Generator | None = None,
     ):
         self.x, self.y, self.batch_size, self.shuffle, self.rng = x, y, batch_size, shuffle, rng
+        self.order: np.ndarray | None = None  # of the samples in the running epoch
         self.samples = len(x) if steps is None else min(len(x), steps * batch_size)
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
-        order = self.rng.permutation(len(self.x)) if self.shuffle and self.rng is not None else None
-        for start in range(0, self.samples, self.batch_size):
+        return self.epoch()
+
+    def epoch(self, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `first` on: above 0 in the order that load_state_dict brought back."""
+        if first == 0:
+            # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
+            self.order = self.rng.permutation(len(self.x)) if self.shuffle and self.rng is not None else None
+        for start in range(first * self.batch_size, self.samples, self.batch_size):
             batch = slice(start, min(start + self.batch_size, self.samples))
-            chosen = batch if order is None else order[batch]
+            chosen = batch if self.order is None else self.order[batch]
             yield self.x[chosen], self.y[chosen]
+
+    def end_epoch(self) -> None:
+        self.order = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order = state["order"]
 
 
 class GeneratorBatches:
@@ -50,7 +66,7 @@ class GeneratorBatches:
     batch, raises where one does not fit, and returns x as the model takes it.
     """
 
-    samples = None
+    samples = batch_size = None
 
     def __init__(
         self,
@@ -74,26 +90,32 @@ class GeneratorBatches:
                 "pass it: steps_per_epoch (or validation_steps) to fit, steps to evaluate and predict.",
             )  # fmt: skip
         self.iterator: Iterator[Any] | None = None
+        self.drawn = self.skipped = 0  # batches: how many were taken from the iterator, and how many are still to be
 
     def __len__(self) -> int:
         return 0 if self.steps is None else self.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.iterator is None or iter(self.source) is not self.source:
-            self.iterator = iter(self.source)
-        count = 0
+        return self.epoch()
+
+    def epoch(self, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
+        if self.iterator is None or not self._goes_on():
+            self.iterator, self.drawn = iter(self.source), 0
+        for _ in range(self.skipped):
+            next(self.iterator, None)
+        self.drawn, self.skipped, count = self.drawn + self.skipped, 0, first
         while self.steps is None or count < self.steps:
-            try:
-                batch = next(self.iterator)
-            except StopIteration:
-                if count and self.steps is None:
-                    return
+            batch = next(self.iterator, _END)
+            if batch is _END and count and self.steps is None:
+                return
+            if batch is _END:
                 raise InputError(
                     self.name, "the batches ended too early.",
                     f"{'at least one batch' if self.steps is None else f'{self.steps} batches'} in every epoch.",
                     f"{count} batches.", "let the generator run on for ever (while True), or pass fewer steps.",
-                ) from None  # fmt: skip
-            count += 1
+                )  # fmt: skip
+            self.drawn, count = self.drawn + 1, count + 1
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
                 raise InputError(
@@ -102,6 +124,26 @@ class GeneratorBatches:
                 )  # fmt: skip
             x, y = check_array(self.name, batch[0]), check_array(f"{self.name} (its targets)", batch[1])
             yield self.check(x, y), y
+
+    def _goes_on(self) -> bool:
+        """Whether an epoch goes on where the one before ended, as with a generator, or begins the source anew."""
+        return hasattr(self.source, "__next__")
+
+    def end_epoch(self) -> None:
+        if not self._goes_on():
+            self.drawn = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        own = self.source.state_dict() if hasattr(self.source, "state_dict") else None
+        return {"drawn": self.drawn, "source": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The source goes to its place itself where it can; else what the earlier run had is drawn and dropped."""
+        if state["source"] is not None:
+            self.source.load_state_dict(state["source"])  # type: ignore[attr-defined]
+            self.drawn = state["drawn"]
+        else:
+            self.skipped = state["drawn"]
 
 
 def check_array(name: str, array: Any) -> np.ndarray:

@@ -14,6 +14,8 @@ class History(Callback):
     params: {"verbose", "epochs", "steps"} of the call of fit.
     """
 
+    remembers = ("epoch", "history")
+
     def __init__(self) -> None:
         super().__init__()
         self.epoch: list[int] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from numbers import Real
 from typing import Any
 
@@ -16,6 +15,7 @@ from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
+from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
 from minicnn.training.shards import Workers
@@ -54,41 +54,44 @@ def fit(
         model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
     )  # fmt: skip
     model.history, model.stop_training = history, False
+    place = Place(model, batches, validation, events.callbacks, initial_epoch)
+    events.set_place(place)
     with _workers(model, batch_size, batches, "fit") as workers:
-        events.on_train_begin()
-        logs: Logs = {}
-        for epoch in range(initial_epoch, epochs):
-            events.on_epoch_begin(epoch)
-            bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose)
+        events.on_train_begin()  # a backup may now have moved `place` to where an earlier run ended
+        while place.epoch < epochs and not model.stop_training:
+            epoch = place.epoch
+            if place.step == 0:
+                events.on_epoch_begin(epoch)
+            bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             try:
-                logs = _train_epoch(model, batches, workers, events, bar)
+                logs = _train_epoch(model, place, workers, events, bar)
                 if validation is not None:
                     judged = _evaluate(model, validation, workers, events)
                     logs.update({f"val_{name}": value for name, value in judged.items()})
                 bar.finish(logs)
             finally:
                 bar.close()
+            place.end_epoch(logs)
             events.on_epoch_end(epoch, logs)
-            if model.stop_training:
-                break
-        events.on_train_end(logs)
+        events.on_train_end(place.logs)
     return history
 
 
-def _train_epoch(
-    model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar
-) -> Logs:
+def _train_epoch(model: Any, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
-    running = _Running(model)
-    for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
-        events.on_train_batch_begin(step)
-        running.add(*train_step(model, x, y, workers), len(x))
+    if place.step == 0:
+        place.running = Running(model)
+    batches = on_device(place.batches.epoch(first=place.step), model.device)
+    for x, y in each("data", batches):
+        events.on_train_batch_begin(place.step)
+        place.running.add(*train_step(model, x, y, workers), len(x))
+        place.step += 1
         if events.listens("on_train_batch_end"):
-            events.on_train_batch_end(step, running.logs())
-        bar.update(len(x), running.logs)
+            events.on_train_batch_end(place.step - 1, place.running.logs())
+        bar.update(len(x), place.running.logs)
         if model.stop_training:
             break
-    return running.logs()
+    return place.running.logs()
 
 
 def evaluate(
@@ -112,7 +115,7 @@ def evaluate(
 def _evaluate(
     model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
 ) -> Logs:
-    running = _Running(model)
+    running = Running(model)
     events.on_test_begin()
     for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
         events.on_test_batch_begin(step)
@@ -159,28 +162,6 @@ def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterat
     workers = Workers.for_model(model, min(batch_size, batches.samples or batch_size))
     with run(name, model, workers.threads), workers:
         yield workers
-
-
-class _Running:
-    """The mean of the loss and of the metrics over the samples seen so far.
-
-    Counts with metrics of its own: a callback may call evaluate in the middle of an epoch.
-    """
-
-    def __init__(self, model: Any):
-        self.metrics, self.loss, self.samples = [copy(metric) for metric in model.metrics], 0.0, 0
-        for metric in self.metrics:
-            metric.reset()
-
-    def add(self, loss: Any, values: list[Any], samples: int) -> None:
-        self.loss += loss
-        self.samples += samples
-        for metric, value in zip(self.metrics, values, strict=True):
-            metric.add(value, samples)
-
-    def logs(self) -> Logs:
-        means = {metric.name: metric.result() for metric in self.metrics}
-        return {"loss": float(self.loss) / max(1, self.samples), **means}
 
 
 # ---- what is checked before any work is done -------------------------------------------------------------------------

@@ -21,7 +21,8 @@ class ProgressBar:
 
     total_images, steps: how many images and batches will come; None if unknown. epoch: counted from 0, as in
     callbacks, and shown from 1. label: shown instead of "Epoch 1/5". verbose, as in Keras: 0 nothing; 1 or
-    "auto" a bar and then one line; 2 that line only. A bar needs a terminal or a notebook.
+    "auto" a bar and then one line; 2 that line only. A bar needs a terminal or a notebook. done: images and batches
+    that an earlier run has had; they are counted, but not in the rate.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class ProgressBar:
         epochs: int = 1,
         verbose: str | int = "auto",
         label: str | None = None,
+        done: tuple[int, int] = (0, 0),
     ):
         check_verbose(verbose)
         self.label = label or f"Epoch {epoch + 1}/{epochs}"
         self.steps = steps
-        self.images = self.batches = 0
+        self.images, self.batches = done
+        self._first = self.images
         self._shown = verbose != 0
         self._bar: Any = None
         if verbose in ("auto", 1) and (_in_notebook() or _is_terminal(sys.stdout)):
@@ -53,7 +56,7 @@ class ProgressBar:
         return tqdm(total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format)
 
     def _rate(self) -> float:
-        return self.images / max(self._now - self._start, 1e-9)
+        return (self.images - self._first) / max(self._now - self._start, 1e-9)
 
     def update(self, images: int, logs: Logs | Callable[[], Logs] | None = None) -> None:
         """Count one batch of so many images.
@@ -71,7 +74,7 @@ class ProgressBar:
     def _draw(self, logs: Logs | None) -> None:
         bar = self._bar
         items = [*_items(logs), f"{self._rate():.0f} img/s"]
-        if bar.total is not None and self.images:
+        if bar.total is not None and self.images > self._first:
             items.append(bar.format_interval(max(0, bar.total - self.images) / self._rate()) + " left")
         items.append(f"batch {self.batches}/{self.steps}" if self.steps else f"batch {self.batches}")
         bar.n = self.images
@@ -86,7 +89,7 @@ class ProgressBar:
         self.close()
         if shown:
             seconds, rate = self._now - self._start, self._rate()
-            speed = f"{self.images} images in {seconds:.1f} s ({rate:.0f} img/s)"
+            speed = f"{self.images - self._first} images in {seconds:.1f} s ({rate:.0f} img/s)"
             print("  ".join([self.label, speed, *_items(logs)]), flush=True)
 
     def close(self) -> None:

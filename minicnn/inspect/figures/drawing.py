@@ -14,8 +14,8 @@ import numpy as np
 
 from minicnn.backend import to_host
 from minicnn.errors import InputError
+from minicnn.files import atomic_write
 from minicnn.inspect.trace import LayerTrace, Trace
-from minicnn.saving import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

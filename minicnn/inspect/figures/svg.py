@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minicnn.errors import InputError
+from minicnn.files import atomic_write
 from minicnn.inspect.figures.drawing import FAINT, OTHER, TEXT, counted, shortened
 from minicnn.models import Sequential
-from minicnn.saving import atomic_write
 
 ROW, GAP, TOP, LEFT, WIDTH, BOX = 54, 18, 64, 150, 640, 466
 GREY = "#4d5560"

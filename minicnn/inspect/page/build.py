@@ -20,10 +20,10 @@ import numpy as np
 
 from minicnn import kernels, layers, losses, optimizers
 from minicnn.errors import InputError
+from minicnn.files import atomic_write
 from minicnn.inspect.trace import LayerTrace, Trace
 from minicnn.kernels.geometry import pair, resolve_padding
 from minicnn.layers.base import ActivatedLayer, Context
-from minicnn.saving import atomic_write
 
 MOST_BYTES = 4_000_000
 

@@ -1,0 +1,200 @@
+"""BackupAndRestore: a training that was killed goes on where it was, and ends as if nothing had happened.
+
+One file holds all that a run changes as it goes on: parameters and state, the optimizer's arrays and its count of
+steps, the random generator, and the place in the run (`minicnn/training/place.py`): epoch, batch, the order of the
+samples, the sums of loss and metrics, what the other callbacks remember.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import to_host
+from minicnn.errors import BrokenFileError, InputError
+from minicnn.files import make_folder
+from minicnn.saving import (
+    FORMAT,
+    generator_from,
+    read_archive,
+    set_slots_by_name,
+    set_weights_by_name,
+    slots_by_name,
+    weights_by_name,
+    write_archive,
+)
+from minicnn.training.callbacks import Callback, Logs, check_save_freq
+
+
+class BackupAndRestore(Callback):
+    """Write down where training stands, and go on from there when the same script is run again.
+
+    After a crash or a kill at any moment the second run ends with the same weights, bit for bit, as one that was never
+    killed, if it has as many threads; so do History, the other callbacks and what they write. The data must be the
+    same again. A generator is run forward over the batches that it gave before; an object with `state_dict()` and
+    `load_state_dict(state)` goes to its place by itself.
+
+    backup_dir: a folder of this run's own. save_freq: "epoch", or after how many batches. double_checkpoint: keep the
+    backup before the last one, too, in case the last cannot be read. delete_checkpoint: remove the backup when training
+    has ended well. Raises InputError at the beginning of fit where the backup is that of another model, optimizer or
+    amount of data, WriteError (an OSError) where the disk refuses.
+    """
+
+    comes_last = True  # it writes down what the others have come to
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+    ):
+        super().__init__()
+        self.backup_dir, self.save_freq = Path(backup_dir), check_save_freq("BackupAndRestore", save_freq)
+        self.double_checkpoint, self.delete_checkpoint = double_checkpoint, delete_checkpoint
+        self.path, self.previous = self.backup_dir / "backup.zip", self.backup_dir / "previous.zip"
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        make_folder(self.backup_dir)
+        for part in self.backup_dir.glob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink()
+        for path in (self.path, self.previous):
+            if path.exists():
+                try:
+                    self._restore(path)
+                    return
+                except BrokenFileError as error:
+                    if path == self.previous or not self.previous.exists():
+                        raise
+                    print(f"{error}\nThe backup before it is taken instead.")
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self.save_freq != "epoch" and self.model.optimizer.iterations % int(self.save_freq) == 0:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self.save_freq == "epoch":
+            self._save()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        if self.delete_checkpoint:
+            self.delete()
+
+    def delete(self) -> None:
+        """Remove the backup, if there is one: the next run begins anew."""
+        for path in (self.path, self.previous):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not be there, or hold something else
+            self.backup_dir.rmdir()
+
+    def _save(self) -> None:
+        model, optimizer = self.model, self.model.optimizer
+        arrays = weights_by_name(model) | slots_by_name(model)
+        config = {
+            "format": FORMAT,
+            "belongs_to": self._identity(),
+            "input_shape": model.input_shape,
+            "iterations": optimizer.iterations,
+            "learning_rate": None if optimizer.schedule else optimizer.learning_rate,
+            "rng": model.rng.bit_generator.state,
+            "place": _put_aside(self.place.state_dict(), arrays),
+        }
+        if self.double_checkpoint and self.path.exists():
+            os.replace(self.path, self.previous)
+        write_archive(self.path, config, arrays, overwrite=True)
+
+    def _restore(self, path: Path) -> None:
+        model, optimizer = self.model, self.model.optimizer
+        config, arrays = read_archive(path)
+        try:
+            if not model.built:
+                model.build(tuple(config["input_shape"]))
+            self._check(path, config["belongs_to"])
+            own = {name: array for name, array in arrays.items() if not name.startswith("place/")}
+            set_weights_by_name(model, own, path)
+            set_slots_by_name(model, own)
+            optimizer.iterations = config["iterations"]
+            if config["learning_rate"] is not None:
+                optimizer.learning_rate = config["learning_rate"]
+            model.rng.bit_generator.state = generator_from(config["rng"]).bit_generator.state
+            self.place.load_state_dict(_put_back(config["place"], arrays))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BrokenFileError(
+                path, "its config.json is not that of a backup.", "what BackupAndRestore wrote.",
+                f"{type(error).__name__}: {error}.", "delete the file, and train from the beginning.",
+            ) from error  # fmt: skip
+        if self.params.get("verbose"):
+            batches = f", after {self.place.step} batches of it" if self.place.step else ""
+            print(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}")
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a backup to be that of this training."""
+        model, batches = self.model, self.place.batches
+        optimizer = model.optimizer.get_config()
+        if model.optimizer.schedule is None:
+            del optimizer["learning_rate"]  # other callbacks change it
+        layers = [
+            [key, type(layer).__name__, {name: array.shape for name, array in (layer.params | layer.state).items()}]
+            for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)
+        ]
+        identity = {
+            "the layers": layers,
+            "the optimizer": [type(model.optimizer).__name__, optimizer],
+            "the loss": type(model.loss).__name__,
+            "the metrics": [metric.name for metric in model.metrics],
+            "the number of training samples": batches.samples,
+            "the batch size": batches.batch_size,
+            "the batches of an epoch": len(batches),
+        }
+        return json.loads(json.dumps(identity, default=lambda value: type(value).__name__))
+
+    def _check(self, path: Path, belongs_to: dict[str, Any]) -> None:
+        for what, ours in self._identity().items():
+            if belongs_to[what] != ours:
+                theirs, ours = _difference(belongs_to[what], ours)
+                raise InputError(
+                    path, f"this backup is of another training; what differs: {what}.",
+                    f"{theirs}.", f"{ours}.",
+                    "run the script as it was when the backup was written; or delete this file to train anew.",
+                )  # fmt: skip
+
+
+def _difference(a: Any, b: Any) -> tuple[str, str]:
+    """Two unequal values as text; of lists and dicts the innermost entry that differs."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        name = next(name for name in a if a[name] != b[name])
+        return tuple(f"{name}={text}" for text in _difference(a[name], b[name]))  # type: ignore[return-value]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        one, other = next(pair for pair in zip(a, b, strict=True) if pair[0] != pair[1])
+        if isinstance(one, (dict, list)):
+            return _difference(one, other)
+    return repr(a), repr(b)
+
+
+def _put_aside(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The state as JSON takes it: each array goes into `arrays`, and its name into its place."""
+    if isinstance(state, dict):
+        return {name: _put_aside(value, arrays) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [_put_aside(value, arrays) for value in state]
+    if isinstance(state, (np.float64, np.bool_, np.integer)):
+        return state.item()
+    if hasattr(state, "dtype"):
+        name = f"place/{len(arrays)}"
+        arrays[name] = to_host(state)
+        return {"__array__": name}
+    return state
+
+
+def _put_back(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The reverse of _put_aside. What was an array or a number without axes becomes a NumPy number."""
+    if isinstance(state, dict):
+        if "__array__" in state:
+            return arrays[state["__array__"]][()]
+        return {name: _put_back(value, arrays) for name, value in state.items()}
+    return [_put_back(value, arrays) for value in state] if isinstance(state, list) else state

@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all.
+
+A file is written aside, flushed to the disk and renamed: whatever happens in between (a full disk, a killed process, a
+power cut), under its name there is either what stood there before or all of the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from minicnn.errors import InputError, WriteError
+
+
+@contextmanager
+def atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to, in the target's folder; renamed to `filepath` when the block ends well, else removed.
+
+    A link stays a link: what it points to is replaced. Raises InputError where the folder is missing or `filepath` is
+    no ordinary file, WriteError (an OSError) where the disk refuses. A process that is killed in the middle leaves a
+    hidden file ".NAME.….part" behind, which may be deleted.
+    """
+    path = Path(os.path.realpath(filepath))
+    _check_target(path)
+    prefix, aside = f".{path.name}.", None
+    try:
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())  # mkstemp's file is for the owner alone; an ordinary one is not
+        os.replace(aside, path)
+    except BaseException as error:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+        if isinstance(error, OSError) and error.errno is not None:
+            name = error.filename  # None: of a file that is open, ours
+            if name is None or str(name).startswith(str(path.parent / prefix)):
+                raise WriteError(path, error) from error
+        raise
+    _sync_folder(path.parent)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those around it, unless it is there. Raises WriteError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def _check_target(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(
+            path, "its folder does not exist.", f"a folder {path.parent}.", "no such folder.",
+            f"create it: Path({str(path.parent)!r}).mkdir(parents=True).",
+        )  # fmt: skip
+    if path.exists() and not path.is_file():
+        raise InputError(
+            path, "this is no ordinary file, it cannot be replaced.", "the name of a file.",
+            "a folder." if path.is_dir() else "a device, or the like.", "choose another name.",
+        )  # fmt: skip
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is safe from a power cut only once its folder is on the disk, too."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    with contextlib.suppress(OSError):  # some network drives cannot do it; the file itself is written
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,99 @@
+"""Where a call of `fit` stands, to the batch: what a backup writes down, and what a resumed run takes up again.
+
+Whatever changes while a model learns can say its state: `state_dict()` gives a dict of numbers, texts, lists, dicts and
+arrays; `load_state_dict(state)` goes back to it. Callbacks have the two, batches have them, and so may the user's own
+object that yields the batches: its place and its random generator.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+State = dict[str, Any]
+
+
+class Running:
+    """The mean of the loss and of the metrics over the samples seen so far.
+
+    Counts with metrics of its own: a callback may call evaluate in the middle of an epoch.
+    """
+
+    def __init__(self, model: Any):
+        self.metrics, self.loss, self.samples = [copy(metric) for metric in model.metrics], 0.0, 0
+        for metric in self.metrics:
+            metric.reset()
+
+    def add(self, loss: Any, values: list[Any], samples: int) -> None:
+        self.loss += loss
+        self.samples += samples
+        for metric, value in zip(self.metrics, values, strict=True):
+            metric.add(value, samples)
+
+    def logs(self) -> dict[str, float]:
+        means = {metric.name: metric.result() for metric in self.metrics}
+        return {"loss": float(self.loss) / max(1, self.samples), **means}
+
+    def state_dict(self) -> State:
+        sums = [[metric.total, metric.count] for metric in self.metrics]
+        return {"loss": self.loss, "samples": self.samples, "metrics": sums}
+
+    def load_state_dict(self, state: State) -> None:
+        self.loss, self.samples = state["loss"], state["samples"]
+        for metric, (total, count) in zip(self.metrics, state["metrics"], strict=True):
+            metric.total, metric.count = total, count
+
+
+class Place:
+    """epoch: the one that is running, or the next one, from 0. step: how many of its batches have been learned from.
+
+    running: the sums over those batches. logs: those of the last finished epoch.
+    batches, validation: ArrayBatches or GeneratorBatches; the latter may be None. callbacks: all of this call.
+    """
+
+    def __init__(self, model: Any, batches: Any, validation: Any, callbacks: list[Any], epoch: int):
+        self.model, self.batches, self.validation, self.callbacks = model, batches, validation, callbacks
+        self.epoch, self.step, self.running = epoch, 0, Running(model)
+        self.logs: dict[str, Any] = {}
+
+    def done(self) -> tuple[int, int]:
+        """Samples and batches of the running epoch that an earlier run has had."""
+        return (self.running.samples, self.step) if self.step else (0, 0)
+
+    def end_epoch(self, logs: dict[str, Any]) -> None:
+        self.epoch, self.step, self.logs = self.epoch + 1, 0, logs
+        self.batches.end_epoch()
+
+    def state_dict(self) -> State:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "logs": self.logs,
+            "stop_training": self.model.stop_training,
+            "running": self.running.state_dict(),
+            "batches": self.batches.state_dict(),
+            "validation": None if self.validation is None else self.validation.state_dict(),
+            "callbacks": {name: callback.state_dict() for name, callback in self._named_callbacks()},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.epoch, self.step, self.logs = state["epoch"], state["step"], state["logs"]
+        self.model.stop_training = state["stop_training"]
+        self.running = Running(self.model)
+        self.running.load_state_dict(state["running"])
+        self.batches.load_state_dict(state["batches"])
+        if self.validation is not None and state["validation"] is not None:
+            self.validation.load_state_dict(state["validation"])
+        for name, callback in self._named_callbacks():
+            if name in state["callbacks"]:  # a callback that was not there before starts afresh
+                callback.load_state_dict(state["callbacks"][name])
+
+    def _named_callbacks(self) -> list[tuple[str, Any]]:
+        """"EarlyStopping 1", "CSVLogger 1", "CSVLogger 2": the same names in every run of the same script."""
+        counts: dict[str, int] = {}
+        named = []
+        for callback in self.callbacks:
+            kind = type(callback).__name__
+            counts[kind] = counts.get(kind, 0) + 1
+            named.append((f"{kind} {counts[kind]}", callback))
+        return named
