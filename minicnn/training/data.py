@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -49,6 +50,9 @@ class ArrayBatches:
             chosen = batch if self.order is None else self.order[batch]
             yield self.x[chosen], self.y[chosen]
 
+    def advance(self) -> None:
+        """Training has learned from one more batch."""
+
     def end_epoch(self) -> None:
         self.order = None
 
@@ -67,6 +71,7 @@ class GeneratorBatches:
     """
 
     samples = batch_size = None
+    state = None  # the source's own, after the last batch that was used
 
     def __init__(
         self,
@@ -90,7 +95,8 @@ class GeneratorBatches:
                 "pass it: steps_per_epoch (or validation_steps) to fit, steps to evaluate and predict.",
             )  # fmt: skip
         self.iterator: Iterator[Any] | None = None
-        self.drawn = self.skipped = 0  # batches: how many were taken from the iterator, and how many are still to be
+        self.used = self.skipped = 0  # batches of the iterator: that training has had, and that an earlier run had
+        self.states: deque[Any] = deque()  # the source's own, after each batch that was drawn but not used yet
 
     def __len__(self) -> int:
         return 0 if self.steps is None else self.steps
@@ -101,10 +107,10 @@ class GeneratorBatches:
     def epoch(self, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
         if self.iterator is None or not self._goes_on():
-            self.iterator, self.drawn = iter(self.source), 0
+            self.iterator = iter(self.source)
         for _ in range(self.skipped):
             next(self.iterator, None)
-        self.drawn, self.skipped, count = self.drawn + self.skipped, 0, first
+        self.skipped, count = 0, first
         while self.steps is None or count < self.steps:
             batch = next(self.iterator, _END)
             if batch is _END and count and self.steps is None:
@@ -115,7 +121,9 @@ class GeneratorBatches:
                     f"{'at least one batch' if self.steps is None else f'{self.steps} batches'} in every epoch.",
                     f"{count} batches.", "let the generator run on for ever (while True), or pass fewer steps.",
                 )  # fmt: skip
-            self.drawn, count = self.drawn + 1, count + 1
+            count += 1
+            if hasattr(self.source, "state_dict"):
+                self.states.append(self.source.state_dict())
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
                 raise InputError(
@@ -129,21 +137,27 @@ class GeneratorBatches:
         """Whether an epoch goes on where the one before ended, as with a generator, or begins the source anew."""
         return hasattr(self.source, "__next__")
 
+    def advance(self) -> None:
+        """Training has learned from one more batch. Others may have been drawn ahead: they do not count yet."""
+        self.used += 1
+        if self.states:
+            self.state = self.states.popleft()
+
     def end_epoch(self) -> None:
+        self.states.clear()
         if not self._goes_on():
-            self.drawn = 0
+            self.used = 0
 
     def state_dict(self) -> dict[str, Any]:
-        own = self.source.state_dict() if hasattr(self.source, "state_dict") else None
-        return {"drawn": self.drawn, "source": own}
+        return {"used": self.used, "source": self.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The source goes to its place itself where it can; else what the earlier run had is drawn and dropped."""
-        if state["source"] is not None:
-            self.source.load_state_dict(state["source"])  # type: ignore[attr-defined]
-            self.drawn = state["drawn"]
+        self.used, self.state = state["used"], state["source"]
+        if self.state is not None:
+            self.source.load_state_dict(self.state)  # type: ignore[attr-defined]
         else:
-            self.skipped = state["drawn"]
+            self.skipped = self.used
 
 
 def check_array(name: str, array: Any) -> np.ndarray:

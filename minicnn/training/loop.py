@@ -84,8 +84,7 @@ def _train_epoch(model: Any, place: Place, workers: Workers, events: CallbackLis
     batches = on_device(place.batches.epoch(first=place.step), model.device)
     for x, y in each("data", batches):
         events.on_train_batch_begin(place.step)
-        place.running.add(*train_step(model, x, y, workers), len(x))
-        place.step += 1
+        place.advance(*train_step(model, x, y, workers), len(x))
         if events.listens("on_train_batch_end"):
             events.on_train_batch_end(place.step - 1, place.running.logs())
         bar.update(len(x), place.running.logs)
@@ -120,6 +119,7 @@ def _evaluate(
     for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
         events.on_test_batch_begin(step)
         running.add(*evaluate_step(model, x, y, workers), len(x))
+        batches.advance()
         if events.listens("on_test_batch_end"):
             events.on_test_batch_end(step, running.logs())
         if bar is not None:

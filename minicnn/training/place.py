@@ -60,6 +60,12 @@ class Place:
         """Samples and batches of the running epoch that an earlier run has had."""
         return (self.running.samples, self.step) if self.step else (0, 0)
 
+    def advance(self, loss: Any, values: list[Any], samples: int) -> None:
+        """The model has learned from one more batch."""
+        self.running.add(loss, values, samples)
+        self.batches.advance()
+        self.step += 1
+
     def end_epoch(self, logs: dict[str, Any]) -> None:
         self.epoch, self.step, self.logs = self.epoch + 1, 0, logs
         self.batches.end_epoch()
