@@ -190,12 +190,14 @@ class Sequential(Layer):
 
     @property
     def trainable(self) -> bool:
-        return self._trainable
+        """Whether any layer inside may learn. Set it to freeze or free all of them; each keeps a flag of its own.
+
+        It holds from the next step on; unlike in Keras, no new compile is needed.
+        """
+        return not self.layers or any(layer.trainable for layer in self.layers)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Freezes or frees all layers inside, as in Keras."""
-        self._trainable = value
         for layer in self.layers:
             layer.trainable = value
 
@@ -520,11 +522,15 @@ class Sequential(Layer):
 
         save_weights(self, filepath, overwrite)
 
-    def load_weights(self, filepath: Any) -> None:
-        """Read what save_weights or save wrote. Raises InputError, and changes nothing, where it does not fit."""
+    def load_weights(self, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+        """Read what save_weights or save wrote, or Keras: .h5, .weights.h5, .keras. See minicnn.saving.load_weights.
+
+        by_name: only the layers of the same names. skip_mismatch: leave out, with a warning, what does not fit.
+        Raises InputError, and changes nothing, where it does not fit.
+        """
         from minicnn.saving import load_weights
 
-        load_weights(self, filepath)
+        load_weights(self, filepath, by_name, skip_mismatch)
 
     def require_built(self, problem: str) -> None:
         if not self.built:

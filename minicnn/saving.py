@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
     BrokenFileError for a file that is not a whole model, UnknownNameError for a class that is neither minicnn's nor in
     custom_objects.
     """
+    from minicnn import keras_files
+
+    if keras_files.is_keras_file(filepath):
+        raise BrokenFileError(
+            filepath, "this is a file of Keras.", "a file written by model.save() of minicnn.",
+            "Keras' format, of which only the weights can be read.",
+            "build the same network in code, then model.load_weights(file).",
+        )  # fmt: skip
     config, arrays = read_archive(filepath)
     if "model" not in config:
         raise BrokenFileError(
@@ -89,13 +98,22 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
     return model
 
 
-def load_weights(model: Any, filepath: Any) -> None:
-    """Read parameters and state from a file of save_weights or save_model into a built model.
+def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+    """Read parameters and state from a file of save_weights or save_model, or from one of Keras, into a built model.
 
-    Raises BrokenFileError, and changes nothing, where an array is missing or of another shape.
+    by_name: only into the layers that are in the file; others keep what they have. skip_mismatch: leave out, with a
+    warning, what does not fit. Files of Keras: see minicnn.keras_files. Raises BrokenFileError, and changes nothing,
+    where an array is missing or of another shape.
     """
+    from minicnn import keras_files
+
     model.require_built("it cannot take weights")
+    if keras_files.is_keras_file(filepath):
+        keras_files.load_weights(model, filepath, by_name, skip_mismatch)
+        return
     _, arrays = read_archive(filepath)
+    if by_name or skip_mismatch:
+        arrays = _what_fits(model, arrays, filepath, by_name, skip_mismatch)
     set_weights_by_name(model, arrays, filepath)
 
 
@@ -114,9 +132,7 @@ def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | N
         else:
             raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
         model.add(layer)
-        if isinstance(layer, Sequential):
-            layer._trainable = entry["trainable"]  # its layers have had their own flags already
-        else:
+        if not isinstance(layer, Sequential):  # an inner model's layers have had their own flags already
             layer.trainable = entry["trainable"]
     if config["input_shape"] is not None:
         model.build(tuple(config["input_shape"]))
@@ -131,6 +147,37 @@ def weights_by_name(model: Any) -> dict[str, np.ndarray]:
             for name, array in group.items():
                 arrays[f"{kind}/{key}/{name}"] = to_host(array)
     return arrays
+
+
+def _what_fits(
+    model: Any, arrays: dict[str, np.ndarray], filepath: Any, by_name: bool, skip_mismatch: bool
+) -> dict[str, np.ndarray]:
+    """The file's arrays, with the model's own in the places of those layers that are to keep them."""
+    own, theirs = _by_layer(weights_by_name(model)), _by_layer(arrays)
+    if by_name and not set(own) & set(theirs):
+        raise BrokenFileError(
+            filepath, "it has no layer of any name that the model has.", f"some of {', '.join(own)}.",
+            f"{', '.join(theirs)}.", "give the layers the names of the file, or leave by_name out.",
+        )  # fmt: skip
+    chosen = {}
+    for layer, mine in own.items():
+        found = theirs.pop(layer, mine if by_name else {})
+        if {k: a.shape for k, a in found.items()} != {k: a.shape for k, a in mine.items()} and skip_mismatch:
+            warnings.warn(f"Left out: {layer}, of which {filepath} has none or one of another size.", stacklevel=4)
+            found = mine
+        chosen.update(found)
+    if theirs and not by_name:
+        warnings.warn(f"Left out: {', '.join(theirs)} in {filepath}, which the model does not have.", stacklevel=4)
+    return chosen
+
+
+def _by_layer(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of "params/conv2d_1/w", … by layer: "conv2d_1"."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        if name.startswith(("params/", "state/")):
+            layers.setdefault(name.partition("/")[2].rpartition("/")[0], {})[name] = array
+    return layers
 
 
 def set_weights_by_name(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> None:
