@@ -21,6 +21,7 @@ from minicnn.backend import Array, Device, current_device, explained_memory, mov
 from minicnn.backend import device as device_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape, checked_shape
+from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Input
 from minicnn.training.data import check_array, check_input
 
@@ -315,6 +316,16 @@ class Sequential(Layer):
                     layer._move_arrays(layer.layers)
                 for arrays in (layer.params, layer.state):
                     arrays.update({name: move(array, self.device) for name, array in arrays.items()})
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """Tell all convolutions at once how to compute: "auto", "im2col", "winograd", … (minicnn/kernels/conv.py).
+
+        A layer that cannot be computed so takes "auto". Raises UnknownNameError, and InputError on an unbuilt model.
+        """
+        self.require_built("the shapes that its convolutions see are not known yet")
+        for layer in self.flat_layers:
+            if isinstance(layer, Conv2D):
+                layer.set_algorithm(algorithm)
 
     def as_input(self, x: Array) -> Array:
         """A batch as the first layer takes it: in the parameters' dtype, on the model's device."""

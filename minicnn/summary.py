@@ -15,18 +15,20 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
     """Print one row for each layer: name and class, output shape, parameters; then the totals.
 
     details: also the multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes
-    that im2col would make of its input (both float32, one sample). print_fn: takes each line instead of print.
+    that im2col would make of its input (both float32, one sample), and which algorithm computes a convolution of a
+    batch of 32. print_fn: takes each line instead of print.
     """
     shapes = model.shapes
     header = ["Layer (type)", "Output Shape", "Param #"]
     if details:
-        header += ["MACs", "Output bytes", "im2col bytes"]
+        header += ["MACs", "Output bytes", "im2col bytes", "Convolution by"]
     rows = []
     for layer, shape, out in zip(model.layers, shapes, shapes[1:], strict=False):
         row = [f"{layer.name} ({type(layer).__name__})", f"({', '.join(map(str, (None, *out)))})"]
         row.append(f"{layer.count_params():,}")
         if details:
             row += [f"{layer.macs(shape):,}", f"{4 * math.prod(out):,}", f"{_im2col_bytes(layer, shape):,}"]
+            row.append(_algorithm(layer, shape))
         rows.append(row)
     lines = [f'Model: "{model.name}"', *_table(header, rows, _can_print_boxes(print_fn))]
     trainable, total = trainable_params(model), model.count_params()
@@ -43,6 +45,12 @@ def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:
     if isinstance(layer, Sequential):
         return sum(_im2col_bytes(*pair) for pair in zip(layer.layers, layer.shapes, strict=False))
     return 4 * layer.im2col_size(shape) if isinstance(layer, Conv2D) else 0
+
+
+def _algorithm(layer: Any, shape: tuple[int, ...]) -> str:
+    if not isinstance(layer, Conv2D):
+        return ""
+    return layer.choice(shape)[0] if layer.algorithm == "auto" else layer.algorithm
 
 
 def trainable_params(model: Any) -> int:

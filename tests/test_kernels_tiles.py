@@ -30,6 +30,7 @@ from minicnn.kernels.im2col import col2im, im2col
 def small_tiles(request, monkeypatch):
     """From one row or image a tile to several images a tile, with a smaller one at the end."""
     monkeypatch.setattr(sys.modules["minicnn.kernels.im2col"], "COLS_BYTES", request.param)
+    monkeypatch.setattr(sys.modules["minicnn.kernels.conv_winograd"], "V_BYTES", request.param)
     monkeypatch.setattr(backend.tiles, "__defaults__", (request.param,))
     assert len(list(backend.tiles(np.zeros((5, 300))))) == 5  # the setting has arrived
 

@@ -105,11 +105,12 @@ def test_the_table_is_a_rectangle():
 def test_details_count_the_work_and_the_memory():
     lines = printed(documents_cnn(), details=True)
     header, first, *rows = cells(lines)
-    assert header[3:] == ["MACs", "Output bytes", "im2col bytes"]
-    assert first[3:] == [f"{32 * 32 * 32 * 27:,}", f"{32 * 32 * 32 * 4:,}", f"{32 * 32 * 27 * 4:,}"]
+    assert header[3:] == ["MACs", "Output bytes", "im2col bytes", "Convolution by"]
+    assert first[3:] == [f"{32 * 32 * 32 * 27:,}", f"{32 * 32 * 32 * 4:,}", f"{32 * 32 * 27 * 4:,}", "im2col"]
+    assert [row[6] for row in rows if "(Conv2D)" in row[0]] == ["winograd"] * 3
     total = sum(int(row[3].replace(",", "")) for row in (first, *rows))
     assert lines[-1] == f" MACs of one sample: {total:,}"
-    assert rows[-2][0] == "dense_3 (Dense)" and rows[-2][3:] == ["1,280", "40", "0"]
+    assert rows[-2][0] == "dense_3 (Dense)" and rows[-2][3:] == ["1,280", "40", "0", ""]
 
 
 def test_frozen_layers_do_not_count_as_trainable():
@@ -125,7 +126,7 @@ def test_an_inner_model_is_one_row():
     model = Sequential([Input((8, 8, 1)), inner, Dense(2)])
     row = cells(printed(model, details=True))[1]
     macs, im2col = 36 * 9 * 4 + 16 * 36 * 4, 4 * (36 * 9 + 16 * 36)
-    assert row == ["features (Sequential)", "(None, 64)", "188", f"{macs:,}", "256", f"{im2col:,}"]
+    assert row == ["features (Sequential)", "(None, 64)", "188", f"{macs:,}", "256", f"{im2col:,}", ""]
 
 
 def test_a_terminal_that_knows_no_boxes_gets_plain_signs(monkeypatch):

@@ -58,6 +58,18 @@ class Windows:
         i, j = i * dh, j * dw
         return slice(None), slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw)
 
+    def reverse(self) -> Windows | None:
+        """The windows of the way back, over dy: dx is the convolution of dy with the kernel turned by 180 degrees.
+
+        None where it is not: with a stride, or with a border wider than the kernel reaches.
+        """
+        (kh, kw), (dh, dw), ((top, bottom), (left, right)) = self.kernel, self.dilation, self.pads
+        span_h, span_w = (kh - 1) * dh, (kw - 1) * dw
+        if self.stride != (1, 1) or max(top, bottom) > span_h or max(left, right) > span_w:
+            return None
+        pads = ((span_h - top, span_h - bottom), (span_w - left, span_w - right))
+        return Windows(self.kernel, self.stride, self.dilation, pads, self.out, self.image)
+
     def pad(self, x: Array, fill: float = 0.0) -> Array:
         """x with its padding in scratch memory; x itself where there is none."""
         if self.padded == self.image:

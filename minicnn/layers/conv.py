@@ -1,7 +1,7 @@
 """The convolution layer.
 
-Where to read on: the arithmetic is in `minicnn/kernels/conv.py` (conv2d_forward, conv2d_backward) on top of
-`minicnn/kernels/im2col.py`; the same in plain loops, to understand it first, is in `minicnn/kernels/reference.py`.
+Where to read on: the arithmetic is in `minicnn/kernels/conv.py` (conv2d_forward, conv2d_backward), which picks one of
+several algorithms: read `conv_im2col.py` first. The same in plain loops is in `minicnn/kernels/reference.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 
 from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
+from minicnn.kernels.conv_choice import ALGORITHMS, check_algorithm, check_can, choose
 from minicnn.kernels.geometry import IntPair, Padding, pair, resolve_padding
+from minicnn.kernels.im2col import Windows
 from minicnn.layers.base import Context, Shape
 from minicnn.layers.checks import count, image_shape, positive, window_output
 from minicnn.layers.weighted import WeightedLayer
@@ -28,6 +30,8 @@ class Conv2D(WeightedLayer):
     Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     padding: "valid", "same", or numbers: p, (p_h, p_w), ((top, bottom), (left, right)). Raises InputError where the
     image is smaller than the kernel.
+    algorithm: how it is computed, see minicnn/kernels/conv.py: "im2col", "winograd", … or "auto", the fastest for the
+    shape; the numbers are the same up to rounding. Raises InputError where it cannot compute this convolution.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Conv2D(WeightedLayer):
         dilation_rate: IntPair = 1,
         activation: Any = None,
         use_bias: bool = True,
+        algorithm: str = "auto",
         **weights,
     ):
         super().__init__(activation, use_bias, **weights)
@@ -46,6 +51,7 @@ class Conv2D(WeightedLayer):
         self.kernel_size = positive(self, "kernel_size", kernel_size)
         self.strides = positive(self, "strides", strides)
         self.padding, self.dilation_rate = padding, positive(self, "dilation_rate", dilation_rate)
+        self.algorithm = check_algorithm(algorithm)
         resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
@@ -56,16 +62,19 @@ class Conv2D(WeightedLayer):
         out = window_output(
             self, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate
         )
+        check_can(self.algorithm, self._windows(1, input_shape), self.name)
         return (*out, self.filters)
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        z = conv2d_forward(x, self.params["w"], self.params.get("b"), *self._geometry())
+        z = conv2d_forward(x, self.params["w"], self.params.get("b"), *self._geometry(), algorithm=self.algorithm)
         return self.activate(z, ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
-        dx, dw, db = conv2d_backward(dz, ctx.x, self.params["w"], *self._geometry(), need_dx=ctx.need_dx)
+        dx, dw, db = conv2d_backward(
+            dz, ctx.x, self.params["w"], *self._geometry(), need_dx=ctx.need_dx, algorithm=self.algorithm
+        )
         ctx.grads = {"w": dw, "b": db} if self.use_bias else {"w": dw}
         return dx
 
@@ -77,6 +86,21 @@ class Conv2D(WeightedLayer):
     def im2col_size(self, input_shape: Shape) -> int:
         """How many numbers im2col makes of one sample: OH * OW * KH * KW * C_in."""
         return self.macs(input_shape) // self.filters
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """Compute by this algorithm from now on; by "auto" where it cannot compute this layer."""
+        check_algorithm(algorithm)
+        if algorithm != "auto" and self.built_for is not None:
+            able = ALGORITHMS[algorithm].can(self._windows(1, self.built_for))
+            algorithm = algorithm if able else "auto"
+        self.algorithm = algorithm
+
+    def choice(self, input_shape: Shape, samples: int = 32) -> tuple[str, str]:
+        """(algorithm, reason): what "auto" picks on a CPU for a batch of so many samples, and why."""
+        return choose(samples, input_shape[-1], self.filters, self._windows(samples, input_shape))
+
+    def _windows(self, samples: int, input_shape: Shape) -> Windows:
+        return Windows.of((samples, *input_shape), self.kernel_size, *self._geometry())
 
     def _geometry(self) -> tuple[IntPair, Padding, IntPair]:
         return self.strides, self.padding, self.dilation_rate

@@ -1,0 +1,107 @@
+"""The algorithms for convolution, and which of them is the fastest for a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError, unknown_name
+from minicnn.kernels import conv_fft, conv_im2col, conv_shifted, conv_winograd, reference
+from minicnn.kernels.im2col import Windows
+
+
+class Algorithm(NamedTuple):
+    """The three maps of a convolution, and which windows it can compute."""
+
+    forward: Callable[[Array, Array, Array | None, Windows], Array]  # (x, w, b, windows) -> y
+    input_gradient: Callable[[Array, Array, Windows], Array]  # (dy, w, windows) -> dx
+    weight_gradient: Callable[[Array, Array, Windows], Array]  # (dy, x, windows) -> dw
+    can: Callable[[Windows], bool] = lambda windows: True
+
+
+def _of(module: ModuleType) -> Algorithm:
+    return Algorithm(module.forward, module.input_gradient, module.weight_gradient)
+
+
+def _loops_forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
+    return reference.conv2d_forward(x, w, b, windows.stride, windows.pads, windows.dilation)
+
+
+def _loops_input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
+    x = np.zeros((len(dy), *windows.image, w.shape[2]), dy.dtype)
+    return reference.conv2d_backward(dy, x, w, windows.stride, windows.pads, windows.dilation)[0]
+
+
+def _loops_weight_gradient(dy: Array, x: Array, windows: Windows) -> Array:
+    w = np.zeros((*windows.kernel, x.shape[3], dy.shape[3]), x.dtype)
+    return reference.conv2d_backward(dy, x, w, windows.stride, windows.pads, windows.dilation, need_dx=False)[1]
+
+
+ALGORITHMS = {
+    "im2col": _of(conv_im2col),
+    "shifted": _of(conv_shifted),
+    "winograd": _of(conv_winograd)._replace(can=conv_winograd.can),
+    "fft": _of(conv_fft),
+    "loops": Algorithm(_loops_forward, _loops_input_gradient, _loops_weight_gradient),
+}
+
+
+def check_algorithm(name: str) -> str:
+    """`name` itself; UnknownNameError unless it is "auto" or the name of an algorithm."""
+    if name != "auto" and name not in ALGORITHMS:
+        raise unknown_name("convolution algorithm", name, ["auto", *ALGORITHMS])
+    return name
+
+
+def check_can(name: str, windows: Windows, where: str = "conv2d") -> None:
+    """InputError unless the algorithm `name` computes convolutions with these windows."""
+    if check_algorithm(name) != "auto" and not ALGORITHMS[name].can(windows):
+        raise InputError(
+            where, f"the algorithm {name!r} cannot compute this convolution.", conv_winograd.LIMITS,
+            f"kernel {windows.kernel}, stride {windows.stride}, dilation {windows.dilation}, padding {windows.pads}.",
+            'use algorithm="auto", which picks one that can.',
+        )  # fmt: skip
+
+
+def algorithm_for(name: str, x: Array, c_out: int, windows: Windows) -> Algorithm:
+    """The algorithm of this name, for an input x (N, H, W, C_in). Raises InputError where it cannot do this."""
+    check_can(name, windows)
+    if name == "auto":
+        name = choose(len(x), x.shape[3], c_out, windows)[0] if xp_of(x) is np else "im2col"
+    if name == "loops" and xp_of(x) is not np:
+        raise InputError(
+            "conv2d", 'the algorithm "loops" runs in plain Python.', "an array on the CPU.", "one on the GPU.",
+            'use algorithm="im2col" there.',
+        )  # fmt: skip
+    return ALGORITHMS[name]
+
+
+# Winograd's method pays from so many channels on, both in and out: below, its transforms cost more than it saves.
+WINOGRAD_CHANNELS = 32
+# And from so many tiles on: the kernel must be transformed, too, however few images there are.
+WINOGRAD_TILES = 64
+# The Fourier transform pays from so many elements of a kernel on.
+FFT_TAPS = 169
+
+
+def choose(n: int, c_in: int, c_out: int, windows: Windows) -> tuple[str, str]:
+    """(algorithm, reason): the fastest on a CPU for n images of c_in channels, and why.
+
+    The limits are where the curves cross in `benchmarks/kernels.py`.
+    """
+    kh, kw = windows.kernel
+    channels = f"{c_in} channels in, {c_out} out"
+    if not conv_winograd.can(windows):
+        if windows.stride == (1, 1) and kh * kw >= FFT_TAPS and min(c_in, c_out) >= 16:
+            return "fft", f"a kernel of {kh}×{kw}: by way of the frequencies the cost does not depend on its size"
+        return "im2col", "Winograd's method is for kernels of 3×3 with stride 1, the frequencies are for large ones"
+    if min(c_in, c_out) < WINOGRAD_CHANNELS:
+        return "im2col", f"{channels}: below {WINOGRAD_CHANNELS}, Winograd's transforms cost more than they save"
+    tiles = n * conv_winograd.tile_count(windows)
+    if tiles < WINOGRAD_TILES:
+        return "im2col", f"only {tiles} tiles in the batch: Winograd's transform of the kernel would cost too much"
+    return "winograd", f"3×3, stride 1, {channels}, {tiles} tiles: a quarter of the multiplications"

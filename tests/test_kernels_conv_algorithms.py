@@ -1,0 +1,171 @@
+"""Every algorithm for convolution against the same oracle, by the same checks, over the same shapes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from helpers import assert_adjoint, assert_same, check_conv2d, noncontiguous, random
+from test_kernels_conv import CASES, arrays
+
+from minicnn.errors import InputError, UnknownNameError
+from minicnn.kernels import conv2d_backward, conv2d_forward, conv_im2col, conv_winograd
+from minicnn.kernels.conv_choice import ALGORITHMS, WINOGRAD_CHANNELS, choose
+from minicnn.kernels.im2col import Windows
+from minicnn.layers import Conv2D, Flatten, Input
+from minicnn.models import Sequential
+
+# Beyond the common grid: sizes that neither tile of Winograd divides, and a border wider than 1.
+WINOGRAD_CASES = [
+    ((2, 9, 7, 3), (3, 3), {"padding": "same"}),
+    ((1, 13, 6, 2), (3, 3), {}),
+    ((3, 8, 8, 2), (3, 3), {"padding": "same"}),
+    ((1, 5, 9, 2), (3, 3), {"padding": ((2, 0), (1, 2))}),
+    ((1, 2, 2, 2), (3, 3), {"padding": "same"}),
+    ((1, 3, 3, 1), (3, 3), {}),
+]
+
+
+def windows(x, w, geometry):
+    return Windows.of(x.shape, w.shape[:2], **{"stride": 1, "padding": "valid", **geometry})
+
+
+def on_grid(cases):
+    return pytest.mark.parametrize(
+        ("shape", "kernel", "geometry"), cases, ids=[f"{case}".replace(" ", "") for case in cases]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("algorithm", ["auto", "shifted", "winograd", "fft", "loops"])
+@on_grid(CASES)
+def test_every_algorithm_is_the_convolution(shape, kernel, geometry, algorithm, dtype):
+    x, w, b = arrays(shape, kernel, dtype)
+    by = {"algorithm": algorithm}
+    if algorithm != "auto" and not ALGORITHMS[algorithm].can(windows(x, w, geometry)):
+        with pytest.raises(InputError, match="3×3, stride 1"):
+            conv2d_forward(x, w, b, **geometry, **by)
+        return
+    check_conv2d(partial(conv2d_forward, **by), partial(conv2d_backward, **by), x, w, b, **geometry)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@on_grid(WINOGRAD_CASES)
+def test_both_tiles_of_winograd(shape, kernel, geometry, m, monkeypatch):
+    monkeypatch.setattr(conv_winograd, "tile_size", lambda windows: m)
+    x, w, b = (noncontiguous(a) for a in arrays(shape, kernel))
+    by = {"algorithm": "winograd"}
+    check_conv2d(partial(conv2d_forward, **by), partial(conv2d_backward, **by), x, w, b, **geometry)
+
+
+@pytest.mark.parametrize("algorithm", ["shifted", "winograd", "fft"])
+@on_grid(WINOGRAD_CASES)
+def test_the_backward_maps_are_adjoint_to_the_forward_map(shape, kernel, geometry, algorithm):
+    x, w, _ = arrays(shape, kernel)
+    how, by = windows(x, w, geometry), ALGORITHMS[algorithm]
+    y_shape = by.forward(x, w, None, how).shape
+    assert_adjoint(lambda x: by.forward(x, w, None, how), lambda dy: by.input_gradient(dy, w, how), x, y_shape)
+    assert_adjoint(lambda w: by.forward(x, w, None, how), lambda dy: by.weight_gradient(dy, x, how), w, y_shape)
+
+
+@pytest.mark.parametrize("v_bytes", [1, 5_000, 50_000])
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_in_pieces_is_winograd_at_once(v_bytes, m, monkeypatch):
+    """From one row of tiles a piece to several images a piece, with a smaller one at the end."""
+    x, w, b = random((5, 13, 9, 3), 1), random((3, 3, 3, 2), 2), random((2,), 3)
+    how = windows(x, w, {"padding": "same"})
+    dy = random((5, 13, 9, 2), 4)
+    monkeypatch.setattr(conv_winograd, "V_BYTES", v_bytes)
+    assert_same(conv_winograd.forward(x, w, b, how, m), conv_im2col.forward(x, w, b, how), 1e-12)
+    assert_same(conv_winograd.input_gradient(dy, w, how, m), conv_im2col.input_gradient(dy, w, how), 1e-12)
+    assert_same(conv_winograd.weight_gradient(dy, x, how, m), conv_im2col.weight_gradient(dy, x, how), 1e-12)
+
+
+@pytest.mark.parametrize(("m", "tolerance"), [(2, 2e-6), (4, 2e-5)])
+def test_what_winograd_costs_in_float32(m, tolerance):
+    x, w = random((2, 16, 16, 64), 1, np.float32), random((3, 3, 64, 64), 2, np.float32)
+    how = windows(x, w, {"padding": "same"})
+    exact = conv_im2col.forward(x.astype(np.float64), w.astype(np.float64), None, how)
+    error = np.abs(conv_winograd.forward(x, w, None, how, m) - exact).max() / np.abs(exact).max()
+    assert error < tolerance
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_wrong_number_in_a_winograd_matrix_is_rejected(m, which, monkeypatch):
+    """Negative control: one sign of one matrix turned."""
+    matrices = [[list(row) for row in matrix] for matrix in conv_winograd.MATRICES[m]]
+    matrices[which][1][1] *= -1
+    monkeypatch.setitem(conv_winograd.MATRICES, m, tuple(matrices))
+    conv_winograd._matrices.cache_clear()
+    try:
+        x, w, b = arrays((2, 9, 7, 3), (3, 3))
+        how = windows(x, w, {})
+        with pytest.raises(AssertionError):
+            assert_same(conv_winograd.forward(x, w, b, how, m), conv_im2col.forward(x, w, b, how), 1e-6)
+    finally:
+        conv_winograd._matrices.cache_clear()
+
+
+def test_results_are_fresh_arrays_and_not_scratch_memory():
+    x, w = random((2, 8, 8, 2), 1), random((3, 3, 2, 3), 2)
+    for by in ALGORITHMS.values():
+        how = windows(x, w, {"padding": "same"})
+        y = by.forward(x, w, None, how)
+        dw = by.weight_gradient(y, x, how)
+        before = y.copy(), dw.copy()
+        by.forward(2 * x, w, None, how)
+        by.weight_gradient(3 * y, x, how)
+        assert_same(y, before[0], 0)
+        assert_same(dw, before[1], 0)
+
+
+def test_auto_says_what_it_picks_and_why():
+    def pick(n, size, c_in, c_out, kernel=3, stride=1):
+        return choose(n, c_in, c_out, Windows.of((n, size, size, c_in), kernel, stride, "same"))
+
+    enough = WINOGRAD_CHANNELS
+    assert pick(32, 32, enough, enough)[0] == "winograd"
+    assert pick(32, 32, 3, enough)[0] == "im2col"
+    assert "3 channels in" in pick(32, 32, 3, enough)[1]
+    assert pick(32, 32, enough, enough, stride=2)[0] == "im2col"
+    assert pick(1, 4, enough, enough)[0] == "im2col"
+    assert "1 tiles" in pick(1, 4, enough, enough)[1]
+    assert pick(8, 40, 16, 16, kernel=21)[0] == "fft"
+
+
+def test_the_layer_and_the_model_take_an_algorithm():
+    x = random((2, 6, 6, 3), 1, np.float32)
+    model = Sequential([Input((6, 6, 3)), Conv2D(4, 3), Conv2D(4, 2, algorithm="shifted"), Flatten()])
+    first, second = model.layers[:2]
+    assert first.algorithm == "auto" and second.get_config()["algorithm"] == "shifted"
+    expected = model.predict(x, verbose=0)
+    for name in ("im2col", "winograd", "fft", "shifted", "loops", "auto"):
+        model.set_algorithm(name)
+        assert first.algorithm == name
+        assert second.algorithm == ("auto" if name == "winograd" else name)  # a kernel of 2×2
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    assert first.choice((6, 6, 3)) == choose(32, 3, 4, Windows.of((32, 6, 6, 3), 3, 1, "valid"))
+
+
+def test_what_cannot_be_is_refused_when_the_model_is_built():
+    with pytest.raises(UnknownNameError, match="winograd"):
+        Conv2D(4, 3, algorithm="winogard")
+    with pytest.raises(InputError, match='algorithm="auto"'):
+        Sequential([Input((8, 8, 3)), Conv2D(4, 3, strides=2, algorithm="winograd")])
+    with pytest.raises(InputError, match="not been built"):
+        Sequential([Conv2D(4, 3)]).set_algorithm("im2col")
+
+
+def test_the_same_bytes_from_two_threads():
+    """Scratch memory belongs to the thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, w = random((4, 16, 16, 32), 1, np.float32), random((3, 3, 32, 32), 2, np.float32)
+
+    def work(k):
+        return conv2d_forward((k + 1) * x, w, None, 1, "same", algorithm="winograd")
+
+    alone = [work(k) for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for y, expected in zip(pool.map(work, range(4)), alone, strict=True):
+            np.testing.assert_array_equal(y, expected)
