@@ -116,21 +116,14 @@ def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
     """(the image as uint8 of the shape (H, W), (H, W, 1) or (H, W, 3), a sentence about its size)."""
     from PIL import Image
 
+    from minicnn.reading import open_image
+
     if not (len(shape) == 2 or len(shape) == 3 and shape[2] in (1, 3)):
         raise InputError(
             "--image", "this model does not take images.", "a model of samples (H, W), (H, W, 1) or (H, W, 3).",
             f"one of samples {shape}.", "use --dataset, or model.trace(x, y) in Python.",
         )  # fmt: skip
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB" if shape[2:] == (3,) else "L")
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            path, "this file cannot be read as an image.", "a PNG, JPEG or another format that Pillow knows.",
-            f"{type(error).__name__}: {error}.", "open it in an image program and save it as PNG.",
-        ) from error  # fmt: skip
+    image = open_image(path).convert("RGB" if shape[2:] == (3,) else "L")
     size = f"{image.height}×{image.width} pixels"
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(shape), size
 

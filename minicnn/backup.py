@@ -18,10 +18,11 @@ import numpy as np
 from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.files import make_folder
+from minicnn.reading import checked
 from minicnn.saving import (
     FORMAT,
     generator_from,
-    read_archive,
+    opened_archive,
     set_slots_by_name,
     set_weights_by_name,
     slots_by_name,
@@ -110,24 +111,20 @@ class BackupAndRestore(Callback):
 
     def _restore(self, path: Path) -> None:
         model, optimizer = self.model, self.model.optimizer
-        config, arrays = read_archive(path)
-        try:
+        fix = "delete the file, and train from the beginning."
+        problem, expected = "its config.json is not that of a backup.", "what BackupAndRestore wrote."
+        with opened_archive(path) as (config, archive), checked(path, problem, expected, fix):
             if not model.built:
                 model.build(tuple(config["input_shape"]))
             self._check(path, config["belongs_to"])
-            own = {name: array for name, array in arrays.items() if not name.startswith("place/")}
-            set_weights_by_name(model, own, path)
-            set_slots_by_name(model, own)
-            optimizer.iterations = config["iterations"]
+            places = {name: archive.read(name) for name in archive.arrays if name.startswith("place/")}
+            set_weights_by_name(model, archive, path)
+            set_slots_by_name(model, archive, path)
+            optimizer.iterations = int(config["iterations"])
             if config["learning_rate"] is not None:
                 optimizer.learning_rate = config["learning_rate"]
             model.rng.bit_generator.state = generator_from(config["rng"]).bit_generator.state
-            self.place.load_state_dict(_put_back(config["place"], arrays))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BrokenFileError(
-                path, "its config.json is not that of a backup.", "what BackupAndRestore wrote.",
-                f"{type(error).__name__}: {error}.", "delete the file, and train from the beginning.",
-            ) from error  # fmt: skip
+            self.place.load_state_dict(_put_back(config["place"], places))
         if self.params.get("verbose"):
             batches = f", after {self.place.step} batches of it" if self.place.step else ""
             print(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}")

@@ -19,6 +19,7 @@ from minicnn.errors import BrokenFileError
 from minicnn.hdf5 import File, holds_hdf5, listed, opened
 from minicnn.layers.base import Layer
 from minicnn.models import Sequential
+from minicnn.reading import check_finite
 from minicnn.registry import snake_case
 
 _IN_ARCHIVE = "model.weights.h5"
@@ -108,6 +109,8 @@ def load_weights(model: Sequential, filepath: Any, by_name: bool = False, skip_m
         left_out = {layer for layer, _ in plan.problems}
         pairs = [(slot, stored) for slot, stored in plan.pairs if slot.layer not in left_out]
         arrays = [file.read(stored.data, stored.path) for _, stored in pairs]
+        for (_, stored), array in zip(pairs, arrays, strict=True):
+            check_finite(filepath, stored.path, array)
     for _, problem in plan.problems:
         warnings.warn(f"Left out: {problem}", stacklevel=4)
     for (slot, _), array in zip(pairs, arrays, strict=True):

@@ -9,6 +9,7 @@ To follow a batch: fit is in `minicnn/training/loop.py`, one step of it in `mini
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,16 @@ from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape, checked_shape
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Input
+from minicnn.reading import shortened
 from minicnn.training.data import check_array, check_input
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
     from minicnn.inspect.diagnose import Diagnosis
     from minicnn.inspect.trace import Trace
+
+
+MOST_NAME = 200  # characters of a layer's name
 
 
 class Sequential(Layer):
@@ -85,9 +90,11 @@ class Sequential(Layer):
                 )  # fmt: skip
             self.input_shape = layer.input_shape
             return
-        if not isinstance(layer.name, str) or not layer.name or "/" in layer.name:
+        if not isinstance(layer.name, str) or not _can_name_a_layer(layer.name):
             raise InputError(
-                self.name, "a layer cannot have this name.", "a text without a slash.", f"name={layer.name!r}.",
+                self.name, "a layer cannot have this name.",
+                f"a text of at most {MOST_NAME} characters, without slashes and control characters.",
+                f"name={shortened(repr(layer.name))}.",
                 'for example name="features"; "inner/dense_1" is dense_1 of the model inner.',
             )  # fmt: skip
         if not layer.named:
@@ -575,6 +582,11 @@ def _check_built(layer: Layer, shape: Shape) -> None:
             layer.name, "the layer was built for another shape.", f"samples with {made_for[-1]} in the last axis.",
             f"samples of shape {shape}.", f"make a new {type(layer).__name__} for this place.",
         )  # fmt: skip
+
+
+def _can_name_a_layer(name: str) -> bool:
+    """Names of layers are parts of names in files, and are printed."""
+    return 0 < len(name) <= MOST_NAME and not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/]", name)
 
 
 def _size(shape: Shape) -> str:

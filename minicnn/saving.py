@@ -9,9 +9,10 @@ A file is written aside and renamed when it is complete: what stood there before
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
 from minicnn.files import atomic_write
+from minicnn.layers.base import Shape, checked_shape
+from minicnn.reading import Archive, check_finite, checked, open_archive, shortened
 
 FORMAT = 1
+MOST_LAYERS = 1000
+_FIX = "load the file as it was saved: it has been changed, or is of another kind."
 
 
 def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
@@ -58,9 +63,10 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
 def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> Any:
     """The model that save_model wrote.
 
-    custom_objects: the user's own classes of layers, losses, metrics and optimizers by name. Raises FileNotFoundError,
-    BrokenFileError for a file that is not a whole model, UnknownNameError for a class that is neither minicnn's nor in
-    custom_objects.
+    custom_objects: the user's own classes of layers, losses, metrics and optimizers by name; no other class but
+    minicnn's own can be named by a file. Raises FileNotFoundError, BrokenFileError for a file that is not a whole model
+    or holds NaN, UnknownNameError for a class that is neither minicnn's nor in custom_objects. No memory is taken for
+    a parameter before its array was found in the file.
     """
     from minicnn import keras_files
 
@@ -70,31 +76,20 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
             "Keras' format, of which only the weights can be read.",
             "build the same network in code, then model.load_weights(file).",
         )  # fmt: skip
-    config, arrays = read_archive(filepath)
-    if "model" not in config:
-        raise BrokenFileError(
-            filepath, "this file holds weights, but no model.", "a file written by model.save().",
-            "one written by model.save_weights().", "build the model in code, then model.load_weights(file).",
-        )  # fmt: skip
-    try:
-        model = model_from_config(config["model"], custom_objects)
-        model.class_names = config["class_names"]
-        compiled = config.get("compile")
-        if compiled is not None:
-            optimizer, loss, *metrics = (
-                _restored(entry, custom_objects)
-                for entry in (compiled["optimizer"], compiled["loss"], *compiled["metrics"])
-            )
-            model.compile(optimizer, loss, metrics)
-            model.optimizer.iterations = compiled["iterations"]
-        model.rng = generator_from(config["rng"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenFileError(
-            filepath, "its config.json is not that of a model.", "what model.save() wrote.",
-            f"{type(error).__name__}: {error}.", "save the model again.",
-        ) from error  # fmt: skip
-    set_weights_by_name(model, arrays, filepath)
-    set_slots_by_name(model, arrays)
+    with opened_archive(filepath) as (config, archive):
+        if "model" not in config:
+            raise BrokenFileError(
+                filepath, "this file holds weights, but no model.", "a file written by model.save().",
+                "one written by model.save_weights().", "build the model in code, then model.load_weights(file).",
+            )  # fmt: skip
+        with checked(filepath, "its config.json is not that of a model.", "what model.save() wrote.", _FIX):
+            model = _unbuilt(config["model"], custom_objects)
+            shape = checked_shape(model.name, config["model"]["input_shape"])
+            _check_plan(model, shape, archive, filepath)
+            model.build(shape)
+            _restore(model, config, custom_objects)
+        set_weights_by_name(model, archive, filepath)
+        set_slots_by_name(model, archive, filepath)
     return model
 
 
@@ -103,7 +98,7 @@ def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch
 
     by_name: only into the layers that are in the file; others keep what they have. skip_mismatch: leave out, with a
     warning, what does not fit. Files of Keras: see minicnn.keras_files. Raises BrokenFileError, and changes nothing,
-    where an array is missing or of another shape.
+    where an array is missing, of another shape, or not finite.
     """
     from minicnn import keras_files
 
@@ -111,32 +106,96 @@ def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch
     if keras_files.is_keras_file(filepath):
         keras_files.load_weights(model, filepath, by_name, skip_mismatch)
         return
-    _, arrays = read_archive(filepath)
-    if by_name or skip_mismatch:
-        arrays = _what_fits(model, arrays, filepath, by_name, skip_mismatch)
-    set_weights_by_name(model, arrays, filepath)
+    with opened_archive(filepath) as (_, archive):
+        chosen = None
+        if by_name or skip_mismatch:
+            chosen = _what_fits(model, archive, filepath, by_name, skip_mismatch)
+        set_weights_by_name(model, archive, filepath, chosen)
 
 
 def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
     """A new Sequential from what its get_config returned, built where its input shape is known."""
+    model = _unbuilt(config, custom_objects)
+    _build(model)
+    return model
+
+
+def _unbuilt(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+    """The layers without parameters; input_shape is noted where the config knows it."""
     from minicnn import layers
     from minicnn.models import Sequential
 
-    known = {name: getattr(layers, name) for name in layers.__all__} | (custom_objects or {})
-    model = Sequential(name=config["name"])
-    for entry in config["layers"]:
+    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | (custom_objects or {})
+    model = Sequential(name=_typed(config, "name", str))
+    entries = _typed(config, "layers", list)
+    if len(entries) > MOST_LAYERS:
+        raise ValueError(f"{len(entries):,} layers; at most {MOST_LAYERS:,} are read")
+    for entry in entries:
         if entry["class_name"] == "Sequential":
-            layer = model_from_config(entry["config"], custom_objects)
+            layer = _unbuilt(entry["config"], custom_objects)
         elif entry["class_name"] in known:
             layer = known[entry["class_name"]].from_config(entry["config"])
         else:
             raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
+        declared, layer.input_shape = layer.input_shape, None  # a layer that knows its shape would be built at once
         model.add(layer)
+        layer.input_shape = declared
+        trainable = _typed(entry, "trainable", bool)
         if not isinstance(layer, Sequential):  # an inner model's layers have had their own flags already
-            layer.trainable = entry["trainable"]
-    if config["input_shape"] is not None:
-        model.build(tuple(config["input_shape"]))
+            layer.trainable = trainable
+    shape = config["input_shape"]
+    model.input_shape = None if shape is None else checked_shape(model.name, shape)
     return model
+
+
+def _build(model: Any) -> None:
+    """Build a model from _unbuilt, or what in it can be built."""
+    from minicnn.models import Sequential
+
+    if model.input_shape is not None:
+        model.build(model.input_shape)
+    else:
+        for layer in model.layers:
+            if isinstance(layer, Sequential):
+                _build(layer)
+
+
+def _check_plan(model: Any, shape: Shape, archive: Archive, filepath: Any, prefix: str = "") -> None:
+    """BrokenFileError unless the file holds what building this model would create, as far as its layers can tell."""
+    from minicnn.models import Sequential
+
+    for layer in model.layers:
+        key = prefix + layer.name
+        if isinstance(layer, Sequential):
+            _check_plan(layer, shape, archive, filepath, key + "/")
+        for name, wanted in layer.array_shapes(shape).items():
+            state = f"state/{key}/{name}"
+            _check_array(archive, state if state in archive.arrays else f"params/{key}/{name}", wanted, filepath)
+        shape = layer.output_shape(shape)
+
+
+def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> None:
+    """Class names, loss, optimizer and random generator from config.json."""
+    names = config["class_names"]
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise TypeError("class_names is no list of names")
+    model.class_names = names
+    compiled = config.get("compile")
+    if compiled is not None:
+        entries = (compiled["optimizer"], compiled["loss"], *_typed(compiled, "metrics", list))
+        optimizer, loss, *metrics = (_restored(entry, custom_objects) for entry in entries)
+        model.compile(optimizer, loss, metrics)
+        model.optimizer.iterations = _typed(compiled, "iterations", int)
+        if not 0 <= model.optimizer.iterations < 1 << 53:
+            raise ValueError(f"iterations is {model.optimizer.iterations}")
+    model.rng = generator_from(config["rng"])
+
+
+def _typed(config: dict[str, Any], name: str, kind: type) -> Any:
+    """config[name], which must be of this very type."""
+    if type(config[name]) is not kind:
+        raise TypeError(f"{name} is of type {type(config[name]).__name__}, not {kind.__name__}")
+    return config[name]
 
 
 def weights_by_name(model: Any) -> dict[str, np.ndarray]:
@@ -150,57 +209,79 @@ def weights_by_name(model: Any) -> dict[str, np.ndarray]:
 
 
 def _what_fits(
-    model: Any, arrays: dict[str, np.ndarray], filepath: Any, by_name: bool, skip_mismatch: bool
-) -> dict[str, np.ndarray]:
-    """The file's arrays, with the model's own in the places of those layers that are to keep them."""
-    own, theirs = _by_layer(weights_by_name(model)), _by_layer(arrays)
+    model: Any, archive: Archive, filepath: Any, by_name: bool, skip_mismatch: bool
+) -> set[str]:
+    """The names of the file's arrays that are to be taken; the other layers keep their own."""
+    own, theirs = _by_layer(weights_by_name(model)), _by_layer(archive.arrays)
     if by_name and not set(own) & set(theirs):
         raise BrokenFileError(
             filepath, "it has no layer of any name that the model has.", f"some of {', '.join(own)}.",
             f"{', '.join(theirs)}.", "give the layers the names of the file, or leave by_name out.",
         )  # fmt: skip
-    chosen = {}
+    chosen: set[str] = set()
     for layer, mine in own.items():
-        found = theirs.pop(layer, mine if by_name else {})
-        if {k: a.shape for k, a in found.items()} != {k: a.shape for k, a in mine.items()} and skip_mismatch:
+        found = theirs.pop(layer, None if by_name else {})
+        if found is None:
+            continue
+        if skip_mismatch and {k: a.shape for k, a in found.items()} != {k: a.shape for k, a in mine.items()}:
             warnings.warn(f"Left out: {layer}, of which {filepath} has none or one of another size.", stacklevel=4)
-            found = mine
-        chosen.update(found)
+        else:
+            chosen |= found.keys() | mine.keys()
     if theirs and not by_name:
         warnings.warn(f"Left out: {', '.join(theirs)} in {filepath}, which the model does not have.", stacklevel=4)
     return chosen
 
 
-def _by_layer(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def _by_layer(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Arrays of "params/conv2d_1/w", … by layer: "conv2d_1"."""
-    layers: dict[str, dict[str, np.ndarray]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         if name.startswith(("params/", "state/")):
             layers.setdefault(name.partition("/")[2].rpartition("/")[0], {})[name] = array
     return layers
 
 
-def set_weights_by_name(model: Any, arrays: dict[str, np.ndarray], filepath: Any) -> None:
-    """Copy arrays into the model. Raises BrokenFileError, and changes nothing, where one is missing or too many."""
-    wanted = weights_by_name(model)
-    for name, array in wanted.items():
-        found = arrays.get(name)
-        if found is None or found.shape != array.shape:
+def _check_array(archive: Archive, name: str, shape: Shape, filepath: Any) -> None:
+    """BrokenFileError unless the archive holds an array of floating-point numbers of this name and shape."""
+    found = archive.arrays.get(name)
+    if found is None or found.shape != shape or found.dtype.kind != "f":
+        raise BrokenFileError(
+            filepath, f"{name} does not fit the model.", f"an array of shape {shape}, floating-point numbers.",
+            "none." if found is None else f"one of shape {found.shape}, {found.dtype}.",
+            "load the file into the architecture that it was saved from.",
+        )  # fmt: skip
+
+
+def _finite(archive: Archive, name: str, filepath: Any) -> np.ndarray:
+    array = archive.read(name)
+    check_finite(filepath, name, array)
+    return array
+
+
+def set_weights_by_name(model: Any, archive: Archive, filepath: Any, chosen: set[str] | None = None) -> None:
+    """Fill parameters and state: those that are chosen, or all. BrokenFileError where a name or shape does not fit.
+
+    Everything is read and checked before the first number of the model changes.
+    """
+    slots = {
+        f"{kind}/{key}/{name}": slot
+        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)
+        for kind, group in (("params", layer.params), ("state", layer.state))
+        for name, slot in group.items()
+    }
+    ours = [name for name in archive.arrays if not name.startswith(("optimizer/", "place/"))]
+    wanted = slots if chosen is None else {name: slot for name, slot in slots.items() if name in chosen}
+    for name, slot in wanted.items():
+        _check_array(archive, name, slot.shape, filepath)
+    for name in ours if chosen is None else chosen:
+        if name not in wanted:
             raise BrokenFileError(
-                filepath, f"{name} does not fit the model.", f"an array of shape {array.shape}.",
-                "none." if found is None else f"one of shape {found.shape}.",
-                "load the file into the architecture that it was saved from.",
+                filepath, f"{shortened(name)} has no place in the model.", f"the {len(slots)} arrays of this model.",
+                "also this one.", "load the file into the architecture that it was saved from.",
             )  # fmt: skip
-    for name, array in arrays.items():
-        if name not in wanted and not name.startswith("optimizer/"):
-            raise BrokenFileError(
-                filepath, f"{name} has no place in the model.", f"the {len(wanted)} arrays of this model.",
-                f"also one of shape {array.shape}.", "load the file into the architecture that it was saved from.",
-            )  # fmt: skip
-    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
-        for kind, group in (("params", layer.params), ("state", layer.state)):
-            for name, slot in group.items():
-                slot[...] = xp_of(slot).asarray(arrays[f"{kind}/{key}/{name}"])
+    arrays = {name: _finite(archive, name, filepath) for name in wanted}
+    for name, slot in wanted.items():
+        slot[...] = xp_of(slot).asarray(arrays[name], slot.dtype)
 
 
 def slots_by_name(model: Any) -> dict[str, np.ndarray]:
@@ -214,23 +295,36 @@ def slots_by_name(model: Any) -> dict[str, np.ndarray]:
     }
 
 
-def set_slots_by_name(model: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Give the optimizer its arrays, those that fit; it begins anew with parameters that have none."""
+def set_slots_by_name(model: Any, archive: Archive, filepath: Any) -> None:
+    """The optimizer's arrays: all of a parameter, or none where it has not been updated yet."""
     if model.optimizer is None:
         return
     model.optimizer.state = {}
+    left = {name for name in archive.arrays if name.startswith("optimizer/")}
     for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
         for name, p in layer.params.items():
-            slots = [arrays.get(f"optimizer/{key}/{name}/{slot}") for slot in model.optimizer.slots]
-            if all(slot is not None and slot.shape == p.shape for slot in slots):
-                model.optimizer.state[key, name] = [move(slot, model.device) for slot in slots]
+            names = [f"optimizer/{key}/{name}/{slot}" for slot in model.optimizer.slots]
+            if left.isdisjoint(names):
+                continue
+            for slot in names:
+                _check_array(archive, slot, p.shape, filepath)
+            model.optimizer.state[key, name] = [
+                move(_finite(archive, slot, filepath).astype(p.dtype), model.device) for slot in names
+            ]
+            left.difference_update(names)
+    for name in left:
+        raise BrokenFileError(
+            filepath, f"{shortened(name)} has no place in the model's optimizer.", "an array for each parameter.",
+            "also this one.", "load the file as it was saved: it has been changed.",
+        )  # fmt: skip
 
 
 def generator_from(state: dict[str, Any]) -> np.random.Generator:
-    """A random generator that goes on from `state`. Raises KeyError for a kind that NumPy does not have."""
-    generator = np.random.Generator(getattr(np.random, _bit_generator(state))())
-    generator.bit_generator.state = state
-    return generator
+    """A random generator that goes on from `state`: of NumPy's kinds only those that no state can lead astray."""
+    kinds = {"PCG64": np.random.PCG64, "PCG64DXSM": np.random.PCG64DXSM}
+    generator = kinds[state["bit_generator"]](0)
+    generator.state = state
+    return np.random.Generator(generator)
 
 
 def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
@@ -240,7 +334,7 @@ def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.nd
     if not overwrite and Path(filepath).exists():
         raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
     try:
-        text = json.dumps(config, indent=1, ensure_ascii=False, default=_plain)
+        text = json.dumps(config, indent=1, default=_plain)
     except TypeError as error:
         raise InputError(
             filepath, "the model's configuration cannot be written.", "numbers, names, and objects with get_config().",
@@ -254,35 +348,19 @@ def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.nd
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def read_archive(filepath: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What write_archive wrote: config and arrays. Raises FileNotFoundError, BrokenFileError."""
-    import zipfile
-    import zlib
-
-    try:
-        with zipfile.ZipFile(filepath) as archive:
-            config = json.loads(archive.read("config.json"))
-            arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(archive.read(name)), allow_pickle=False
-                )
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-    except FileNotFoundError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, ValueError, EOFError) as error:
-        raise BrokenFileError(
-            filepath, "this is not a whole model file.", "a file that model.save() or save_weights() wrote.",
-            f"{type(error).__name__}: {error}", "save it again: it may have been cut off, or be of another kind.",
-        ) from error  # fmt: skip
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise BrokenFileError(
-            filepath, "this file is in another format.", f"format {FORMAT} of minicnn.", f"{found!r}.",
-            "read it with the program and the version that wrote it.",
-        )  # fmt: skip
-    return config, arrays
+@contextmanager
+def opened_archive(filepath: Any) -> Iterator[tuple[dict[str, Any], Archive]]:
+    """(config.json, the archive) of a model file; no array is read yet."""
+    fix = "save it again: it may have been cut off, or be of another kind."
+    with open_archive(filepath, "model file", "model.save() or save_weights()", ("config.json",), fix) as archive:
+        config = archive.json("config.json")
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            found = config.get("format") if isinstance(config, dict) else type(config).__name__
+            raise BrokenFileError(
+                filepath, "this file is in another format.", f"format {FORMAT} of minicnn.",
+                f"{shortened(repr(found))}.", "read it with the program and the version that wrote it.",
+            )  # fmt: skip
+        yield config, archive
 
 
 def _named(obj: Any) -> dict[str, Any]:
@@ -327,10 +405,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} of type {type(value).__name__}")
-
-
-def _bit_generator(state: dict[str, Any]) -> str:
-    name = state["bit_generator"]
-    if name not in ("PCG64", "PCG64DXSM", "SFC64", "Philox", "MT19937"):
-        raise KeyError(name)
-    return name

@@ -53,13 +53,14 @@ DAMAGED = ZIPPED[:-8] + bytes([ZIPPED[-8] ^ 1]) + ZIPPED[-7:]  # one bit of the 
         (b"\0\0\x08\xff" + bytes(2000), "no IDX file"),
         (WHOLE[:10], "shape in the header"),
         (WHOLE[:-1], "cut short.*24 bytes after the header.*23 bytes"),
-        (gzip.compress(WHOLE[:-1]), "cut short.*24 bytes after the header.*23 bytes"),
+        (gzip.compress(WHOLE[:-1]), "cut short.*23 of 24 bytes"),
         (WHOLE + b"\0", "too long"),
         (gzip.compress(WHOLE + bytes(100)), "too long"),
         (ZIPPED[:-9], "damaged or cut short"),
         (ZIPPED[:15], "damaged or cut short"),
         (DAMAGED, "damaged or cut short"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 1 << 20, 1 << 20, 1 << 20), "shape in the header.*1048576"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 1 << 20, 1 << 20, 1 << 20), "cut short.*1048576"),
+        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 512, 512, 512)), "shape in the header.*at most 67,108,864"),
     ],
 )
 def test_broken_idx_is_named(tmp_path: Path, content, text):

@@ -377,7 +377,7 @@ def test_an_array_that_hides_a_pickle_is_not_opened(tmp_path):
     Sequential([Input((4,)), Dense(2)]).save(path)
     with zipfile.ZipFile(path, "a") as archive, archive.open("params/dense_1/evil.npy", "w") as member:
         np.lib.format.write_array(member, np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(BrokenFileError, match="allow_pickle"):
+    with pytest.raises(BrokenFileError, match="holds no plain numbers.*|O"):
         load_model(path)
 
 

@@ -7,6 +7,7 @@ Source: A. Krizhevsky, "Learning multiple layers of features from tiny images", 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from minicnn.datasets.fetch import Data, DataFile, check_md5, find, how_to_replace, places, what_is
 from minicnn.errors import BrokenFileError
+from minicnn.reading import check_growth, checked, open_file
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -63,25 +65,28 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """The six files inside the archive, read into memory: nothing in an archive can choose where to write."""
     import tarfile
-    import zlib
 
     wanted = {f"{FOLDER}/{name}": name for name in BATCHES}
-    try:
-        with tarfile.open(path, "r|gz") as archive:
+    seen: set[str] = set()
+    unpacked, fix = 0, how_to_replace(ARCHIVE)
+    with open_file(path) as raw, checked(path, "the archive is damaged or cut short.", "a whole archive.", fix):
+        packed = os.fstat(raw.fileno()).st_size
+        with tarfile.open(fileobj=raw, mode="r|gz") as archive:
             for member in archive:
+                unpacked += member.size
+                check_growth(packed, unpacked)
                 if member.name not in wanted:
                     continue
+                if wanted[member.name] in seen:
+                    raise ValueError(f"{member.name} is in it twice")
                 right = member.isreg() and member.size == _PER_BATCH * RECORD
                 stream = archive.extractfile(member) if right else None
                 if stream is None:
                     expected = f"a file of {_PER_BATCH * RECORD:,} bytes."
                     received = f"type {member.type!r}, {member.size:,} bytes."
                     raise _broken(path, f"{member.name} in it is no data file.", expected, received)
+                seen.add(wanted[member.name])
                 yield wanted[member.name], stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise _broken(
-            path, "the archive is damaged or cut short.", "a whole archive.", f"{error}."
-        ) from error
 
 
 def _assemble(source: Path, batches: Iterator[tuple[str, bytes]]) -> Data:

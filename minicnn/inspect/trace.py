@@ -11,15 +11,14 @@ Every view (explain, the page) reads a Trace alone, never the model: a loaded on
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.backend import Array, to_host
-from minicnn.errors import BrokenFileError, InputError, unknown_name
-from minicnn.files import atomic_write
+from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.losses import check_targets, loss_gradient, prepare_targets
@@ -64,6 +63,15 @@ class LayerTrace:
     slots_after: Arrays = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
     state_after: Arrays = field(default_factory=dict)
+
+    def made(self) -> Layer | None:
+        """A new layer of this class and configuration, without weights; None for a class of the user's own.
+
+        Initializers, regularizers and constraints are left out: they may be functions, of which only a name is here.
+        """
+        cls, left_out = layers.named(self.kind), ("_initializer", "_regularizer", "_constraint")
+        config = {name: value for name, value in self.config.items() if not name.endswith(left_out)}
+        return None if cls is None else cls.from_config(config)
 
 
 @dataclass
@@ -125,24 +133,16 @@ class Trace:
 
     def save(self, filepath: Any) -> None:
         """Write the trace into one .npz file, without pickle."""
-        arrays: dict[str, Any] = _flatten(self)
-        with atomic_write(filepath) as file:
-            np.savez_compressed(file, **arrays)
+        from minicnn.inspect import trace_file
+
+        trace_file.save(self, filepath)
 
     @classmethod
     def load(cls, filepath: Any) -> Trace:
         """The trace that save wrote, bit for bit. Raises OSError where it cannot be read, else BrokenFileError."""
-        try:
-            with open(filepath, "rb") as source, np.load(source, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return _unflatten(arrays.pop("trace.json").tobytes().decode(), arrays)
-        except OSError:
-            raise
-        except Exception as error:
-            raise BrokenFileError(
-                filepath, "this is not a trace.", "a file that Trace.save() wrote.", f"{type(error).__name__}: {error}",
-                "trace the model again.",
-            ) from error  # fmt: skip
+        from minicnn.inspect import trace_file
+
+        return trace_file.load(filepath)
 
 
 def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
@@ -298,49 +298,3 @@ def _copies(arrays: dict[str, Array]) -> Arrays:
 
 def _copy(array: Array) -> np.ndarray:
     return np.array(to_host(array))
-
-
-def _flatten(t: Trace) -> Arrays:
-    """The trace as arrays by name, "2/grads/w" for a layer's, and the rest as JSON in one of bytes, "trace.json"."""
-    arrays: Arrays = {}
-
-    def strip(obj: Any, prefix: str) -> dict[str, Any]:
-        rest: dict[str, Any] = {}
-        for f in fields(obj):
-            value = getattr(obj, f.name)
-            if isinstance(value, np.ndarray):
-                arrays[prefix + f.name] = value
-            elif f.name in _ARRAY_DICTS:
-                arrays.update({f"{prefix}{f.name}/{name}": array for name, array in value.items()})
-            elif f.name != "layers":
-                rest[f.name] = value
-        return rest
-
-    header = strip(t, "")
-    header["layers"] = [strip(layer, f"{i}/") for i, layer in enumerate(t.layers)]
-    arrays["trace.json"] = np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)
-    return arrays
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's; of the user's own objects the name, which is all that a view shows."""
-    return value.item() if isinstance(value, np.generic) else repr(value)
-
-
-def _unflatten(header: str, arrays: Arrays) -> Trace:
-    parsed = json.loads(header)
-    layers = parsed.pop("layers")
-    for i, layer in enumerate(layers):
-        for name, array in arrays.items():
-            place, _, rest = name.partition("/")
-            if place == str(i):
-                group, _, inner = rest.partition("/")
-                if inner:
-                    layer.setdefault(group, {})[inner] = array
-                else:
-                    layer[group] = array
-    own: dict[str, Any] = {name: array for name, array in arrays.items() if "/" not in name}
-    return Trace(layers=[LayerTrace(**layer) for layer in layers], **parsed, **own)
-
-
-_ARRAY_DICTS = {f.name for f in fields(LayerTrace) if f.type == "Arrays"}

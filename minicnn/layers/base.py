@@ -87,6 +87,10 @@ class Layer:
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Create the parameters for samples of `input_shape` (no batch axis); `rng` draws their first values."""
 
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """The shapes of what build would create, by name; empty where only build knows. Files are checked by it."""
+        return {}
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output sample. Raises InputError where the layer cannot take `input_shape`."""
         return input_shape

@@ -55,7 +55,10 @@ class Conv2D(WeightedLayer):
         resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self.create((*pair(self.kernel_size), input_shape[-1], self.filters), rng)
+        self.create(self.array_shapes(input_shape)["w"], rng)
+
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return self.with_bias((*pair(self.kernel_size), input_shape[-1], self.filters))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)

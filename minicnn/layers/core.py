@@ -47,7 +47,10 @@ class Dense(WeightedLayer):
         self.units = count(self, "units", units)
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self.create((input_shape[-1], self.units), rng)
+        self.create(self.array_shapes(input_shape)["w"], rng)
+
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return self.with_bias((input_shape[-1], self.units))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)

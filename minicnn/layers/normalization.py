@@ -57,6 +57,10 @@ class BatchNormalization(Layer):
         self.state["moving_mean"] = self.moving_mean_initializer(c, rng)
         self.state["moving_variance"] = self.moving_variance_initializer(c, rng)
 
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        learned = [name for name, used in (("gamma", self.scale), ("beta", self.center)) if used]
+        return dict.fromkeys([*learned, "moving_mean", "moving_variance"], input_shape[-1:])
+
     def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) not in (1, 3):
             raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import activations, constraints, initializers, regularizers
-from minicnn.layers.base import ActivatedLayer
+from minicnn.layers.base import ActivatedLayer, Shape
 
 
 class WeightedLayer(ActivatedLayer):
@@ -39,6 +39,10 @@ class WeightedLayer(ActivatedLayer):
         self.bias_constraint = constraints.get(bias_constraint)
         self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
         self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
+
+    def with_bias(self, w: Shape) -> dict[str, Shape]:
+        """The shapes of the parameters, where w has this one."""
+        return {"w": w, "b": w[-1:]} if self.use_bias else {"w": w}
 
     def create(self, shape: tuple[int, ...], rng: np.random.Generator) -> None:
         """Draw w of `shape`, whose last axis is the outputs, and b."""

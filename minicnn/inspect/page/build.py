@@ -71,7 +71,7 @@ def write_page(trace: Trace, path: Any, image: int = 0) -> None:
     """Write the page about sample `image` of the traced batch to `path`. Raises as page_html, or OSError."""
     text = page_html(trace, image)
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))  # names of files may hold what no text may
 
 
 def page_html(trace: Trace, image: int = 0) -> str:
@@ -413,7 +413,7 @@ def _gradient_checks(t: Trace) -> list[dict[str, Any]]:
     macs, left = 0, MOST_MACS
     for i in range(len(t.layers) - 1, -1, -1):
         record = t.layers[i]
-        if not hasattr(layers, record.kind) or record.config.get("activation", "") not in _known_activations():
+        if layers.named(record.kind) is None or record.config.get("activation", "") not in _known_activations():
             break
         macs += _macs(record)
         for name in record.grads:
@@ -490,7 +490,8 @@ class _Tail:
         self.t, self.first, self.dtype = t, first, np.dtype(kind)
         self.layers = []
         for record in t.layers[first:]:
-            layer = getattr(layers, record.kind).from_config(record.config)
+            layer = record.made()
+            assert layer is not None  # _gradient_checks ends at a layer that is unknown
             layer.params = {name: p.astype(kind) for name, p in record.params.items()}
             layer.state = {name: s.astype(kind) for name, s in record.state.items()}
             self.layers.append(layer)

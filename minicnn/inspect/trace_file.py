@@ -1,0 +1,142 @@
+"""A trace on disk: one .npz file, without pickle. "trace.json" holds the names and numbers, as JSON in bytes.
+
+The views take a trace at its word, so a loaded one is compared with itself first: types, and all shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from minicnn import losses, optimizers
+from minicnn.files import atomic_write
+from minicnn.inspect.trace import Arrays, LayerTrace, Trace
+from minicnn.layers.base import Shape
+from minicnn.reading import open_archive, parse_json
+
+HEADER = "trace.json"
+_KINDS: dict[str, Any] = {
+    "str": str, "bool": bool, "int": int, "float": (int, float), "np.ndarray": np.ndarray, "Arrays": dict,
+    "dict[str, Any]": dict, "list[str]": list, "list[LayerTrace]": list,
+}  # fmt: skip
+
+
+def save(t: Trace, filepath: Any) -> None:
+    """Write the trace. Arrays have names like "2/grads/w"."""
+    arrays: dict[str, Any] = _flatten(t)
+    with atomic_write(filepath) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load(filepath: Any) -> Trace:
+    """The trace that save wrote, bit for bit. Raises OSError where it cannot be read, else BrokenFileError."""
+    with open_archive(filepath, "trace", "Trace.save()", (), "trace the model again.") as archive:
+        header = parse_json(archive.read(HEADER).tobytes())
+        t = _unflatten(header, {name: archive.read(name) for name in archive.arrays if name != HEADER})
+        _check_types(t, "the trace")
+        for layer in t.layers:
+            _check_types(layer, layer.key)
+        _check_shapes(t)
+        for entry, known in ((t.loss_function, losses), (t.optimizer, optimizers)):
+            if entry is not None and hasattr(known, entry["class_name"]):
+                config = {name: value for name, value in entry["config"].items() if name != "learning_rate"}
+                known.get({"class_name": entry["class_name"], "config": config})
+        return t
+
+
+def _flatten(t: Trace) -> Arrays:
+    arrays: Arrays = {}
+
+    def strip(obj: Any, prefix: str) -> dict[str, Any]:
+        rest: dict[str, Any] = {}
+        for f in fields(obj):
+            value = getattr(obj, f.name)
+            if isinstance(value, np.ndarray):
+                arrays[prefix + f.name] = value
+            elif f.type == "Arrays":
+                arrays.update({f"{prefix}{f.name}/{name}": array for name, array in value.items()})
+            elif f.name != "layers":
+                rest[f.name] = value
+        return rest
+
+    header = strip(t, "")
+    header["layers"] = [strip(layer, f"{i}/") for i, layer in enumerate(t.layers)]
+    arrays[HEADER] = np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; of the user's own objects the name, which is all that a view shows."""
+    return value.item() if isinstance(value, np.generic) else repr(value)
+
+
+def _unflatten(header: dict[str, Any], arrays: Arrays) -> Trace:
+    entries = header.pop("layers")
+    for name, array in arrays.items():
+        place, _, rest = name.partition("/")
+        group, _, inner = rest.partition("/")
+        if inner:
+            entries[int(place)].setdefault(group, {})[inner] = array
+        elif rest:
+            entries[int(place)][group] = array
+        else:
+            header[name] = array
+    return Trace(layers=[LayerTrace(**entry) for entry in entries], **header)
+
+
+# ---- is it a trace? --------------------------------------------------------------------------------------------------
+
+
+def _check_types(obj: Any, where: str) -> None:
+    """TypeError where a field does not hold what its annotation says."""
+    for f in fields(obj):
+        name, value = str(f.type), getattr(obj, f.name)
+        if value is None and name.endswith("| None"):
+            continue
+        kind = _KINDS[name.removesuffix(" | None")]
+        inside: dict[str, Any] = {"Arrays": np.ndarray, "list[str]": str}
+        part = inside.get(name.removesuffix(" | None"), object)
+        right = isinstance(value, kind)
+        if right and isinstance(value, (dict, list)):
+            right = all(isinstance(item, part) for item in (value.values() if isinstance(value, dict) else value))
+        if not right:
+            raise TypeError(f"{f.name} of {where} is of type {type(value).__name__}, not {name}")
+
+
+def _check_shapes(t: Trace) -> None:
+    """ValueError where an array does not have the shape that another one asks for."""
+    n, before = len(t.x), t.x.shape
+    if not t.layers or n == 0:
+        raise ValueError("a trace of nothing")
+    for layer in t.layers:
+        _same(layer.key, "x", layer.x.shape, before)
+        made, sample = layer.made(), layer.x.shape[1:]
+        if made is not None:
+            _same(layer.key, "y", layer.y.shape, (n, *made.output_shape(sample)))
+            for name, shape in made.array_shapes(sample).items():
+                array = layer.state[name] if name in layer.state else layer.params[name]
+                _same(layer.key, name, array.shape, shape)
+        for name, given, like in (("dy", layer.dy, layer.y), ("dx", layer.dx, layer.x)):
+            if given is not None:
+                _same(layer.key, name, given.shape, like.shape)
+        for name in ("z", "dz", "mask", "winner", "x_hat"):
+            if name in layer.kept:
+                _same(layer.key, name, layer.kept[name].shape, layer.y.shape)
+        for group in (layer.grads, layer.applied, layer.updated, layer.slots, layer.slots_after):
+            for name, array in group.items():
+                _same(layer.key, name, array.shape, layer.params[name.partition("/")[0]].shape)
+        for name, array in layer.state_after.items():
+            _same(layer.key, name, array.shape, layer.state[name].shape)
+        before = layer.y.shape
+    _same("the trace", "y_pred", t.y_pred.shape, before)
+    for name, given in (("y_true", t.y_true), ("losses", t.losses)):
+        if given is not None:
+            _same("the trace", name, given.shape[:1], (n,))
+
+
+def _same(where: str, name: str, found: Shape, wanted: Shape) -> None:
+    if found != wanted:
+        raise ValueError(f"{name} of {where} has shape {found} instead of {wanted}")
