@@ -12,9 +12,10 @@ import numpy as np
 
 from minicnn import random
 from minicnn.errors import InputError
+from minicnn.utils import PyDataset
 
 
-class Epochs:
+class Epochs(PyDataset):
     """n samples in batches, shuffled anew in every epoch. Base of everything here that gives batches.
 
     seed: None draws one. epoch, index: the place; `index` batches of this epoch are consumed. `self[i]` is batch i of
@@ -22,6 +23,7 @@ class Epochs:
     """
 
     def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int | None):
+        super().__init__()
         if not hasattr(batch_size, "__index__") or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(
                 "batch_size", "it does not fit.", "a whole number of 1 or more.", f"{batch_size!r}.",

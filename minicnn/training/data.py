@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from minicnn.backend import to_host, xp_of
 from minicnn.errors import InputError
+from minicnn.training.prefetch import prefetched
 
 Batch = tuple[np.ndarray, np.ndarray]
-_END = object()  # what a source gives when it has no more batches
+Check = Callable[[np.ndarray, np.ndarray], np.ndarray]  # looks at x and y, raises, returns x as the model takes it
 
 
 class ArrayBatches:
@@ -66,8 +69,8 @@ class ArrayBatches:
 class GeneratorBatches:
     """Batches (x, y) from an iterable that the user gives: a generator, or anything that can be iterated again.
 
-    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. check(x, y) looks at every
-    batch, raises where one does not fit, and returns x as the model takes it.
+    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. A thread takes them from
+    the source, up to two before they are asked for, but never more than the epoch's.
     """
 
     samples = batch_size = None
@@ -75,15 +78,15 @@ class GeneratorBatches:
 
     def __init__(
         self,
-        source: Iterable[Any],
+        source: Any,
         steps: int | None,
         name: str,
-        check: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        check: Check,
     ):
         self.source, self.name, self.check = source, name, check
         self.steps = steps
         if steps is None and hasattr(source, "__len__"):
-            self.steps = len(source)  # type: ignore[arg-type]
+            self.steps = len(source)
         if self.steps == 0:
             raise InputError(
                 name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
@@ -111,27 +114,22 @@ class GeneratorBatches:
         for _ in range(self.skipped):
             next(self.iterator, None)
         self.skipped, count = 0, first
-        while self.steps is None or count < self.steps:
-            batch = next(self.iterator, _END)
-            if batch is _END and count and self.steps is None:
-                return
-            if batch is _END:
-                raise InputError(
-                    self.name, "the batches ended too early.",
-                    f"{'at least one batch' if self.steps is None else f'{self.steps} batches'} in every epoch.",
-                    f"{count} batches.", "let the generator run on for ever (while True), or pass fewer steps.",
-                )  # fmt: skip
-            count += 1
-            if hasattr(self.source, "state_dict"):
-                self.states.append(self.source.state_dict())
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
-                raise InputError(
-                    self.name, "a batch is not a pair.", "batches (x, y).", f"{found}.",
-                    "let the generator yield x, y. Arrays are passed as two arguments, x and y.",
-                )  # fmt: skip
-            x, y = check_array(self.name, batch[0]), check_array(f"{self.name} (its targets)", batch[1])
-            yield self.check(x, y), y
+        self.states.clear()
+        # No more than this epoch's: what follows belongs to whoever takes the generator on.
+        coming = self.iterator if self.steps is None else islice(self.iterator, self.steps - first)
+        tells = hasattr(self.source, "state_dict")
+        with closing(prefetched((batch, self.source.state_dict() if tells else None) for batch in coming)) as batches:
+            for batch, state in batches:
+                count += 1
+                if tells:
+                    self.states.append(state)
+                yield checked_pair(self.name, batch, self.check)
+        if count < (self.steps or 1):
+            raise InputError(
+                self.name, "the batches ended too early.",
+                f"{'at least one batch' if self.steps is None else f'{self.steps} batches'} in every epoch.",
+                f"{count} batches.", "let the generator run on for ever (while True), or pass fewer steps.",
+            )  # fmt: skip
 
     def _goes_on(self) -> bool:
         """Whether an epoch goes on where the one before ended, as with a generator, or begins the source anew."""
@@ -155,9 +153,21 @@ class GeneratorBatches:
         """The source goes to its place itself where it can; else what the earlier run had is drawn and dropped."""
         self.used, self.state = state["used"], state["source"]
         if self.state is not None:
-            self.source.load_state_dict(self.state)  # type: ignore[attr-defined]
+            self.source.load_state_dict(self.state)
         else:
             self.skipped = self.used
+
+
+def checked_pair(name: str, batch: Any, check: Check) -> Batch:
+    """The batch (x, y) that a user's object gave, as arrays that the model takes. Raises InputError."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
+        raise InputError(
+            name, "a batch is not a pair.", "batches (x, y).", f"{found}.",
+            "let the generator yield x, y. Arrays are passed as two arguments, x and y.",
+        )  # fmt: skip
+    x, y = check_array(name, batch[0]), check_array(f"{name} (its targets)", batch[1])
+    return check(x, y), y
 
 
 def check_array(name: str, array: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from numbers import Real
 from typing import Any
 
@@ -18,12 +18,14 @@ from minicnn.training.history import History
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
+from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step, train_step
 from minicnn.training.transfer import on_device
+from minicnn.utils import PyDataset
 
 Logs = dict[str, float]
-Batches = Any  # ArrayBatches or GeneratorBatches
+Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 
 
 def fit(
@@ -81,15 +83,15 @@ def _train_epoch(model: Any, place: Place, workers: Workers, events: CallbackLis
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = Running(model)
-    batches = on_device(place.batches.epoch(first=place.step), model.device)
-    for x, y in each("data", batches):
-        events.on_train_batch_begin(place.step)
-        place.advance(*train_step(model, x, y, workers), len(x))
-        if events.listens("on_train_batch_end"):
-            events.on_train_batch_end(place.step - 1, place.running.logs())
-        bar.update(len(x), place.running.logs)
-        if model.stop_training:
-            break
+    with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
+        for x, y in each("data", on_device(batches, model.device)):
+            events.on_train_batch_begin(place.step)
+            place.advance(*train_step(model, x, y, workers), len(x))
+            if events.listens("on_train_batch_end"):
+                events.on_train_batch_end(place.step - 1, place.running.logs())
+            bar.update(len(x), place.running.logs)
+            if model.stop_training:
+                break
     return place.running.logs()
 
 
@@ -116,14 +118,15 @@ def _evaluate(
 ) -> Logs:
     running = Running(model)
     events.on_test_begin()
-    for step, (x, y) in enumerate(each("data", on_device(batches, model.device))):
-        events.on_test_batch_begin(step)
-        running.add(*evaluate_step(model, x, y, workers), len(x))
-        batches.advance()
-        if events.listens("on_test_batch_end"):
-            events.on_test_batch_end(step, running.logs())
-        if bar is not None:
-            bar.update(len(x), running.logs)
+    with closing(batches.epoch()) as epoch:
+        for step, (x, y) in enumerate(each("data", on_device(epoch, model.device))):
+            events.on_test_batch_begin(step)
+            running.add(*evaluate_step(model, x, y, workers), len(x))
+            batches.advance()
+            if events.listens("on_test_batch_end"):
+                events.on_test_batch_end(step, running.logs())
+            if bar is not None:
+                bar.update(len(x), running.logs)
     logs = running.logs()
     events.on_test_end(logs)
     return logs
@@ -140,10 +143,10 @@ def predict(
         verbose = 0
     bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     events, outputs = CallbackList(callbacks, model), []
-    with _workers(model, batch_size, batches, "predict") as workers:
+    with _workers(model, batch_size, batches, "predict") as workers, closing(batches.epoch()) as epoch:
         try:
             events.on_predict_begin()
-            inputs = ((x_batch,) for x_batch, _ in batches)  # the targets stay where they are
+            inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
             for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
                 events.on_predict_batch_begin(step)
                 outputs.append(to_host(predict_step(model, x_batch, workers)))
@@ -159,7 +162,8 @@ def predict(
 @contextmanager
 def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterator[Workers]:
     """The threads for batches of this size; `minicnn.profile()` counts the block as a run of this name."""
-    workers = Workers.for_model(model, min(batch_size, batches.samples or batch_size))
+    size = batches.batch_size or batch_size
+    workers = Workers.for_model(model, min(size, batches.samples or size))
     with run(name, model, workers.threads), workers:
         yield workers
 
@@ -173,13 +177,19 @@ def _batches(
     """Batches of (x, y), after everything about them that can be checked beforehand was checked."""
     steps = None if steps is None else _whole(steps_name, steps)
     if y is None:
-        if x is None or not hasattr(x, "__iter__") or isinstance(x, np.ndarray):
+        if x is None or not (is_sequence(x) or hasattr(x, "__iter__")) or isinstance(x, np.ndarray):
             raise InputError(
                 y_name, "there are no targets.", "arrays x and y, or a generator of (x, y).",
                 f"{x_name} of type {type(x).__name__}, {y_name} None.", f"pass {y_name}, too.",
             )  # fmt: skip
-        return GeneratorBatches(x, steps, x_name, lambda x, y: _check(model, x, y, x_name, y_name))
-    if hasattr(x, "__next__"):
+
+        def check(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return _check(model, x, y, x_name, y_name)
+
+        if is_sequence(x):
+            return SequenceBatches(x, steps, x_name, check, training=steps_name == "steps_per_epoch")
+        return GeneratorBatches(x, steps, x_name, check)
+    if hasattr(x, "__next__") or isinstance(x, PyDataset):
         raise InputError(
             y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",
             f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
@@ -207,9 +217,17 @@ def _same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None
 def _inputs(model: Any, x: Any, size: int, steps: int | None) -> Batches:
     """Batches for predict, whose targets nobody looks at."""
     steps = None if steps is None else _whole("steps", steps)
+
+    def pair(batch: Any) -> Any:
+        return (batch, batch) if isinstance(batch, np.ndarray) else batch
+
+    def check(x: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return check_input(model, x, "x")
+
+    if is_sequence(x):
+        return SequenceBatches(x, steps, "x", check, pair=pair)
     if hasattr(x, "__next__"):
-        batches = ((batch, batch) if isinstance(batch, np.ndarray) else batch for batch in x)
-        return GeneratorBatches(batches, steps, "x", lambda x, _: check_input(model, x, "x"))
+        return GeneratorBatches(map(pair, x), steps, "x", check)
     x = check_input(model, check_array("x", x), "x")
     return ArrayBatches(x, x, size, steps)
 

@@ -1,0 +1,135 @@
+"""Batches from an object that is asked for batch i: a PyDataset (Sequence), the iterators of ImageDataGenerator."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from minicnn.errors import InputError
+from minicnn.preprocessing.epochs import Epochs
+from minicnn.training.data import Batch, Check, checked_pair
+from minicnn.training.prefetch import prefetched
+from minicnn.utils import PyDataset
+
+
+def is_sequence(x: Any) -> bool:
+    """Whether x gives batches by their number. Arrays and lists have a length and items, too; those are samples."""
+    if isinstance(x, PyDataset):
+        return True
+    by_number = hasattr(x, "__len__") and hasattr(x, "__getitem__")
+    return by_number and not isinstance(x, (list, tuple, dict, str, bytes)) and not hasattr(x, "__array__")
+
+
+class SequenceBatches:
+    """The batches source[0], source[1], … that a thread makes ahead; after each pass, source.on_epoch_end() is called.
+
+    steps: batches in an epoch of `fit`; default a whole pass. With fewer or more, training goes on in the next epoch
+    where it was, and passes end where they end. training: `evaluate` and `predict` begin at batch 0 instead, each time.
+    An empty batch, of files that cannot be read for example, is left out.
+    """
+
+    def __init__(
+        self, source: Any, steps: int | None, name: str, check: Check, training: bool = False,
+        pair: Callable[[Any], Any] | None = None,
+    ):  # fmt: skip
+        self.source, self.name, self.check, self.training, self.pair = source, name, check, training, pair
+        self.passes = 0  # how often on_epoch_end was called
+        self._at = 0  # the next batch of this pass, where the source does not say it
+        self._coming: deque[tuple[int, int]] = deque()  # for each batch under way: its pass, and which one follows it
+        self._start: dict[str, Any] | None = None  # the place where the running epoch began
+        if len(source) == 0:
+            raise InputError(
+                name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
+                "check how it was made.",
+            )  # fmt: skip
+        self.steps = len(source) if steps is None else steps
+        self.batch_size = self.samples = None
+        if isinstance(source, Epochs):
+            self.batch_size = source.batch_size
+            if self.steps <= len(source):
+                self.samples = min(source.n, self.steps * source.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch()
+
+    @property
+    def at(self) -> int:
+        """The next batch of this pass. The iterators of this library know it themselves."""
+        return self.source.index if self.training and isinstance(self.source, Epochs) else self._at
+
+    @at.setter
+    def at(self, i: int) -> None:
+        self._at = i
+        if self.training and isinstance(self.source, Epochs):
+            self.source.index = i
+
+    def epoch(self, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
+        if not self.training:
+            self._at = 0
+        if first == 0:
+            self._start = self._place()
+        self._coming.clear()
+        self.at, left = self.at + first, self.steps - first
+        start = self.at
+        while True:
+            while start >= len(self.source):  # in here, not in the thread, which has no more to make then
+                start -= len(self.source)
+                self._end_pass(start)
+            if left <= 0:
+                return
+            stop = min(len(self.source), start + left)
+            with closing(prefetched(self.source[i] for i in range(start, stop))) as batches:
+                for i, batch in enumerate(batches, start):
+                    batch = batch if self.pair is None else self.pair(batch)
+                    if not _is_empty(batch):
+                        self._coming.append((self.passes, i + 1))
+                        yield checked_pair(self.name, batch, self.check)
+            start, left = stop, left - (stop - start)
+
+    def advance(self) -> None:
+        """Training has learned from one more batch. Others may be under way: they do not count yet."""
+        passes, i = self._coming.popleft()
+        if passes == self.passes:
+            self.at = i
+
+    def _end_pass(self, at: int) -> None:
+        self.passes += 1
+        if hasattr(self.source, "on_epoch_end"):
+            self.source.on_epoch_end()
+        self.at = at
+
+    def end_epoch(self) -> None:
+        self._start = None
+
+    # ---- the place, for a backup ----------------------------------------------------------------------------------
+
+    def _place(self) -> dict[str, Any]:
+        own = deepcopy(self.source.state_dict()) if hasattr(self.source, "state_dict") else None
+        return {"at": self.at, "passes": self.passes, "source": own}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the running epoch began: how many of its batches were learned from is known to who learns from them."""
+        return self._start or self._place()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The source goes to its place itself where it can; else its passes are ended as often as they were before."""
+        if state["source"] is not None:
+            self.source.load_state_dict(state["source"])
+            self.passes = state["passes"]
+        while self.passes < state["passes"]:
+            self._end_pass(0)
+        self.at, self._start = state["at"], state
+
+
+def _is_empty(batch: Any) -> bool:
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    return pair and isinstance(batch[0], np.ndarray) and len(batch[0]) == 0
