@@ -1,24 +1,82 @@
-"""How benchmarks/models.py talks to its sides: a line in starts a round, a line of JSON out tells its time."""
+"""How benchmarks/models.py talks to its sides: processes that do a round when told to, and answer with a line of JSON.
+
+    python worker_….py WORKLOAD[,WORKLOAD…] --threads 2 [--variant NAME] [--device gpu] [--quick] [--check]
+
+Each worker defines a class of sides: Side(workload, variant, device, dropout) with round(), check() and versions().
+--check: not for the time; prints each workload's first losses, or outputs, without dropout, which must agree.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from typing import Any, Protocol
+
+import workloads
+
+CHECKED_STEPS = 3
 
 
-def serve(round_of_steps: Callable[[], int], versions: dict[str, str]) -> None:
-    """Answer each line of stdin with a round. round_of_steps does the work and returns how many steps it was."""
+class Worked(Protocol):
+    """One side of one workload."""
+
+    def round(self) -> dict[str, float]:
+        """Do all batches once. On a GPU: wait for it, and return more times, in ms a step (launch_ms, device_ms, …)."""
+
+    def check(self) -> list[float]:
+        """The losses of the first CHECKED_STEPS training steps; or numbers of the first batch's outputs."""
+
+    def versions(self) -> dict[str, str]: ...
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workloads", type=lambda text: text.split(","))
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--variant", default="")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    pin(args.threads)
+    return args
+
+
+def pin(threads: int) -> None:
+    """Keep this process on so many cores, where the system can: no library can then use more behind our back."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def work(side: Any, args: argparse.Namespace) -> None:
+    """The worker's main program; side: its class."""
+    if args.check:
+        found = {}
+        for name in args.workloads:
+            workload = workloads.get(name).checked()
+            found[name] = side(workload, args.variant, args.device, dropout=False).check()
+        print(json.dumps(found), flush=True)
+        return
+    (name,) = args.workloads
+    workload = workloads.get(name, args.quick)
+    serve(side(workload, args.variant, args.device, dropout=True), workload.batches)
+
+
+def serve(side: Worked, steps: int) -> None:
+    """Answer each line of stdin with a round of so many steps."""
     for _ in sys.stdin:
         start = time.perf_counter()
-        steps = round_of_steps()
+        more = side.round()
         seconds = time.perf_counter() - start
         answer = {
             "ms_per_step": seconds / steps * 1e3,
+            "more": more,
             "peak_mb": peak_memory_mb(),
-            "versions": {"python": platform.python_version(), **versions},
+            "versions": {"python": platform.python_version(), **side.versions()},
         }
         print(json.dumps(answer), flush=True)
 

@@ -1,74 +1,115 @@
-"""One side of benchmarks/models.py: minicnn. `python worker_minicnn.py WORKLOAD THREADS`, driven through stdin."""
+"""One side of benchmarks/models.py: minicnn. See protocol.py.
+
+Training goes through `fit`, with shuffling, checks and the accuracy; forward through `predict`: what a user calls.
+"""
 
 from __future__ import annotations
 
-import sys
+import time
+from typing import Any
 
 import numpy as np
 import workloads
-from protocol import serve
+from protocol import CHECKED_STEPS, arguments, work
+from workloads import Op, Workload
 
 import minicnn
+from minicnn.backend import module_for
 from minicnn.constraints import MaxNorm
-from minicnn.layers import (
-    Activation,
-    BatchNormalization,
-    Conv2D,
-    Dense,
-    Dropout,
-    Flatten,
-    MaxPooling2D,
-)
+from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer, MaxPooling2D
 from minicnn.models import Sequential
 
 
-def dense() -> Sequential:
-    """documents.md A: the first network."""
-    return Sequential(
-        [Flatten(input_shape=(28, 28, 1)), Dense(128, activation="relu"), Dense(10, activation="softmax")]
-    )
+def layer(op: Op) -> Layer:
+    """The layer that an Op stands for."""
+    if op.kind == "conv":
+        return Conv2D(op.width, 3, padding="same", activation=op.activation)
+    if op.kind == "dense":
+        constraint = None if op.max_norm is None else MaxNorm(op.max_norm)
+        return Dense(op.width, activation=op.activation, kernel_constraint=constraint)
+    if op.kind == "act":
+        return Activation(op.activation)
+    if op.kind == "drop":
+        return Dropout(op.size)
+    return {"pool": MaxPooling2D, "norm": BatchNormalization, "flatten": Flatten}[op.kind]()
 
 
-def cifar() -> Sequential:
-    """documents.md B: the CIFAR-10 network."""
-    model = Sequential([Conv2D(32, 3, padding="same", input_shape=(32, 32, 3))])
-    model.add(Activation("relu"))
-    for filters, pool in ((64, True), (64, True), (128, False)):
-        _drop_and_norm(model)
-        model.add(Conv2D(filters, 3, padding="same"))
-        model.add(Activation("relu"))
-        if pool:
-            model.add(MaxPooling2D(2))
-    _drop_and_norm(model)
-    model.add(Flatten())
-    model.add(Dropout(0.2))
-    for units in (256, 128):
-        model.add(Dense(units, kernel_constraint=MaxNorm(3)))
-        model.add(Activation("relu"))
-        _drop_and_norm(model)
-    model.add(Dense(10))
-    model.add(Activation("softmax"))
+def build(workload: Workload, dropout: bool = True) -> Sequential:
+    """The compiled model, with the workload's first weights."""
+    ops = [op for op in workload.ops if dropout or op.kind != "drop"]
+    model = Sequential([Input(workload.shape), *map(layer, ops)])
+    if workload.classes is not None:
+        model.add(Activation("softmax"))
+    kernels = workloads.weights(workload)
+    for leaf in model.flat_layers:
+        if "w" in leaf.params:
+            leaf.params["w"][...] = next(kernels)
+    if workload.mode == "train":
+        model.compile(workload.optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def _drop_and_norm(model: Sequential) -> None:
-    model.add(Dropout(0.2))
-    model.add(BatchNormalization())
+class Side:
+    """minicnn's side of a workload."""
 
+    def __init__(self, workload: Workload, variant: str, device: str, dropout: bool):
+        self.workload, self.xp = workload, module_for(device)
+        self.model = build(workload, dropout).to(device)
+        self.x, self.y = workloads.data(workload)
 
-def main(workload: str, threads: int) -> None:
-    minicnn.set_num_threads(threads)
-    spec = workloads.WORKLOADS[workload]
-    model = {"dense": dense, "cifar": cifar}[workload]()
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    x, y = workloads.data(spec)
+    def round(self) -> dict[str, float]:
+        if self.xp is np:
+            self._steps()
+            return {}
+        return self._round_on_gpu()
 
-    def round_of_steps() -> int:
-        model.fit(x, y, batch_size=spec.batch, epochs=1, verbose=0)
-        return len(x) // spec.batch
+    def _steps(self) -> None:
+        batch = self.workload.batch
+        if self.workload.mode == "train":
+            self.model.fit(self.x, self.y, batch_size=batch, epochs=1, verbose=0)
+        elif batch == 1:
+            for i in range(len(self.x)):  # a call for each image: how long one has to wait for one answer
+                self.model.predict(self.x[i : i + 1], verbose=0)
+        else:
+            self.model.predict(self.x, batch_size=batch, verbose=0)
 
-    serve(round_of_steps, {"numpy": np.__version__, "minicnn": minicnn.__version__})
+    def _round_on_gpu(self) -> dict[str, float]:
+        """The steps, between two events on the device's own clock; and the transfers once more, alone."""
+        cuda, n = self.xp.cuda, self.workload.batches
+        begin, end = cuda.Event(), cuda.Event()
+        start = time.perf_counter()
+        begin.record()
+        self._steps()
+        end.record()
+        launched = time.perf_counter()
+        end.synchronize()
+        batch = self.x[: self.workload.batch]
+        cuda.get_current_stream().synchronize()
+        sent = time.perf_counter()
+        self.xp.asarray(batch)
+        cuda.get_current_stream().synchronize()
+        return {
+            "launch_ms": (launched - start) / n * 1e3,
+            "device_ms": cuda.get_elapsed_time(begin, end) / n,
+            "transfer_ms": (time.perf_counter() - sent) * 1e3,
+        }
+
+    def check(self) -> list[float]:
+        batch = self.workload.batch
+        if self.workload.mode == "forward":
+            return self.model.predict(self.x[:batch], verbose=0).ravel()[:20].tolist()
+        losses: list[Any] = []
+        for step in range(CHECKED_STEPS):
+            part = slice(batch * (step % self.workload.batches), batch * (step % self.workload.batches + 1))
+            history = self.model.fit(self.x[part], self.y[part], batch_size=batch, epochs=1, verbose=0)
+            losses.append(history.history["loss"][0])
+        return losses
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__, "minicnn": minicnn.__version__}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    args = arguments()
+    minicnn.set_num_threads(args.threads)
+    work(Side, args)

@@ -1,84 +1,142 @@
-"""One side of benchmarks/models.py: PyTorch. `python worker_torch.py WORKLOAD THREADS [nchw|channels_last|flushed]`.
+"""One side of benchmarks/models.py: PyTorch. See protocol.py.
 
-flushed: nchw, and numbers too small for float32's full precision count as 0 (torch.set_flush_denormal), which PyTorch
-does not do by itself. The running means in Adam fade into such numbers where a unit is dead.
+variant: words of nchw (the default layout), channels_last, flushed. flushed: numbers too small for float32's full
+precision count as 0 (torch.set_flush_denormal), which PyTorch does not do by itself. The running means in Adam fade
+into such numbers where a unit is dead.
 
-The bare loop: forward, loss, backward, step, on batches that lie ready in memory.
+The bare loop: forward, loss, backward, step, on batches that lie ready in memory. Forward: eval and inference_mode.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 
 import torch
 import workloads
-from protocol import serve
+from protocol import CHECKED_STEPS, arguments, work
 from torch import nn
-
-
-def dense() -> nn.Module:
-    """documents.md A: the first network."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+from workloads import Workload
 
 
 class MaxNormLinear(nn.Linear):
-    """A linear layer, each of whose outputs' weights have at most norm 3 after `constrain`."""
+    """A linear layer, each of whose outputs' weights have at most norm `limit` after `constrain`."""
+
+    def __init__(self, inputs: int, outputs: int, limit: float):
+        super().__init__(inputs, outputs)
+        self.limit = limit
 
     @torch.no_grad()
     def constrain(self) -> None:
         norms = self.weight.norm(dim=1, keepdim=True)
-        self.weight.mul_(norms.clamp(max=3) / (norms + 1e-7))
+        self.weight.mul_(norms.clamp(max=self.limit) / (norms + 1e-7))
 
 
-def cifar() -> nn.Module:
-    """documents.md B: the CIFAR-10 network."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU()]
-    channels = 32
-    for filters, pool in ((64, True), (64, True), (128, False)):
-        layers += [nn.Dropout(0.2), _norm(nn.BatchNorm2d, channels)]
-        layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pool else []
-        channels = filters
-    layers += [nn.Dropout(0.2), _norm(nn.BatchNorm2d, 128), nn.Flatten(), nn.Dropout(0.2)]
-    inputs = 8192
-    for units in (256, 128):
-        layers += [MaxNormLinear(inputs, units), nn.ReLU(), nn.Dropout(0.2), _norm(nn.BatchNorm1d, units)]
-        inputs = units
-    return nn.Sequential(*layers, nn.Linear(128, 10))
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
-def _norm(kind: type, channels: int) -> nn.Module:
-    return kind(channels, eps=1e-3, momentum=0.01)
+@torch.no_grad()
+def build(workload: Workload, dropout: bool) -> nn.Sequential:
+    """The network with the workload's first weights, turned into PyTorch's order of axes."""
+    layers: list[nn.Module] = []
+    shape, flat_of = workload.shape, None  # flat_of: the image shape that a Flatten before this dense layer had
+    kernels = workloads.weights(workload)
+    for op in workload.ops:
+        if op.kind == "conv":
+            layers.append(nn.Conv2d(shape[-1], op.width, 3, padding=1))
+            layers[-1].weight.copy_(torch.from_numpy(next(kernels)).permute(3, 2, 0, 1))
+            layers[-1].bias.zero_()
+        elif op.kind == "dense":
+            make = nn.Linear if op.max_norm is None else lambda i, o, m=op.max_norm: MaxNormLinear(i, o, m)
+            layers.append(make(shape[-1], op.width))
+            kernel = torch.from_numpy(next(kernels))
+            if flat_of is not None:  # PyTorch flattens (C, H, W), the others (H, W, C)
+                kernel = kernel.reshape(*flat_of, op.width).permute(2, 0, 1, 3).reshape(-1, op.width)
+                flat_of = None
+            layers[-1].weight.copy_(kernel.T)
+            layers[-1].bias.zero_()
+        elif op.kind == "norm":
+            layers.append((nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[-1], eps=1e-3, momentum=0.01))
+        elif op.kind == "drop" and dropout:
+            layers.append(nn.Dropout(op.size))
+        elif op.kind == "pool":
+            layers.append(nn.MaxPool2d(2))
+        elif op.kind == "flatten":
+            layers.append(nn.Flatten())
+            flat_of = shape if len(shape) == 3 else None
+        if op.activation is not None:
+            layers.append(ACTIVATIONS[op.activation]())
+        shape = workloads.output_shape(op, shape)
+    if workload.mode == "forward" and workload.classes is not None:
+        layers.append(nn.Softmax(1))
+    return nn.Sequential(*layers)
 
 
-def main(workload: str, threads: int, layout: str = "nchw") -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    torch.set_flush_denormal(layout == "flushed")
-    spec = workloads.WORKLOADS[workload]
-    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model = {"dense": dense, "cifar": cifar}[workload]().to(memory_format=memory_format)
-    constrained = [layer for layer in model if isinstance(layer, MaxNormLinear)]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
-    loss = nn.CrossEntropyLoss()
-    x, y = workloads.data(spec)
-    images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-    batches = [
-        (images[i : i + spec.batch].to(memory_format=memory_format), torch.from_numpy(y[i : i + spec.batch]))
-        for i in range(0, len(x), spec.batch)
-    ]
+class Side:
+    """PyTorch's side of a workload."""
 
-    def round_of_steps() -> int:
-        for batch, target in batches:
-            optimizer.zero_grad(set_to_none=True)
-            loss(model(batch), target).backward()
-            optimizer.step()
-            for layer in constrained:
-                layer.constrain()
-        return len(batches)
+    def __init__(self, workload: Workload, variant: str, device: str, dropout: bool):
+        self.device = "cuda" if device == "gpu" else "cpu"
+        memory_format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
+        x, y = workloads.data(workload)
+        images, labels = torch.from_numpy(x), torch.from_numpy(y).to(self.device)
+        is_image = images.ndim == 4
+        if is_image:
+            images = images.permute(0, 3, 1, 2).contiguous()
+        images = images.to(self.device)
+        model = build(workload, dropout).to(self.device)
+        if is_image:
+            model = model.to(memory_format=memory_format)
+        self.workload, self.model = workload, model
+        self.batches = []
+        for i in range(0, len(x), workload.batch):
+            part = images[i : i + workload.batch]
+            part = part.contiguous(memory_format=memory_format) if is_image else part
+            self.batches.append((part, labels[i : i + workload.batch]))
+        self.constrained = [layer for layer in self.model if isinstance(layer, MaxNormLinear)]
+        if workload.optimizer == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
+        else:
+            self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        self.loss = nn.CrossEntropyLoss()
+        model.train(workload.mode == "train")
 
-    serve(round_of_steps, {"torch": torch.__version__})
+    def _train(self, batch: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.model(batch), target)
+        loss.backward()
+        self.optimizer.step()
+        for layer in self.constrained:
+            layer.constrain()
+        return loss
+
+    def round(self) -> dict[str, float]:
+        if self.workload.mode == "train":
+            for batch, target in self.batches:
+                self._train(batch, target)
+        else:
+            with torch.inference_mode():
+                for batch, _ in self.batches:
+                    self.model(batch)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return {}
+
+    def check(self) -> list[float]:
+        if self.workload.mode == "train":
+            steps = range(CHECKED_STEPS)
+            return [self._train(*self.batches[step % len(self.batches)]).item() for step in steps]
+        with torch.inference_mode():
+            y = self.model(self.batches[0][0])
+        y = y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+        return y.reshape(math.prod(y.shape))[:20].tolist()
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    torch.set_flush_denormal("flushed" in args.variant)
+    work(Side, args)

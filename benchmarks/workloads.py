@@ -1,26 +1,119 @@
-"""What benchmarks/models.py measures: the documents' networks, on random numbers of their shapes."""
+"""What benchmarks/models.py measures: the documents' networks, described once, built by each side with its own layers.
+
+All sides begin with the same weights and see the same numbers, so that their losses can be compared (`--no-check`
+leaves that out). Random images do: the time of a step does not depend on what is in the pictures.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 
 @dataclass(frozen=True)
+class Op:
+    """One layer. size: filters of conv (3×3, same), units of dense, rate of drop. The others need none."""
+
+    kind: str  # conv, dense, act, pool (2×2, maximum), norm (of the batch), drop, flatten
+    size: float = 0
+    activation: str | None = None
+    max_norm: float | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.size)
+
+
+def _act(name: str) -> Op:
+    return Op("act", activation=name)
+
+
+POOL, NORM, FLATTEN, RELU = Op("pool"), Op("norm"), Op("flatten"), _act("relu")
+
+
+def _cifar() -> tuple[Op, ...]:
+    """The activation is a layer of its own, and the dropout stands before the batch norm, as in the article."""
+    ops = [Op("conv", 32), RELU]
+    for filters, pool in ((64, True), (64, True), (128, False)):
+        ops += [Op("drop", 0.2), NORM, Op("conv", filters), RELU, *([POOL] if pool else [])]
+    ops += [Op("drop", 0.2), NORM, FLATTEN, Op("drop", 0.2)]
+    for units in (256, 128):
+        ops += [Op("dense", units, max_norm=3), RELU, Op("drop", 0.2), NORM]
+    return (*ops, Op("dense", 10))
+
+
+def _small_vgg(classes: int) -> tuple[Op, ...]:
+    ops: list[Op] = []
+    for filters, times in ((32, 1), (64, 2), (128, 3)):
+        ops += [Op("conv", filters), RELU, NORM] * times + [POOL, Op("drop", 0.25)]
+    return (*ops, FLATTEN, Op("dense", 512), RELU, NORM, Op("drop", 0.5), Op("dense", classes))
+
+
+def _vgg16() -> tuple[Op, ...]:
+    ops: list[Op] = []
+    for filters, times in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        ops += [Op("conv", filters, "relu")] * times + [POOL]
+    return tuple(ops)
+
+
+@dataclass(frozen=True)
 class Workload:
-    """A training step: batch size, image shape, and how many batches one timed round takes."""
+    """A network and what is done with it.
+
+    mode: "train" (forward, loss, backward, update) or "forward" (in evaluation mode). batches: how many a timed round
+    takes. classes: a softmax over them comes last; None: the network ends with its last op. goal: the largest ratio of
+    our time to the faster peer's that we want to see.
+    """
 
     title: str
+    ops: tuple[Op, ...]
+    shape: tuple[int, ...]
+    classes: int | None
+    mode: str
     batch: int
-    shape: tuple[int, int, int]
     batches: int
+    goal: float
+    optimizer: str = "adam"
+
+    def quick(self) -> Workload:
+        """Only to see that everything works."""
+        return replace(self, batch=min(self.batch, 4), batches=2)
+
+    def checked(self) -> Workload:
+        """To compare losses. Too few samples would not do: batch norm then makes much of the last digit's rounding."""
+        return replace(self, batch=min(self.batch, 32), batches=2)
 
 
+SHAPE, CIFAR = (32, 32, 3), _cifar()
 WORKLOADS = {
-    "dense": Workload("dense net, Fashion-MNIST shapes, Adam, batch 32, through fit", 32, (28, 28, 1), 200),
-    "cifar": Workload("CIFAR-10 CNN, Adam, batch 64, through fit", 64, (32, 32, 3), 4),
-}
+    "dense": Workload(
+        "A: dense 128, train, batch 32, through fit",
+        (FLATTEN, Op("dense", 128, "relu"), Op("dense", 10)), (28, 28, 1), 10, "train", 32, 200, 0.50,
+    ),
+    "cifar": Workload("B: CIFAR-10 CNN, train, batch 64", CIFAR, SHAPE, 10, "train", 64, 4, 0.80),
+    "cifar_forward_256": Workload("B: CIFAR-10 CNN, forward, batch 256", CIFAR, SHAPE, 10, "forward", 256, 2, 0.90),
+    "cifar_forward_1": Workload("B: CIFAR-10 CNN, forward, batch 1", CIFAR, SHAPE, 10, "forward", 1, 60, 1.00),
+    "simple": Workload(
+        "C1: simple NN, train, batch 32",
+        (Op("dense", 1024, "sigmoid"), Op("dense", 512, "sigmoid"), Op("dense", 3)),
+        (3072,), 3, "train", 32, 40, 0.90, "sgd",
+    ),
+    "small_vgg": Workload(
+        "C2: SmallVGGNet 64×64, train, batch 32", _small_vgg(3), (64, 64, 3), 3, "train", 32, 3, 0.80, "sgd"
+    ),
+    "dense_800": Workload(
+        "D: dense 800, train, batch 200",
+        (Op("dense", 800, "relu"), Op("dense", 10)), (784,), 10, "train", 200, 40, 0.80,
+    ),
+    "vgg16": Workload("E: VGG16 without top, 32×32, forward, batch 32", _vgg16(), SHAPE, None, "forward", 32, 3, 0.90),
+}  # fmt: skip
+
+
+def get(name: str, quick: bool = False) -> Workload:
+    return WORKLOADS[name].quick() if quick else WORKLOADS[name]
 
 
 def data(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -28,4 +121,28 @@ def data(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     samples = workload.batch * workload.batches
     x = rng.random((samples, *workload.shape), dtype=np.float32)
-    return x, rng.integers(0, 10, samples)
+    return x, rng.integers(0, workload.classes or 1, samples)
+
+
+def weights(workload: Workload) -> Iterator[np.ndarray]:
+    """The first kernel of each conv and dense, in order, as minicnn and Keras hold them; biases are 0.
+
+    Uniform, of variance 1/fan_in before sigmoid and 2/fan_in else, so that the numbers neither fade nor grow.
+    """
+    rng, shape = np.random.default_rng(1), workload.shape
+    for op in workload.ops:
+        if op.kind in ("conv", "dense"):
+            kernel = (3, 3, shape[-1], op.width) if op.kind == "conv" else (shape[-1], op.width)
+            gain = 1 if op.activation == "sigmoid" else 2
+            limit = math.sqrt(3 * gain / math.prod(kernel[:-1]))
+            yield rng.uniform(-limit, limit, kernel).astype(np.float32)
+        shape = output_shape(op, shape)
+
+
+def output_shape(op: Op, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a sample, channels last, after `op`."""
+    if op.kind == "pool":
+        return (shape[0] // 2, shape[1] // 2, shape[2])
+    if op.kind == "flatten":
+        return (math.prod(shape),)
+    return (*shape[:-1], op.width) if op.kind in ("conv", "dense") else shape
