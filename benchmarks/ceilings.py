@@ -1,4 +1,4 @@
-"""What the machine itself can do: its matrix product and its copy, with so many threads: the yardsticks of a roofline."""
+"""What the machine itself can do with so many threads: its matrix product and its copy. A roofline's yardsticks."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import strict_cupy
 
 import minicnn
 from minicnn.errors import InputError
@@ -246,3 +247,16 @@ def test_a_long_run_keeps_its_sums_and_its_first_spans(monkeypatch, tmp_path):
     record = json.loads((tmp_path / "trace.json").read_text())
     assert len([e for e in record["traceEvents"] if e["ph"] == "X"]) == 5
     assert record["otherData"]["spans left out"] > 10 * 2 * 7 - 5
+
+
+def test_layers_on_a_gpu_are_waited_for(monkeypatch):
+    strict_cupy.install(monkeypatch)
+    model, x, y = image_model()
+    model.to("gpu")
+    model.fit(x, y, batch_size=10, verbose=0)
+    before = strict_cupy.log["sync"]
+    with minicnn.profile() as p:
+        model.fit(x, y, batch_size=10, verbose=0)
+    rows = by_name(p)
+    assert rows["body/conv2d_1"].calls == 2
+    assert strict_cupy.log["sync"] - before >= 2 * 2 * 7  # 2 steps, 2 ways, 7 layers

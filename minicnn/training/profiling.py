@@ -222,7 +222,12 @@ def carried(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_memory(a: Array, b: Array | None) -> bool:
     """Whether b is only another view of a, as Flatten gives it: then nothing was read or written."""
-    return b is not None and (b if b.base is None else b.base) is (a if a.base is None else a.base)
+    return b is not None and _owner(a) is _owner(b)
+
+
+def _owner(a: Array) -> Array:
+    base = getattr(a, "base", None)
+    return a if base is None else base
 
 
 def _wait_for(y: Array) -> None:

@@ -1,0 +1,224 @@
+"""Time every kernel, and every algorithm of the convolution, on the shapes of the documents' layers.
+
+    python benchmarks/kernels.py                        all of them, on all cores
+    python benchmarks/kernels.py --threads 1            on one
+    python benchmarks/kernels.py --only conv            some of them, by words of their names: --only relu,adam
+    python benchmarks/kernels.py --device gpu           on the GPU; transfers, launch and device time apart
+    python benchmarks/kernels.py --quick                only to see that it works: a second or two
+
+What each is measured by: the machine's own matrix product (GFLOP/s) and copy (GB/s), taken in the same run. The batch
+is cut into one shard for each thread, as training does it, and BLAS is held to one thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cases
+import ceilings
+import numpy as np
+import plots
+from cases import Case
+from record import write_record
+from threadpoolctl import threadpool_limits
+from timing import in_turn, on_gpu
+
+from minicnn.backend import module_for
+from minicnn.errors import InputError
+from minicnn.training.shards import Workers, split, usable_cores
+
+HERE = Path(__file__).parent
+PRODUCTS = ("conv", "dense")  # the groups whose work is multiplying; the others move numbers
+SECONDS = 0.6  # for a kernel on a shape, all its algorithms together
+
+
+class Machine:
+    """Where the kernels run: the device, and with how many threads."""
+
+    def __init__(self, device: str, threads: int):
+        self.device, self.xp = device, module_for(device)
+        self.threads = threads if device == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def function(self, case: Case, workers: Workers) -> Callable[[], Any]:
+        """What runs the case once, on the whole batch, with all threads."""
+        if case.group == "optimizer":
+            step = case.make(self.xp, case.batch, np.float32)
+            return lambda: step(workers)
+        shards = split(case.batch, self.threads)
+        runs = [case.make(self.xp, shard.stop - shard.start, np.float32) for shard in shards]
+        if len(runs) == 1:
+            return runs[0]
+        return lambda: [future.result() for future in [self.pool.submit(run) for run in runs]]
+
+    def ceilings(self, quick: bool) -> dict[str, Any]:
+        if self.device == "cpu":
+            return ceilings.measure(self.threads, quick)
+        return gpu_ceilings(self.xp, quick)
+
+
+def gpu_ceilings(xp: Any, quick: bool) -> dict[str, Any]:
+    """The GPU's own product (float32, as cuBLAS does it), its copy, and the way between host and device."""
+    side, size = (128, 1 << 16) if quick else (4096, 256 << 20)
+    a, b = (xp.asarray(np.random.default_rng(0).random((side, side), dtype=np.float32)) for _ in range(2))
+    host = np.ones(size // 4, np.float32)
+    source = xp.asarray(host)
+    product = min(on_gpu(xp, lambda: xp.matmul(a, b))["device_ms"] for _ in range(4))
+    copy = min(on_gpu(xp, source.copy)["device_ms"] for _ in range(4))
+    up = min(on_gpu(xp, lambda: xp.asarray(host))["ms"] for _ in range(4))
+    down = min(on_gpu(xp, source.get)["ms"] for _ in range(4))
+    return {
+        "threads": 1, "gemm_gflops": round(2 * side**3 / product / 1e6, 1),
+        "copy_gbs": round(2 * host.nbytes / copy / 1e6, 1),
+        "to_device_gbs": round(host.nbytes / up / 1e6, 1), "to_host_gbs": round(host.nbytes / down / 1e6, 1),
+    }  # fmt: skip
+
+
+def measure(machine: Machine, chosen: list[Case], quick: bool) -> list[dict[str, Any]]:
+    """A row for each case. Those that differ in the algorithm alone take turns."""
+    groups: dict[tuple[str, str, str], list[Case]] = {}
+    for case in chosen:
+        if cases.runs_here(case, machine.xp):
+            groups.setdefault((case.kernel, case.shape, case.way), []).append(case)
+    rows = []
+    with Workers(machine.threads) as workers, threadpool_limits(1, user_api="blas"):
+        for together in groups.values():
+            functions = [machine.function(case, workers) for case in together]
+            times = in_turn(functions, 0 if quick else SECONDS, machine.device)
+            for case, time_of in zip(together, times, strict=True):
+                rows.append(row(case, time_of, cases.error(case, machine.xp)))
+                print(line(rows[-1]), flush=True)
+    return rows
+
+
+def row(case: Case, times: dict[str, float], error: float | None) -> dict[str, Any]:
+    """The record of one case; flops and bytes of the whole batch."""
+    flops, moved = case.flops * case.batch, case.bytes * case.batch + case.fixed
+    ms = times.get("device_ms", times["ms"])
+    return {
+        "group": case.group, "kernel": case.kernel, "algorithm": case.algorithm, "way": case.way, "shape": case.shape,
+        "batch": case.batch, **{name: round(value, 4) for name, value in times.items()},
+        "gflop": round(flops / 1e9, 6), "mb": round(moved / 1e6, 4),
+        "gflops": round(flops / ms / 1e6, 2), "gbs": round(moved / ms / 1e6, 2),
+        "error": None if error is None else float(f"{error:.1e}"),
+    }  # fmt: skip
+
+
+def add_shares(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> None:
+    """What part of the machine's matrix product and of its copy each row reached."""
+    for r in rows:
+        r["share_of_gemm"] = round(r["gflops"] / ceiling["gemm_gflops"], 3)
+        r["share_of_copy"] = round(r["gbs"] / ceiling["copy_gbs"], 3)
+
+
+def name_of(r: dict[str, Any]) -> str:
+    return f"{r['kernel']} {r['shape']} {r['way']}"
+
+
+def line(r: dict[str, Any]) -> str:
+    error = "" if r["error"] is None else f"{r['error']:.0e}"
+    rate = f"{r['gflops']:9.1f}" if r["group"] in PRODUCTS else f"{'':9}"
+    launch = f"{r['launch_ms']:8.3f}" if "launch_ms" in r else ""
+    ms = r.get("device_ms", r["ms"])
+    return f"{name_of(r)[:42]:42} {r['algorithm']:9}{ms:9.3f}{launch}{rate}{r['mb']:9.2f}{r['gbs']:8.1f}{error:>8}"
+
+
+def head(device: str) -> str:
+    launch = f"{'launch':>8}" if device == "gpu" else ""
+    rates = f"{'GFLOP/s':>9}{'MB':>9}{'GB/s':>8}{'error':>8}"
+    return f"{'kernel, one sample, way':42} {'algorithm':9}{'ms':>9}{launch}{rates}"
+
+
+def best_algorithms(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each convolution with several algorithms: which one was the fastest, and by how much over im2col."""
+    groups: dict[str, dict[str, float]] = {}
+    for r in rows:
+        if r["group"] == "conv":
+            groups.setdefault(name_of(r), {})[r["algorithm"]] = r.get("device_ms", r["ms"])
+    lines = []
+    for name, times in groups.items():
+        if len(times) > 1:
+            best = min(times, key=lambda algorithm: times[algorithm])
+            others = ", ".join(f"{algorithm} {ms / times['im2col']:.2f}" for algorithm, ms in times.items())
+            lines.append(f"{name[:36]:36} {best:9} fastest; time, im2col = 1: {others}")
+    return lines
+
+
+COLORS = {"im2col": "#1565c0", "shifted": "#2e7d32", "winograd": "#c62828", "fft": "#ef8e3b", "loops": "#b0b0b0"}
+MARKS = {"forward": "o", "dx": "^", "dw": "s", "backward": "D"}
+
+
+def picture(rows: list[dict[str, Any]], ceiling: dict[str, Any], path: str) -> None:
+    """The roofline of what multiplies, and the share of the copy of what only moves numbers."""
+    products = [r for r in rows if r["group"] in PRODUCTS and r["algorithm"] != "loops"]
+    moving = [r for r in rows if r["group"] not in PRODUCTS]
+    canvas, (roof, bars) = plots.figure(11, 5.5, columns=2)
+    peak, copy = ceiling["gemm_gflops"], ceiling["copy_gbs"]
+    intensity = np.geomspace(0.2, 2000, 200)
+    roof.loglog(intensity, np.minimum(peak, intensity * copy), color=plots.GREY, lw=1)
+    labels = set()
+    for r in products:
+        name, mark = r["algorithm"] or r["kernel"], MARKS[r["way"]]
+        color = COLORS.get(r["algorithm"], "black")
+        text = None if name in labels else name
+        labels.add(name)
+        roof.plot(r["gflop"] * 1e3 / r["mb"], r["gflops"], mark, color=color, ms=4, alpha=0.75, label=text)
+    plots.label(roof, f"Roofline: {peak:.0f} GFLOP/s, {copy:.0f} GB/s", "operations for each byte", "GFLOP/s")
+    if products:
+        roof.legend(fontsize=8, frameon=False, loc="lower right", title="○ forward, △ dx, □ dw, ◇ dx and dw",
+                    title_fontsize=7)  # fmt: skip
+    y = np.arange(len(moving))
+    bars.barh(y, [r["gbs"] for r in moving], color=plots.OURS, height=0.7)
+    bars.set_yticks(y, [f"{r['kernel']} {r['way']}" for r in moving], fontsize=7)
+    bars.invert_yaxis()
+    bars.axvline(copy, color=plots.GREY, lw=1)
+    plots.label(bars, "What moves numbers; the line: a plain copy in memory", "GB/s")
+    plots.save(canvas, path)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="all cores unless given")
+    parser.add_argument("--only", default="", help="words of names or groups, comma-separated")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="small shapes, one round: no times to rely on")
+    parser.add_argument("--output", help="the record (results/kernels.json; with --quick or --only none)")
+    args = parser.parse_args()
+    if args.output is None and not args.quick and not args.only:
+        suffix = ("" if args.device == "cpu" else "_gpu") + ("_one_thread" if args.threads == 1 else "")
+        args.output = str(HERE / "results" / f"kernels{suffix}.json")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        machine = Machine(args.device, args.threads)
+    except InputError as error:
+        sys.exit(str(error))
+    chosen = cases.all_cases(args.quick, args.only)
+    if not chosen:
+        sys.exit(f"no kernel has {args.only!r} in its name; try conv, dense, relu, batchnorm, adam")
+    start = time.perf_counter()
+    before = machine.ceilings(args.quick)
+    print(f"{args.device}, {machine.threads} threads: the machine's own matrix product {before['gemm_gflops']} "
+          f"GFLOP/s, its copy {before['copy_gbs']} GB/s\n{head(args.device)}")  # fmt: skip
+    rows = measure(machine, chosen, args.quick)
+    after = machine.ceilings(args.quick)
+    ceiling = {name: max(before[name], after[name]) for name in before}  # a ceiling is what was reached once
+    add_shares(rows, ceiling)
+    print("\n".join(["", *best_algorithms(rows)]))
+    print(f"\nceilings: {ceiling}; {time.perf_counter() - start:.0f} s in all")
+    if args.output:
+        write_record(args.output, {"device": args.device, "ceilings": ceiling, "rows": rows}, threads=machine.threads)
+        picture(rows, ceiling, args.output)
+
+
+if __name__ == "__main__":
+    main()
