@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from workloads import WORKLOADS
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
@@ -37,35 +39,54 @@ def section() -> str:
         f"NumPy {cnn['versions']['numpy']}; the time is that of the whole example, pictures included. Published: the "
         "course's own run.",
         "",
-        "| a training step, through `fit` | minicnn | PyTorch, bare loop | time, ratio | memory, ratio |",
-        "|---|---|---|---|---|",
-    ]
-    rows = (
-        ("dense", "torch nchw", "dense 128, batch 32; PyTorch as it comes"),
-        ("dense", "torch flushed", "the same; PyTorch with denormal numbers flushed to 0"),
-        ("cifar", "torch nchw", "CIFAR-10 CNN (2.26 M parameters), batch 64; PyTorch as it comes"),
-        ("cifar", "torch channels_last", "the same; PyTorch with channels last"),
-    )
-    for name, side, title in rows:
-        run = models["workloads"][name]
-        ours, theirs = run["sides"]["minicnn"], run["sides"][side]
-        lines.append(
-            f"| {title} | {ours['ms_per_step']:.2f} ms | {theirs['ms_per_step']:.2f} ms | {run['ratios'][side]:.2f} "
-            f"| {ours['peak_memory_mb'] / theirs['peak_memory_mb']:.2f} |"
-        )
-    sides = models["workloads"]["cifar"]["sides"].values()
-    torch = next(side["versions"]["torch"] for side in sides if "torch" in side["versions"])
-    lines += [
-        "",
-        f"{models['hardware']['processor']}, {models['workloads']['cifar']['threads']} threads, both sides in turn, "
-        f"medians; PyTorch {torch}. Below 1 is faster, or smaller, than PyTorch. The running means in Adam fade into "
-        "denormal numbers, slow to compute with, where a unit is dead; minicnn rounds them to 0, PyTorch only if told "
-        "to.",
+        *_speed(models),
         "",
         f"`import minicnn` takes {imports['ratio_to_numpy']['minicnn']:.2f} times as long as "
         f"`import numpy`, with all of its layers and models {imports['ratio_to_numpy']['minicnn.models']:.2f} times.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _speed(models: dict[str, Any]) -> list[str]:
+    """Time of a step beside the peers, of all workloads that were recorded, and the goal for the ratio."""
+    runs = models["workloads"]
+    lines = [
+        "| milliseconds a step (letters: see benchmarks/workloads.py) | minicnn | PyTorch | TensorFlow | ratio to the "
+        "faster | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, workload in WORKLOADS.items():
+        if name in runs:
+            ours, *peers = (_fastest(runs[name], side) for side in ("minicnn", "torch", "tensorflow"))
+            theirs = [ms for ms in peers if ms is not None]
+            ratio = f"{ours / min(theirs):.2f}" if theirs else "–"
+            cells = ("–" if ms is None else f"{ms:.2f}" for ms in (ours, *peers))
+            lines.append(f"| {workload.title} | {' | '.join(cells)} | {ratio} | {workload.goal:.2f} |")
+    whole = runs["cifar"]
+    versions = {k: v for side in whole["sides"].values() for k, v in side["versions"].items()}
+    names = (("torch", "PyTorch"), ("tensorflow", "TensorFlow"), ("keras", "Keras"), ("numpy", "NumPy"))
+    our_memory = whole["sides"]["minicnn"]["peak_memory_mb"]
+    memory = min(s["peak_memory_mb"] for name, s in whole["sides"].items() if name.startswith("torch"))
+    lines += [
+        "",
+        f"{models['hardware']['processor']}, {whole['threads']} threads for every side, in turn, medians; "
+        + ", ".join(f"{title} {versions[name]}" for name, title in names if name in versions)
+        + ". minicnn through `fit` and `predict`, the peers in bare loops, each in the fastest of its variants "
+        "(PyTorch: memory layout, denormal numbers flushed to 0). Training B, minicnn's process takes at most "
+        f"{our_memory} MiB, {our_memory / memory:.2f} times what PyTorch's takes.",
+    ]
+    gain = models.get("gain_of_threads")
+    if gain:
+        lines[-1] += (
+            f" {gain['threads']} threads train B {gain['minicnn']:.2f} times as fast as one; the machine's own matrix "
+            f"product gains {gain['gemm']:.2f} times."
+        )
+    return lines
+
+
+def _fastest(run: dict[str, Any], framework: str) -> float | None:
+    """Milliseconds of this framework's fastest variant; None where it was not measured."""
+    return min((s["ms_per_step"] for name, s in run["sides"].items() if name.split()[0] == framework), default=None)
 
 
 def _spread(record: dict[str, Any]) -> str:

@@ -131,10 +131,13 @@ def explain(found: dict[str, Any]) -> str:
         f"{found['gradients_ms']:.1f} ms at this machine's {found['copy_gbs']} GB/s, however many cores there are.",
     ]
     if "speed_up" in found:
-        lines.append(
-            f"Measured: {found['speed_up']:.2f} times as fast, as if {max(0, found['karp_flatt']):.1%} of the work "
-            "were one thread's alone; waiting, memory and the cores' own limits are in it."
-        )
+        text = f"Measured: {found['speed_up']:.2f} times as fast"
+        if 0 < found["karp_flatt"] < 1:
+            text += (
+                f", as if {found['karp_flatt']:.1%} of the work were one thread's alone; waiting, memory and the "
+                "cores' own limits are in it"
+            )
+        lines.append(text + ".")
     return "\n".join(lines)
 
 

@@ -101,7 +101,7 @@ class Side:
         losses: list[Any] = []
         for step in range(CHECKED_STEPS):
             part = slice(batch * (step % self.workload.batches), batch * (step % self.workload.batches + 1))
-            history = self.model.fit(self.x[part], self.y[part], batch_size=batch, epochs=1, verbose=0)
+            history = self.model.fit(self.x[part], self.y[part], batch_size=batch, shuffle=False, verbose=0)
             losses.append(history.history["loss"][0])
         return losses
 

@@ -1,0 +1,235 @@
+"""The benchmarks: each command runs as a reader types it, with --quick and without peers; what they compute is right.
+
+Nothing here looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import strict_cupy
+from PIL import Image
+
+import minicnn
+from minicnn.applications import VGG16, SmallVGGNet
+from minicnn.kernels.conv_choice import ALGORITHMS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """benchmark("models") imports benchmarks/models.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def run(script, *flags, fails=False, **env):
+    """What the script prints; where it shall fail, its errors."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, flags)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **env}
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=300)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    if fails:
+        assert "Traceback" not in done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def recorded(path):
+    """The record that stands there; its picture shows something."""
+    image = np.asarray(Image.open(path.with_suffix(".png")).convert("L"), dtype=float)
+    assert image.std() > 10
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert {"command", "date", "versions", "hardware"} <= set(record)
+    return record
+
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_models(tmp_path):
+    flags = ("--workloads", "dense,simple", "--one-thread", "dense", "--threads", 2)
+    out = run("models.py", "--quick", *flags, "--output", tmp_path / "models.json")
+    record = recorded(tmp_path / "models.json")
+    assert set(record["workloads"]) == {"dense", "simple"}
+    for result in (*record["workloads"].values(), record["one_thread"]["dense"]):
+        assert result["title"] in out
+        side = result["sides"]["minicnn"]
+        assert 0 < side["fastest"] <= side["ms_per_step"] <= side["slowest"]
+        assert "ratio" not in result
+    assert record["one_thread"]["dense"]["threads"] == 1
+    assert record["gain_of_threads"]["gemm"] > 0
+
+
+def test_scaling(tmp_path):
+    out = run("scaling.py", "--quick", "--threads", 2, "--output", tmp_path / "scaling.json")
+    record = recorded(tmp_path / "scaling.json")
+    assert [p["threads"] for p in record["threads_curve"]] == [1, 2]
+    assert [p["batch"] for p in record["batches"]] == [1, 2, 3]
+    assert [p["pixels"] for p in record["sizes"]] == [64, 144, 256]
+    assert 1 <= record["limits"]["amdahl"] <= record["limits"]["cores"] == 16
+    assert "R² = " in out and "16 cores" in out
+
+
+def test_kernels(tmp_path):
+    out = run("kernels.py", "--quick", "--threads", 2, "--output", tmp_path / "kernels.json")
+    record = recorded(tmp_path / "kernels.json")
+    rows = record["rows"]
+    assert {"conv2d", "dense", "maxpool2d", "batchnorm", "dropout", "relu", "softmax", "adam"} <= {r["kernel"] for r in rows}
+    assert {r["algorithm"] for r in rows if r["kernel"] == "conv2d"} == set(ALGORITHMS)
+    for r in rows:
+        assert r["ms"] > 0 and r["mb"] > 0 and r["gbs"] >= 0
+        assert (r["gflop"] > 0) == (r["group"] in ("conv", "dense"))
+        assert r["error"] is None if r["way"] == "mask" else r["error"] < 1e-4, r
+        assert f"{r['kernel']} {r['shape']}" in out
+    assert record["ceilings"]["gemm_gflops"] > 0 and record["ceilings"]["copy_gbs"] > 0
+
+
+def test_some_kernels_only():
+    out = run("kernels.py", "--quick", "--only", "tanh")
+    names = {line.split()[0] for line in out.splitlines() if "forward" in line or "backward" in line}
+    assert names == {"tanh"}
+    assert "no kernel has 'tahn' in its name" in run("kernels.py", "--quick", "--only", "tahn", fails=True)
+
+
+@pytest.mark.parametrize("script", ["kernels.py", "models.py", "scaling.py"])
+def test_a_gpu_that_is_not_there(script, tmp_path):
+    (tmp_path / "cupy.py").write_text("raise ImportError('there is none in this test')")
+    error = run(script, "--device", "gpu", "--quick", fails=True, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    for part in ("Expected: ", "Received: ", "What to do: "):
+        assert part in error
+
+
+def test_unknown_names():
+    assert "there are dense, cifar" in run("models.py", "--workloads", "alexnet", fails=True)
+    assert "there are torch and tensorflow" in run("models.py", "--peers", "jax", fails=True)
+
+
+# ---- the same network on every side ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("dense", 101_770), ("cifar", 2_264_458), ("simple", 3_146_752 + 524_800 + 1_539), ("dense_800", 636_010)],
+)
+def test_workloads_are_the_documents_networks(benchmark, name, params):
+    model = benchmark("worker_minicnn").build(benchmark("workloads").get(name))
+    assert model.count_params() == params
+
+
+def test_workloads_are_the_applications(benchmark):
+    build, get = benchmark("worker_minicnn").build, benchmark("workloads").get
+    assert build(get("small_vgg")).count_params() == SmallVGGNet(64, 64, 3, classes=3).count_params()
+    vgg16 = VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    assert build(get("vgg16")).count_params() == vgg16.count_params()
+
+
+def test_a_side_begins_with_the_given_weights_and_repeats(benchmark):
+    workload = benchmark("workloads").get("dense", quick=True)
+    side = benchmark("worker_minicnn").Side
+    first, second = (side(workload, "", "cpu", dropout=False) for _ in range(2))
+    kernels = list(benchmark("workloads").weights(workload))
+    np.testing.assert_array_equal(first.model.layers[1].params["w"], kernels[0])
+    losses = first.check()
+    assert losses == second.check() and len(losses) == 3 and np.isfinite(losses).all()
+
+
+def test_what_counts_as_a_difference(benchmark):
+    differences, get = benchmark("models").differences, benchmark("workloads").get
+    train, forward = get("dense"), get("vgg16")
+    assert differences(train, [2.0, 1.0, 0.5], [2.0001, 1.01, 0.49]) == ""
+    assert "number 1" in differences(train, [2.0, 1.0, 0.5], [2.01, 1.0, 0.5])
+    assert "number 3" in differences(train, [2.0, 1.0, 0.5], [2.0, 1.0, 0.6])
+    assert "number 2" in differences(train, [2.0, float("nan")], [2.0, 1.0])
+    assert differences(forward, [1.0, 1e-6], [1.0, 2e-6]) == ""
+    assert "number 2" in differences(forward, [1.0, 0.1], [1.0, 0.101])
+    assert differences(train, [1.0], [1.0, 2.0]) == "1 and 2 numbers"
+
+
+# ---- what is worked out from the times -------------------------------------------------------------------------------
+
+
+def side(benchmark, name, rounds, peak):
+    made = object.__new__(benchmark("models").Side)
+    made.name, made.rounds, made.peak_mb, made.versions, made.more = name, rounds, peak, {name.split()[0]: "1"}, {}
+    return made
+
+
+def test_the_ratio_is_to_the_fastest_peer(benchmark):
+    workload = benchmark("workloads").get("cifar")
+    sides = [side(benchmark, *given) for given in (
+        ("minicnn", [8.0, 9.0, 10.0], 100), ("torch nchw", [20.0, 20.0, 20.0], 400),
+        ("torch channels_last", [9.0, 12.0, 30.0], 500), ("tensorflow step", [15.0, 15.0, 15.0], 800),
+    )]  # fmt: skip
+    result = benchmark("models").compared(sides, workload, 2)
+    assert result["fastest_peer"] == "torch channels_last"
+    assert result["ratio"] == 9 / 12
+    assert result["ratios"] == {"torch nchw": 0.45, "torch channels_last": 0.75, "tensorflow step": 0.6}
+    assert result["ratio_by_round"] == {"lowest": round(10 / 30, 3), "highest": round(8 / 9, 3)}
+    assert result["memory_ratios"]["torch nchw"] == 0.25
+    last = benchmark("models").table({"cifar": result}).splitlines()[-1]
+    assert last.split()[-5:] == ["9.00", "12.00", "15.00", "0.75", "0.80"]
+    result["sides"]["minicnn"]["ms_per_step"], result["ratio"] = 12.0, 1.0
+    assert "above the goal" in benchmark("models").table({"cifar": result})
+
+
+def test_the_readme_shows_what_is_recorded(benchmark):
+    def took(ms, **versions):
+        return {"ms_per_step": ms, "peak_memory_mb": ms, "versions": versions}
+
+    sides = {"minicnn": took(5), "torch nchw": took(20, torch="2.1"), "torch channels_last": took(10, torch="2.1")}
+    runs = {"cifar": {"threads": 2, "sides": sides}, "vgg16": {"threads": 2, "sides": {"minicnn": took(7)}}}
+    lines = benchmark("report")._speed({"workloads": runs, "hardware": {"processor": "P"}})
+    assert lines[2] == "| B: CIFAR-10 CNN, train, batch 64 | 5.00 | 10.00 | – | 0.50 | 0.80 |"
+    assert lines[3].endswith("| 7.00 | – | – | – | 0.90 |")
+    assert "5 MiB, 0.50 times" in lines[-1] and "PyTorch 2.1" in lines[-1]
+
+
+def test_a_line_through_points(benchmark):
+    scaling = benchmark("scaling")
+    fit = scaling.line_fit([{"n": n, "ms": 3 + 2 * n} for n in (1, 2, 5, 9)], "n")
+    assert fit["fixed_ms"] == pytest.approx(3) and fit["slope_ms"] == pytest.approx(2) and fit["r2"] == pytest.approx(1)
+    assert scaling.line_fit([{"n": n, "ms": ms} for n, ms in ((1, 1), (2, 5), (3, 1))], "n")["r2"] == pytest.approx(0)
+    assert scaling.thread_counts(6) == [1, 2, 3, 4, 6] and scaling.thread_counts(1) == [1]
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The stand-in for CuPy, with a clock whose events are always 4 ms apart."""
+    cupy = strict_cupy.install(monkeypatch)
+    clocked = SimpleNamespace(**vars(cupy.cuda), get_elapsed_time=lambda begin, end: 4.0)
+    monkeypatch.setattr(cupy, "cuda", clocked)
+    return cupy
+
+
+def test_times_on_a_gpu_stand_apart(benchmark, gpu):
+    (times,) = benchmark("timing").in_turn([lambda: gpu.zeros(3)], 0, "gpu")
+    assert times["device_ms"] == 4.0
+    assert 0 < times["launch_ms"] <= times["ms"]
+
+
+@pytest.mark.parametrize("name", ["dense", "cifar_forward_1"])
+def test_a_round_on_a_gpu(benchmark, gpu, name):
+    workload = benchmark("workloads").get(name, quick=True)
+    made = benchmark("worker_minicnn").Side(workload, "", "gpu", dropout=True)
+    before = strict_cupy.log["to_device"]
+    found = made.round()
+    assert found["device_ms"] == 4.0 / workload.batches
+    assert found["launch_ms"] > 0 and found["transfer_ms"] > 0
+    assert strict_cupy.log["to_device"] > before
+    assert minicnn.backend.xp_of(made.model.flat_layers[1].params.get("w", gpu.zeros(1))) is gpu
