@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from minicnn.kernels.conv_choice import ALGORITHMS, algorithm_for
 
 from minicnn import kernels
 from minicnn.backend import to_host
 from minicnn.errors import InputError
+from minicnn.kernels.conv_choice import ALGORITHMS, algorithm_for
 from minicnn.kernels.im2col import Windows
 from minicnn.optimizers import SGD, Adam
 
