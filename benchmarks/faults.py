@@ -2,10 +2,10 @@
 
     python benchmarks/faults.py [--kills 100] [--seed 0]
 
-Each training is a process of its own, killed with SIGKILL one to three times and begun again, with BackupAndRestore. It
-must end with the same model file (weights, optimizer, random generator), History, CSV and checkpoints, byte for byte, as
-one that was never killed. It is killed by the clock, after a step, or in a save: in the middle of a write, before the
-flush to the disk, before or after the renaming.
+Each training is a process of its own, killed with SIGKILL one to three times and begun again, with BackupAndRestore.
+It must end with the same model file (weights, optimizer, random generator), History, CSV and checkpoints, byte for
+byte, as one that was never killed. It is killed by the clock, after a step, or in a save: in the middle of a write,
+before the flush to the disk, before or after the renaming.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Moments:
 
 
 def run(case: str, folder: Path, kind: str | None = None, n: float = 0) -> bool:
-    """Train in a process of its own. Returns whether it was killed: at the n-th moment of this kind, or after n seconds.
+    """Train in a process of its own. Returns whether it was killed: at the n-th moment of a kind, or after n seconds.
 
     Raises RuntimeError where it ended in any other way than well or killed.
     """

@@ -1,4 +1,4 @@
-"""A training that is killed, by SIGKILL and in a process of its own, and begun again ends as if nothing had happened."""
+"""A training that is killed with SIGKILL, and begun again, ends as if nothing had happened."""
 
 from __future__ import annotations
 

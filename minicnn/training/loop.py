@@ -15,6 +15,7 @@ from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
+from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
@@ -86,7 +87,8 @@ def _train_epoch(model: Any, place: Place, workers: Workers, events: CallbackLis
     with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
         for x, y in each("data", on_device(batches, model.device)):
             events.on_train_batch_begin(place.step)
-            place.advance(*train_step(model, x, y, workers), len(x))
+            with interrupts_wait():
+                place.advance(*train_step(model, x, y, workers), len(x))
             if events.listens("on_train_batch_end"):
                 events.on_train_batch_end(place.step - 1, place.running.logs())
             bar.update(len(x), place.running.logs)

@@ -53,7 +53,10 @@ class ProgressBar:
         # The least important comes last: a narrow terminal cuts it off.
         known, unknown = "{desc} |{bar}| {n_fmt}/{total_fmt} img{postfix}", "{desc} {n_fmt} img{postfix}"
         bar_format = unknown if total_images is None else known
-        return tqdm(total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format)
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread that looks after bars that are not drawn: these are
+
+        return Bar(total=total_images, desc=self.label, file=sys.stdout, dynamic_ncols=True, bar_format=bar_format)
 
     def _rate(self) -> float:
         return (self.images - self._first) / max(self._now - self._start, 1e-9)
