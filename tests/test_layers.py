@@ -414,3 +414,12 @@ def test_one_step_with_constraint_and_regularizer_in_keras():
                 0.09387571, -0.6462575, 0.101049]  # fmt: skip
     np.testing.assert_allclose(w.ravel(), expected, rtol=3e-6, atol=1e-7)
     np.testing.assert_allclose(b, [0.07650687, 0.09208858, -0.2388018], rtol=3e-6)
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    """Class counts come from labels: uint8 must not make 256 of 255 + 1, or 0."""
+    x = random((2, 40, 40, 3), dtype=np.float32)
+    model = Sequential([Input(x.shape[1:]), Conv2D(np.uint8(90), np.uint8(20)), Flatten(), Dense(np.uint8(200))])
+    assert model.predict(x, verbose=0).shape == (2, 200)
+    assert model.layers[0].macs((40, 40, 3)) == 21 * 21 * 90 * 20 * 20 * 3
+    assert Conv2D(1, (np.int64(2), np.uint8(3))).kernel_size == (2, 3)

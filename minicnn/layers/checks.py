@@ -14,20 +14,22 @@ from minicnn.layers.base import Layer, Shape
 def positive(layer: Layer, argument: str, value: Any) -> Any:
     """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
     numbers = value if isinstance(value, Sequence) and len(value) == 2 else (value,)
-    return _whole(layer, argument, value, numbers, "a whole number above 0, or a pair of them.")
+    _whole(layer, argument, value, numbers, "a whole number above 0, or a pair of them.")
+    return tuple(map(int, value)) if isinstance(value, Sequence) else int(value)
 
 
 def count(layer: Layer, argument: str, value: Any) -> int:
     """`value`, a single int of at least 1; else InputError."""
-    return _whole(layer, argument, value, (value,), "a whole number above 0.")
+    _whole(layer, argument, value, (value,), "a whole number above 0.")
+    return int(value)
 
 
-def _whole(layer: Layer, argument: str, value: Any, numbers: Sequence[Any], expected: str) -> Any:
-    if all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers):
-        return value
-    raise InputError(
-        layer.name, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}=3."
-    )
+def _whole(layer: Layer, argument: str, value: Any, numbers: Sequence[Any], expected: str) -> None:
+    """The callers make ints of them: a uint8 from a label is a whole number, too, but products with it wrap at 256."""
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers):
+        raise InputError(
+            layer.name, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}=3."
+        )
 
 
 def fraction(layer: Layer, argument: str, value: float) -> float:
