@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
     from minicnn.inspect.diagnose import Diagnosis
     from minicnn.inspect.trace import Trace
+    from minicnn.preprocessing.image_input import ImageInput
 
 
 MOST_NAME = 200  # characters of a layer's name
@@ -42,7 +43,8 @@ class Sequential(Layer):
     layers: the layers, or add them one by one. The first may be Input(shape), or carry input_shape=; without either the
     model is built when it first sees data.
 
-    class_names: what the outputs stand for; the user may set it, and it is saved with the model.
+    class_names, image_input: what the outputs stand for, and how an image file becomes an input (a
+    minicnn.preprocessing.image.ImageInput). The user may set both; they are saved with the model.
     device: where the arrays are and the work is done, "cpu", "gpu" or "gpu:1"; changed by `to`.
     """
 
@@ -50,6 +52,7 @@ class Sequential(Layer):
         self.layers: list[Layer] = []
         super().__init__(name=name)
         self.class_names: list[str] | None = None
+        self.image_input: ImageInput | None = None
         self.optimizer: Any = None
         self.loss: Any = None
         self.metric_names: list[Any] = []

@@ -1,6 +1,6 @@
 """Models on disk: one file, a zip that NumPy itself can open, without pickle.
 
-    config.json                 architecture, loss, optimizer, class names, random generator; plain JSON
+    config.json                 architecture, loss, optimizer, class names, image input, random generator; plain JSON
     params/conv2d_1/w.npy       parameters        state/batch_normalization_1/moving_mean.npy       running statistics
     optimizer/conv2d_1/w/m.npy  the optimizer's arrays
 
@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _FIX = "load the file as it was saved: it has been changed, or is of another kin
 
 
 def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
-    """Write architecture, weights, state, optimizer, class names and random generator into one file.
+    """Write architecture, weights, state, optimizer, class names, image input and random generator into one file.
 
     `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, WriteError (an OSError) where the
@@ -42,6 +43,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
         _check_writable(layer)
     names = None if model.class_names is None else [str(name) for name in model.class_names]
     config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": names}
+    config["image_input"] = _image_input_config(model)
     config["rng"] = model.rng.bit_generator.state
     arrays = weights_by_name(model) | slots_by_name(model)
     if model.optimizer is not None:
@@ -175,11 +177,16 @@ def _check_plan(model: Any, shape: Shape, archive: Archive, filepath: Any, prefi
 
 
 def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> None:
-    """Class names, loss, optimizer and random generator from config.json."""
+    """Class names, image input, loss, optimizer and random generator from config.json."""
     names = config["class_names"]
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise TypeError("class_names is no list of names")
     model.class_names = names
+    if config.get("image_input") is not None:
+        from minicnn.preprocessing.image_input import ImageInput
+
+        model.image_input = ImageInput(**config["image_input"])
+        model.image_input.check_fits(model.input_shape)
     compiled = config.get("compile")
     if compiled is not None:
         entries = (compiled["optimizer"], compiled["loss"], *_typed(compiled, "metrics", list))
@@ -372,6 +379,20 @@ def _restored(entry: Any, custom_objects: dict[str, Any] | None) -> Any:
     if isinstance(entry, dict) and entry["class_name"] in (custom_objects or {}):
         return (custom_objects or {})[entry["class_name"]](**entry["config"])
     return entry
+
+
+def _image_input_config(model: Any) -> dict[str, Any] | None:
+    from minicnn.preprocessing.image_input import ImageInput
+
+    if model.image_input is None:
+        return None
+    if not isinstance(model.image_input, ImageInput):
+        raise InputError(
+            "image_input", "this does not say how images are prepared.", "a minicnn.preprocessing.image.ImageInput.",
+            f"{model.image_input!r}.", "model.image_input = ImageInput(64, 64), for example.",
+        )  # fmt: skip
+    model.image_input.check_fits(model.input_shape)
+    return asdict(model.image_input)
 
 
 def _check_writable(layer: Any) -> None:

@@ -425,6 +425,7 @@ def test_callbacks_that_are_none():
         (lambda: MaxPooling2D(padding=-1), "padding", "0 or more"),
         (lambda: Conv2D(8, 3, padding=None), "padding", "None"),
         (lambda: BatchNormalization(momentum="a"), "batch_normalization", "momentum"),
+        (lambda: Sequential([Input((4, 4, 3)), BatchNormalization(axis=1)]), "batch_normalization_1", "last axis"),
         (lambda: BatchNormalization(epsilon=-1), "batch_normalization", "epsilon"),
         (lambda: Input(4), "input", "(4,), with the comma"),
         (lambda: Input("28"), "input", "'28'"),

@@ -9,11 +9,13 @@ import zipfile
 import numpy as np
 import pytest
 from helpers import random
+from PIL import Image
 
 from minicnn import activations, layers, losses, optimizers, saving, schedules, utils
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer, LeakyReLU, MaxPooling2D
 from minicnn.models import Sequential, load_model
+from minicnn.preprocessing.image import ImageInput
 
 
 @pytest.fixture(autouse=True)
@@ -418,3 +420,66 @@ def test_a_layer_that_could_not_be_loaded_is_refused(tmp_path, layer, problem):
         model.save(tmp_path / "m")
     assert os.listdir(tmp_path) == []
     model.save_weights(tmp_path / "w")
+
+
+# ---- how images are prepared -----------------------------------------------------------------------------------------
+
+
+def small_classifier(**image_input):
+    model = Sequential([Input((4, 6, 1)), Flatten(), Dense(2, activation="softmax")])
+    model.image_input = ImageInput(**{"height": 4, "width": 6, "color_mode": "grayscale", **image_input})
+    return model
+
+
+def test_a_model_remembers_how_its_images_are_prepared(tmp_path):
+    model = small_classifier(rescale=0.5, interpolation="nearest")
+    model.save(tmp_path / "m.zip")
+    again = load_model(tmp_path / "m.zip")
+    assert again.image_input == model.image_input
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    x = again.image_input.load(tmp_path / "image.png")
+    assert (x.shape, x.dtype) == ((4, 6, 1), np.float32)
+    np.testing.assert_array_equal(x[..., 0], pixels / 2)
+    assert load_model_of(Sequential([Input((3,)), Dense(1)]), tmp_path).image_input is None
+
+
+def load_model_of(model, tmp_path):
+    model.save(tmp_path / "other.zip")
+    return load_model(tmp_path / "other.zip")
+
+
+@pytest.mark.parametrize(
+    ("image_input", "part"),
+    [
+        ({"height": 0}, "image_size"),
+        ({"width": 5}, "does not fit the model"),
+        ({"color_mode": "rgb"}, "does not fit the model"),
+        ({"color_mode": "gray"}, "grayscale"),
+        ({"rescale": 0}, "rescale"),
+        ({"rescale": float("nan")}, "rescale"),
+        ({"rescale": "1/255"}, "rescale"),
+        ({"interpolation": "linear"}, "bilinear"),
+    ],
+)
+def test_an_image_input_that_cannot_be(tmp_path, image_input, part):
+    with pytest.raises(InputError, match=part):
+        small_classifier(**image_input).save(tmp_path / "m.zip")
+    small_classifier().save(tmp_path / "m.zip")
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(content["config.json"])
+    config["image_input"].update(image_input)
+    content["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(InputError, match="bad.zip"):
+        load_model(tmp_path / "bad.zip")
+
+
+def test_an_image_input_must_be_one(tmp_path):
+    model = small_classifier()
+    model.image_input = (4, 6)
+    with pytest.raises(InputError, match="image_input"):
+        model.save(tmp_path / "m.zip")

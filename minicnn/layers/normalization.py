@@ -24,11 +24,12 @@ class BatchNormalization(Layer):
     (N, C) or (N, H, W, C), of the same shape. Parameters: gamma (C,), beta (C,). State: moving_mean and
     moving_variance (C,), running means `m = momentum * m + (1 - momentum) * batch`, which take the place of the
     batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one
-    (division by the number of rows), also in the running mean, as in Keras.
+    (division by the number of rows), also in the running mean, as in Keras. axis: that of the channels, the last one.
     """
 
     def __init__(
         self,
+        axis: int = -1,
         momentum: float = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
@@ -40,6 +41,7 @@ class BatchNormalization(Layer):
         **layer,
     ):
         super().__init__(**layer)
+        self.axis = axis
         self.momentum = checked_number(self.name, "momentum", momentum, "from 0 to 1", 0.99)
         self.epsilon = checked_number(self.name, "epsilon", epsilon, "of 0 or more", 1e-3)
         self.center, self.scale = center, scale
@@ -70,6 +72,11 @@ class BatchNormalization(Layer):
                 f"samples of shape {input_shape}.",
                 "put Flatten before it, or give images as (N, height, width, channels).",
             )
+        if self.axis not in (-1, len(input_shape)):
+            raise InputError(
+                self.name, "the channels are the last axis.", f"axis=-1, or {len(input_shape)}, which is the same.",
+                f"axis={self.axis!r}.", "leave it out; x.transpose(0, 2, 3, 1) brings the channels to the end.",
+            )  # fmt: skip
         return input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
