@@ -1,96 +1,72 @@
-"""What the longer examples share: a training that can be stopped and continued, and the record of it.
-
-After every epoch the folder holds the model, its optimizer and its random generator included, and what was measured so
-far. A run that was killed goes on from there, and ends with the same numbers as one that was not.
-"""
+"""What the longer examples share: their flags, a backup to go on from, and the record of what was measured."""
 
 import hashlib
-import json
 import sys
 import time
 from pathlib import Path
 
 import minicnn
-from minicnn.callbacks import Callback
+from minicnn.callbacks import BackupAndRestore, Callback
 from minicnn.errors import InputError
-from minicnn.saving import atomic_write
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from protocol import peak_memory_mb  # noqa: E402
 from record import write_record  # noqa: E402
 
 
-def add_flags(parser, output, resume=True):
-    """The flags of every example that uses a journal. resume: whether its runs are long enough to be continued."""
+def add_flags(parser, output):
+    """The flags of every example that uses a journal."""
     parser.add_argument("--output", type=Path, default=Path(output), help="folder for what is written")
-    if resume:
-        parser.add_argument("--resume", action="store_true", help="go on where the run in the output folder stopped")
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was killed had come to")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write what was measured to a JSON file")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
 
 
-class Journal(Callback):
-    """Writes down every epoch of a run in a folder.
+def backup(args):
+    """The callback that lets a run that was killed go on with --resume."""
+    callback = BackupAndRestore(args.output / "backup", delete_checkpoint=False)
+    if not args.resume:
+        callback.delete()
+    return callback
 
-    settings: what must be the same when the run goes on, a dict. history: the losses and metrics of all epochs, those
-    before an interruption too. seconds: what each epoch took. Raises InputError where other settings are resumed.
+
+class Journal(Callback):
+    """Measures every epoch of a run; what was measured before an interruption comes back with the backup.
+
+    settings: a dict of what must be the same when the run goes on. seconds: of each epoch, validation included.
+    resumes: how often the run went on. Raises InputError where a run with other settings is resumed.
     """
 
-    def __init__(self, folder, settings, resume=False):
+    remembers = ("settings", "seconds", "resumes", "peak_memory_mb")
+
+    def __init__(self, settings):
         super().__init__()
-        self.folder, self.path = Path(folder), Path(folder) / "journal.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.notes = {"settings": settings, "resumes": 0, "peak_memory_mb": 0, "seconds": [], "history": {}}
-        if resume and self.path.exists():
-            self.notes = json.loads(self.path.read_text(encoding="utf-8"))
-            if self.notes["settings"] != settings:
-                raise InputError(
-                    "--resume", "the run in this folder has other settings.", f"{self.notes['settings']}.",
-                    f"{settings}.", "give the flags that the run began with, or another --output.",
-                )  # fmt: skip
-            self.notes["resumes"] += 1
-            print(f"Resumed: {self.epochs} epochs are done already.")
+        self.settings, self.seconds, self.resumes, self.peak_memory_mb = settings, [], 0, 0
 
-    @property
-    def epochs(self):
-        return len(self.notes["seconds"])
-
-    @property
-    def history(self):
-        return self.notes["history"]
-
-    def restored(self, model):
-        """The model as it was after the last whole epoch: `model` itself at the beginning of a run."""
-        return minicnn.load_model(self._checkpoint()) if self.epochs else model
+    def load_state_dict(self, state):
+        if state["settings"] != self.settings:
+            raise InputError(
+                "--resume", "the run in this folder has other settings.", f"{state['settings']}.", f"{self.settings}.",
+                "give the flags that the run began with, or another --output.",
+            )  # fmt: skip
+        super().load_state_dict(state)
+        self.resumes += 1
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.notes["seconds"].append(round(time.perf_counter() - self._start, 2))
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
-        self.notes["peak_memory_mb"] = max(self.notes["peak_memory_mb"], round(peak_memory_mb()))
-        # The model first, under a name of its own: killed in between, the journal still speaks of the older one.
-        self.model.save(self._checkpoint())
-        with atomic_write(self.path) as file:
-            file.write(json.dumps(self.notes, indent=1).encode())
-        for old in self.folder.glob("checkpoint-*.zip"):
-            if old != self._checkpoint():
-                old.unlink()
+        self.seconds.append(round(time.perf_counter() - self._start, 2))
+        self.peak_memory_mb = max(self.peak_memory_mb, round(peak_memory_mb()))
 
-    def _checkpoint(self):
-        return self.folder / f"checkpoint-{self.epochs}.zip"
-
-    def record(self, file, **about):
+    def record(self, file, history, **about):
         """Write what was measured, with versions, hardware and the command, as one JSON file."""
-        notes, peak = self.notes, max(self.notes["peak_memory_mb"], round(peak_memory_mb()))
         write_record(file, {
-            **notes["settings"], "epochs": self.epochs, **about, "threads": minicnn.get_num_threads(),
-            "resumes": notes["resumes"], "peak_memory_mb": peak,
-            "seconds": round(sum(notes["seconds"])), "seconds_per_epoch": notes["seconds"],
-            **{name: [round(value, 4) for value in values] for name, values in notes["history"].items()},
+            **self.settings, "epochs": len(self.seconds), **about, "threads": minicnn.get_num_threads(),
+            "resumes": self.resumes, "peak_memory_mb": max(self.peak_memory_mb, round(peak_memory_mb())),
+            "seconds": round(sum(self.seconds)), "seconds_per_epoch": self.seconds,
+            **{name: [round(float(value), 4) for value in values] for name, values in history.history.items()},
         })  # fmt: skip
 
 

@@ -7,18 +7,20 @@
 import argparse
 
 import numpy as np
-from journal import Journal, add_flags, data_md5
+from journal import Journal, add_flags, backup, data_md5
 
 import minicnn
 from minicnn.constraints import MaxNorm
 from minicnn.inspect import confusion_matrix, misclassified, prediction_grid, training_curves
 from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from minicnn.preprocessing.image import ImageDataGenerator, ImageInput
 from minicnn.utils import to_categorical
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--dataset", default="cifar10", help="or toy_color")
 for name, default in {"epochs": 25, "batch-size": 64, "seed": 21, "limit": 10**9}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
+parser.add_argument("--augment", action="store_true", help="shift and mirror the training images at random")
 add_flags(parser, "output/cifar10")
 
 
@@ -54,6 +56,7 @@ def main(args):
         parser.error(f"--limit: at least 1 image is needed to train on, not {args.limit}")
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
+    args.output.mkdir(parents=True, exist_ok=True)
 
     # The data: pixels from 0 to 1, labels as rows such as 0 0 1 0 0 0 0 0 0 0.
     (x_train, y_train), (x_test, y_test), names = minicnn.datasets.load(args.dataset)
@@ -63,16 +66,19 @@ def main(args):
     y_train, y_test = (to_categorical(y, len(names)) for y in (y_train, y_test))
 
     settings = {"dataset": args.dataset, "train_images": len(x_train), "test_images": len(x_test), "md5": md5,
-                "batch_size": args.batch_size, "seed": args.seed}  # fmt: skip
-    journal = Journal(args.output, settings, args.resume)
+                "augment": args.augment, "batch_size": args.batch_size, "seed": args.seed}  # fmt: skip
+    journal = Journal(settings)
     model = network(len(names))
-    model.class_names = list(names)
+    model.class_names, model.image_input = list(names), ImageInput(32, 32)
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    model = journal.restored(model).to(args.device)
     model.summary()
-    model.fit(
-        x_train, y_train, args.batch_size, args.epochs, validation_data=(x_test, y_test), callbacks=[journal],
-        initial_epoch=journal.epochs,
+    x, y, batch_size = x_train, y_train, args.batch_size
+    if args.augment:  # every image is seen a little differently in every epoch
+        varied = ImageDataGenerator(width_shift_range=0.1, height_shift_range=0.1, horizontal_flip=True)
+        x, y, batch_size = varied.flow(x_train, y_train, batch_size, seed=args.seed), None, None
+    history = model.to(args.device).fit(
+        x, y, batch_size, args.epochs, validation_data=(x_test, y_test), callbacks=[journal, backup(args)],
+        validation_batch_size=args.batch_size,
     )  # fmt: skip
 
     # What it recognises: ten probabilities for each test image; the largest one is the answer.
@@ -83,10 +89,10 @@ def main(args):
     prediction_grid(x_test[some], p[some], truth[some], names, save=args.output / "predictions.png")
     misclassified(x_test, p, truth, names, save=args.output / "misclassified.png")
     confusion_matrix(truth, p, names, save=args.output / "confusion_matrix.png")
-    training_curves(journal.history, classes=len(names), save=args.output / "training_curves.png")
+    training_curves(history, classes=len(names), save=args.output / "training_curves.png")
     model.save(args.output / "model.zip")
     if args.record:
-        journal.record(args.record, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))
+        journal.record(args.record, history, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
 
 

@@ -8,19 +8,20 @@ Without a download: --dataset toy
 import argparse
 
 import numpy as np
-from journal import Journal, add_flags, data_md5
+from journal import Journal, add_flags, backup, data_md5
 
 import minicnn
 from minicnn.callbacks import EarlyStopping
 from minicnn.inspect import confusion_matrix, misclassified, prediction_grid, training_curves
 from minicnn.layers import Dense, Input
+from minicnn.preprocessing.image import ImageInput
 from minicnn.utils import to_categorical
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--dataset", default="mnist", help="or fashion_mnist, toy")
 for name, default in {"epochs": 25, "batch-size": 200, "patience": 2, "seed": 0, "limit": 10**9}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
-add_flags(parser, "output/mnist", resume=False)
+add_flags(parser, "output/mnist")
 
 
 def main(args):
@@ -28,6 +29,7 @@ def main(args):
         parser.error(f"--limit: at least 2 images are needed, one of them to validate, not {args.limit}")
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
+    args.output.mkdir(parents=True, exist_ok=True)
 
     # The data: each image a row of 784 pixels from 0 to 1, each label a row such as 0 0 1 0 0 0 0 0 0 0.
     (x_train, y_train), (x_test, y_test), names = minicnn.datasets.load(args.dataset)
@@ -41,18 +43,19 @@ def main(args):
         Dense(800, activation="relu"),
         Dense(len(names), activation="softmax"),
     ])  # fmt: skip
-    model.class_names = list(names)
+    model.class_names, model.image_input = list(names), ImageInput(28, 28, "grayscale")
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
     settings = {"dataset": args.dataset, "train_images": len(x_train), "test_images": len(x_test), "md5": md5,
                 "batch_size": args.batch_size, "seed": args.seed, "patience": args.patience}  # fmt: skip
-    journal = Journal(args.output, settings)
+    journal = Journal(settings)
     stopping = EarlyStopping("val_accuracy", patience=args.patience, restore_best_weights=True)
-    model.to(args.device).fit(
-        x_train, y_train, args.batch_size, args.epochs, validation_split=0.2, callbacks=[journal, stopping]
+    history = model.to(args.device).fit(
+        x_train, y_train, args.batch_size, args.epochs, validation_split=0.2,
+        callbacks=[journal, stopping, backup(args)],
     )  # fmt: skip
-    best, last = stopping.best_epoch + 1, journal.epochs
+    best, last = stopping.best_epoch + 1, len(history.epoch)
     if stopping.stopped_epoch:
         print(f"Stopped after epoch {last} of {args.epochs}: val_accuracy was not above {stopping.best:.4f}, that of "
               f"epoch {best}, for {stopping.wait} epochs.")  # fmt: skip
@@ -65,10 +68,10 @@ def main(args):
     prediction_grid(pictures[:12], p[:12], truth[:12], names, save=args.output / "predictions.png")
     misclassified(pictures, p, truth, names, save=args.output / "misclassified.png")
     confusion_matrix(truth, p, names, save=args.output / "confusion_matrix.png")
-    training_curves(journal.history, classes=len(names), save=args.output / "training_curves.png")
+    training_curves(history, classes=len(names), save=args.output / "training_curves.png")
     model.save(args.output / "model.zip")
     if args.record:
-        journal.record(args.record, best_epoch=best, val_accuracy_of_best=round(stopping.best, 4),
+        journal.record(args.record, history, best_epoch=best, val_accuracy_of_best=round(stopping.best, 4),
                        test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))  # fmt: skip
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
 
