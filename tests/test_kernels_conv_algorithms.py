@@ -22,6 +22,7 @@ WINOGRAD_CASES = [
     ((1, 5, 9, 2), (3, 3), {"padding": ((2, 0), (1, 2))}),
     ((1, 2, 2, 2), (3, 3), {"padding": "same"}),
     ((1, 3, 3, 1), (3, 3), {}),
+    ((2, 5, 4, 1), (3, 3), {"padding": ((3, 0), (0, 4))}),  # a border wider than the kernel
 ]
 
 
@@ -63,8 +64,8 @@ def test_the_backward_maps_are_adjoint_to_the_forward_map(shape, kernel, geometr
     x, w, _ = arrays(shape, kernel)
     how, by = windows(x, w, geometry), ALGORITHMS[algorithm]
     y_shape = by.forward(x, w, None, how).shape
-    assert_adjoint(lambda x: by.forward(x, w, None, how), lambda dy: by.input_gradient(dy, w, how), x, y_shape)
-    assert_adjoint(lambda w: by.forward(x, w, None, how), lambda dy: by.weight_gradient(dy, x, how), w, y_shape)
+    assert_adjoint(lambda x: by.forward(x, w, None, how), lambda dy: by.backward(dy, x, w, how, True)[0], x, y_shape)
+    assert_adjoint(lambda w: by.forward(x, w, None, how), lambda dy: by.backward(dy, x, w, how, True)[1], w, y_shape)
 
 
 @pytest.mark.parametrize("v_bytes", [1, 5_000, 50_000])
@@ -76,8 +77,9 @@ def test_winograd_in_pieces_is_winograd_at_once(v_bytes, m, monkeypatch):
     dy = random((5, 13, 9, 2), 4)
     monkeypatch.setattr(conv_winograd, "V_BYTES", v_bytes)
     assert_same(conv_winograd.forward(x, w, b, how, m), conv_im2col.forward(x, w, b, how), 1e-12)
-    assert_same(conv_winograd.input_gradient(dy, w, how, m), conv_im2col.input_gradient(dy, w, how), 1e-12)
-    assert_same(conv_winograd.weight_gradient(dy, x, how, m), conv_im2col.weight_gradient(dy, x, how), 1e-12)
+    expected = conv_im2col.backward(dy, x, w, how, True)
+    for ours, theirs in zip(conv_winograd.backward(dy, x, w, how, True, m), expected, strict=True):
+        assert_same(ours, theirs, 1e-12)
 
 
 @pytest.mark.parametrize(("m", "tolerance"), [(2, 2e-6), (4, 2e-5)])
@@ -111,12 +113,12 @@ def test_results_are_fresh_arrays_and_not_scratch_memory():
     for by in ALGORITHMS.values():
         how = windows(x, w, {"padding": "same"})
         y = by.forward(x, w, None, how)
-        dw = by.weight_gradient(y, x, how)
-        before = y.copy(), dw.copy()
+        results = (y, *by.backward(y, x, w, how, True))
+        before = [a.copy() for a in results]
         by.forward(2 * x, w, None, how)
-        by.weight_gradient(3 * y, x, how)
-        assert_same(y, before[0], 0)
-        assert_same(dw, before[1], 0)
+        by.backward(3 * y, 2 * x, w, how, True)
+        for ours, theirs in zip(results, before, strict=True):
+            assert_same(ours, theirs, 0)
 
 
 def test_auto_says_what_it_picks_and_why():

@@ -58,9 +58,7 @@ def conv2d_backward(
     """(dx, dw, db) from dy (N, OH, OW, C_out): the shapes of x, w and b. dx is None unless `need_dx`."""
     windows = Windows.of(x.shape, w.shape[:2], stride, padding, dilation)
     dy = xp_of(dy).ascontiguousarray(dy)
-    chosen = algorithm_for(algorithm, x, w.shape[3], windows)
-    dw = chosen.weight_gradient(dy, x, windows)
-    dx = chosen.input_gradient(dy, w, windows) if need_dx else None
+    dx, dw = algorithm_for(algorithm, x, w.shape[3], windows).backward(dy, x, w, windows, need_dx)
     return dx, dw, _bias_gradient(dy)
 
 

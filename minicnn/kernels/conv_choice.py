@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,38 +14,29 @@ from minicnn.kernels.im2col import Windows
 
 
 class Algorithm(NamedTuple):
-    """The three maps of a convolution, and which windows it can compute."""
+    """A way to compute a convolution and its gradients, and which windows it can compute."""
 
     forward: Callable[[Array, Array, Array | None, Windows], Array]  # (x, w, b, windows) -> y
-    input_gradient: Callable[[Array, Array, Windows], Array]  # (dy, w, windows) -> dx
-    weight_gradient: Callable[[Array, Array, Windows], Array]  # (dy, x, windows) -> dw
+    backward: Callable[[Array, Array, Array, Windows, bool], tuple[Array | None, Array]]  # (dy, x, w, …) -> (dx, dw)
     can: Callable[[Windows], bool] = lambda windows: True
-
-
-def _of(module: ModuleType) -> Algorithm:
-    return Algorithm(module.forward, module.input_gradient, module.weight_gradient)
 
 
 def _loops_forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     return reference.conv2d_forward(x, w, b, windows.stride, windows.pads, windows.dilation)
 
 
-def _loops_input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
-    x = np.zeros((len(dy), *windows.image, w.shape[2]), dy.dtype)
-    return reference.conv2d_backward(dy, x, w, windows.stride, windows.pads, windows.dilation)[0]
-
-
-def _loops_weight_gradient(dy: Array, x: Array, windows: Windows) -> Array:
-    w = np.zeros((*windows.kernel, x.shape[3], dy.shape[3]), x.dtype)
-    return reference.conv2d_backward(dy, x, w, windows.stride, windows.pads, windows.dilation, need_dx=False)[1]
+def _loops_backward(
+    dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool
+) -> tuple[Array | None, Array]:
+    return reference.conv2d_backward(dy, x, w, windows.stride, windows.pads, windows.dilation, need_dx)[:2]
 
 
 ALGORITHMS = {
-    "im2col": _of(conv_im2col),
-    "shifted": _of(conv_shifted),
-    "winograd": _of(conv_winograd)._replace(can=conv_winograd.can),
-    "fft": _of(conv_fft),
-    "loops": Algorithm(_loops_forward, _loops_input_gradient, _loops_weight_gradient),
+    "im2col": Algorithm(conv_im2col.forward, conv_im2col.backward),
+    "shifted": Algorithm(conv_shifted.forward, conv_shifted.backward),
+    "winograd": Algorithm(conv_winograd.forward, conv_winograd.backward, conv_winograd.can),
+    "fft": Algorithm(conv_fft.forward, conv_fft.backward),
+    "loops": Algorithm(_loops_forward, _loops_backward),
 }
 
 

@@ -30,25 +30,19 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     return y
 
 
-def weight_gradient(dy: Array, x: Array, windows: Windows) -> Array:
-    """dw (KH, KW, C_in, C_out)."""
+def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> tuple[Array | None, Array]:
+    """(dx (N, H, W, C_in), dw (KH, KW, C_in, C_out)), dx None unless `need_dx`."""
+    xp = xp_of(x)
+    kernel = _frequencies(_spread(w, windows.dilation), windows).swapaxes(2, 3)
     total: Array = 0
+    dx = xp.empty(x.shape, x.dtype) if need_dx else None
     for part in tiles(x):
         images = _frequencies(_pixels_first(windows.pad(x[part])), windows)
-        spread = _spread(_pixels_first(dy[part]), windows.stride)
-        total = total + images.swapaxes(2, 3) @ _frequencies(spread, windows).conj()
-    return xp_of(x).ascontiguousarray(_pixels(total, windows)[_every(windows.dilation, windows.kernel)])
-
-
-def input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
-    """dx (N, H, W, C_in)."""
-    xp = xp_of(dy)
-    dx = xp.empty((len(dy), *windows.image, w.shape[2]), dy.dtype)
-    kernel = _frequencies(_spread(w, windows.dilation), windows).swapaxes(2, 3)
-    for part in tiles(dy):
-        product = _frequencies(_spread(_pixels_first(dy[part]), windows.stride), windows) @ kernel
-        dx[part] = _pixels(product, windows).transpose(2, 0, 1, 3)[windows.inside]
-    return dx
+        gradients = _frequencies(_spread(_pixels_first(dy[part]), windows.stride), windows)
+        total = total + images.swapaxes(2, 3) @ gradients.conj()
+        if dx is not None:
+            dx[part] = _pixels(gradients @ kernel, windows).transpose(2, 0, 1, 3)[windows.inside]
+    return dx, xp.ascontiguousarray(_pixels(total, windows)[_every(windows.dilation, windows.kernel)])
 
 
 def _pixels_first(x: Array) -> Array:

@@ -29,33 +29,26 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     return y
 
 
-def weight_gradient(dy: Array, x: Array, windows: Windows) -> Array:
-    """dw (KH, KW, C_in, C_out)."""
-    xp, c_in, c_out = xp_of(x), x.shape[3], dy.shape[3]
-    kh, kw = windows.kernel
-    dw = xp.zeros((kh * kw * c_in, c_out), x.dtype)
+def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> tuple[Array | None, Array]:
+    """(dx (N, H, W, C_in), dw (KH, KW, C_in, C_out)), dx None unless `need_dx`."""
+    xp, c_out = xp_of(x), w.shape[3]
+    dw = xp.zeros((w.size // c_out, c_out), x.dtype)
     for tile, cols in im2col_tiles(x, windows):
         dw += xp.matmul(cols.T, dy[tile].reshape(-1, c_out), out=scratch(xp, "dw", dw.shape, dw.dtype))
-    return dw.reshape(kh, kw, c_in, c_out)
+    return _input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
 
 
-def input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
+def _input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
     """dx (N, H, W, C_in): every output pixel gives dy * w back to the window that it saw.
 
     With stride 1 a pixel x[i] is seen by the outputs y[i + top - kh*d], so dx is itself a convolution: of dy, with
     the kernel turned by 180 degrees and C_in and C_out exchanged. With other strides: col2im, tap by tap.
     """
-    back = windows.reverse()
+    xp, (kh, kw), back = xp_of(dy), windows.kernel, windows.reverse()
     if back is not None:
-        return forward(dy, turned(w), None, back)
-    xp, (kh, kw) = xp_of(dy), windows.kernel
+        return forward(dy, xp.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2)), None, back)
     padded = xp.zeros((len(dy), *windows.padded, w.shape[2]), dy.dtype)
     for i in range(kh):
         for j in range(kw):
             padded[windows.tap(i, j)] += dy @ w[i, j].T
     return xp.ascontiguousarray(padded[windows.inside])
-
-
-def turned(w: Array) -> Array:
-    """The kernel turned by 180 degrees, C_in and C_out exchanged: (KH, KW, C_out, C_in)."""
-    return xp_of(w).ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))

@@ -30,26 +30,20 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     return y
 
 
-def weight_gradient(dy: Array, x: Array, windows: Windows) -> Array:
-    """dw (KH, KW, C_in, C_out)."""
-    xp, (kh, kw), c_in, c_out = xp_of(x), windows.kernel, x.shape[3], dy.shape[3]
-    dw = xp.zeros((kh, kw, c_in, c_out), x.dtype)
+def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> tuple[Array | None, Array]:
+    """(dx (N, H, W, C_in), dw (KH, KW, C_in, C_out)), dx None unless `need_dx`."""
+    xp, (kh, kw), (c_in, c_out) = xp_of(x), windows.kernel, w.shape[2:]
+    dw = xp.zeros(w.shape, x.dtype)
+    dx = xp.empty(x.shape, x.dtype) if need_dx else None
     for part in tiles(dy):
         padded, rows = windows.pad(x[part]), dy[part].reshape(-1, c_out)
         for i in range(kh):
             for j in range(kw):
                 dw[i, j] += padded[windows.tap(i, j)].reshape(-1, c_in).T @ rows
-    return dw
-
-
-def input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
-    """dx (N, H, W, C_in)."""
-    xp, (kh, kw) = xp_of(dy), windows.kernel
-    dx = xp.empty((len(dy), *windows.image, w.shape[2]), dy.dtype)
-    for part in tiles(dy):
-        padded = xp.zeros((len(dy[part]), *windows.padded, w.shape[2]), dy.dtype)
-        for i in range(kh):
-            for j in range(kw):
-                padded[windows.tap(i, j)] += dy[part] @ w[i, j].T
-        dx[part] = padded[windows.inside]
-    return dx
+        if dx is not None:
+            padded = xp.zeros(padded.shape, x.dtype)
+            for i in range(kh):
+                for j in range(kw):
+                    padded[windows.tap(i, j)] += dy[part] @ w[i, j].T
+            dx[part] = padded[windows.inside]
+    return dx, dw

@@ -10,9 +10,11 @@ becomes a sum over c: one matrix product for each of the a² places in the tile.
 
     u (a, a, C_in, C_out) from w      v (a, a, T, C_in) from x, T tiles      y from v @ u (a, a, T, C_out)
 
-All of it is linear in x and in w. So dw needs no new idea: the same steps in reverse, every matrix transposed.
+All of it is linear in x and in w. So the way back needs no new idea: the same steps in reverse, each
+matrix transposed.
 
-    z = A dy At      du = sum over tiles of v * z      dw = Gt du G
+    z = A dy At      du = sum over tiles of vᵀ z      dw = Gt du G
+                     dv = z uᵀ                        d = B dv Bt, added up where the tiles of x overlap
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section 4. The fractions of m = 4 cost a
 digit of float32: a relative error near 1e-5 where im2col has 1e-6. Plain twin: conv_im2col.py.
@@ -27,7 +29,6 @@ from functools import lru_cache
 import numpy as np
 
 from minicnn.backend import Array, scratch, xp_of
-from minicnn.kernels.conv_im2col import turned
 from minicnn.kernels.im2col import Tile, Windows
 
 # From the paper, sections 4.1 and 4.3: tile -> (At, G, Bt).
@@ -61,12 +62,12 @@ MATRICES = {
 # What the transformed tiles v may take: small enough to stay in the cache until the matrix products read them.
 V_BYTES = 1 << 19
 
-LIMITS = "a kernel of 3×3, stride 1, dilation 1 and a padding of at most 2."
+LIMITS = "a kernel of 3×3, stride 1 and dilation 1."
 
 
 def can(windows: Windows) -> bool:
     """Whether these windows are of the kind that this method computes."""
-    return windows.kernel == (3, 3) and windows.dilation == (1, 1) and windows.reverse() is not None
+    return windows.kernel == (3, 3) and windows.stride == windows.dilation == (1, 1)
 
 
 def tile_size(windows: Windows) -> int:
@@ -93,24 +94,24 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None
     return y
 
 
-def input_gradient(dy: Array, w: Array, windows: Windows, m: int | None = None) -> Array:
-    """dx (N, H, W, C_in): the convolution of dy with the turned kernel, as in conv_im2col.py."""
-    back = windows.reverse()
-    assert back is not None, LIMITS
-    return forward(dy, turned(w), None, back, m)
-
-
-def weight_gradient(dy: Array, x: Array, windows: Windows, m: int | None = None) -> Array:
-    """dw (3, 3, C_in, C_out)."""
+def backward(
+    dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool, m: int | None = None
+) -> tuple[Array | None, Array]:
+    """(dx, dw), dx None unless `need_dx`."""
     m = m or tile_size(windows)
     xp, c_in, c_out = xp_of(x), x.shape[3], dy.shape[3]
-    at, g, _ = _matrices(xp, m, x.dtype)
+    at, g, bt = _matrices(xp, m, x.dtype)
+    ut = xp.ascontiguousarray(_two_sided(g, w, "u").swapaxes(2, 3))
     du = xp.zeros((m + 2, m + 2, c_in, c_out), x.dtype)
+    dx = xp.empty(x.shape, x.dtype) if need_dx else None
     # Adding to du costs a pass over it; where it is large, more tiles at a time make fewer passes.
-    for place, v in _input_tiles(x, windows, m, max(V_BYTES, du.nbytes // 2)):
-        z = _two_sided(at.T, _take_tiles(dy[place], v.shape[2], m), "dy tiles")
+    for (images, _), v in _input_tiles(x, windows, m, max(V_BYTES, du.nbytes // 2), bands=False):
+        z = _two_sided(at.T, _take_tiles(dy[images], v.shape[2], m), "dy tiles")
         du += xp.matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", du.shape, du.dtype))
-    return xp.array(_two_sided(g.T, du, "dw"))
+        if dx is not None:
+            dv = xp.matmul(z, ut, out=scratch(xp, "tiles", v.shape, v.dtype))
+            _add_tiles(_two_sided(bt.T, dv, "tiles"), dx[images], windows, m)
+    return dx, xp.array(_two_sided(g.T, du, "dw"))
 
 
 @lru_cache
@@ -132,16 +133,18 @@ def _two_sided(matrix: Array, tiles: Array, name: str) -> Array:
     return xp.matmul(matrix, half, out=whole).reshape(k, k, *rest)
 
 
-def _input_tiles(x: Array, windows: Windows, m: int, v_bytes: int) -> Iterator[tuple[Tile, Array]]:
+def _input_tiles(
+    x: Array, windows: Windows, m: int, v_bytes: int, bands: bool = True
+) -> Iterator[tuple[Tile, Array]]:
     """(place, v) in pieces: v (a, a, T, C) holds the transformed input tiles of y[place], in scratch memory.
 
-    A piece is a few whole images, or a band of rows of a large one.
+    A piece is a few whole images, or, with `bands`, a band of rows of a large one.
     """
     xp, (n, h, w, c), a = xp_of(x), x.shape, m + 2
     (top, _), (left, _) = windows.pads
     rows, columns = (-(-size // m) for size in windows.out)  # tiles in an image
     fit = max(1, v_bytes // (a * a * columns * c * x.itemsize)) if xp is np else n * rows  # rows of tiles in a piece
-    step, band = max(1, min(n, fit // rows)), min(rows, fit)
+    step, band = max(1, min(n, fit // rows)), min(rows, fit) if bands else rows
     bt = _matrices(xp, m, x.dtype)[2]
     # With zeros around the image, and where the last tiles reach beyond the outputs.
     padded = scratch(xp, "padded", (step, m * rows + 2, m * columns + 2, c), x.dtype)
@@ -174,6 +177,28 @@ def _put_tiles(tiles: Array, y: Array, b: Array | None) -> None:
         xp.add(tiles, b, out=places)
     if whole is not y:
         y[...] = whole[:, :oh, :ow]
+
+
+def _add_tiles(tiles: Array, dx: Array, windows: Windows, m: int) -> None:
+    """The reverse of cutting x into tiles: write dx (N, H, W, C) as the sum of the tiles (a, a, T, C) at their places.
+
+    A tile of a = m + 2 shares its last two rows and columns with the first two of its neighbours.
+    """
+    xp, (n, h, w, c) = xp_of(dx), dx.shape
+    (top, _), (left, _) = windows.pads
+    rows, columns = (-(-size // m) for size in windows.out)
+    tiles = tiles.reshape(m + 2, m + 2, n, rows, columns, c)
+    tiles[:2, :, :, 1:] += tiles[m:, :, :, :-1]  # to the tile below
+    tiles[:, :2, :, :, 1:] += tiles[:, m:, :, :, :-1]  # to the tile on the right
+    # Now m×m of each tile are left, and the last two rows and columns of those at the edge.
+    tiles = tiles.transpose(2, 3, 0, 4, 1, 5)
+    canvas = scratch(xp, "canvas", (n, rows + 1, m, columns + 1, m, c), dx.dtype)
+    canvas[:, :rows, :, :columns] = tiles[:, :, :m, :, :m]
+    canvas[:, rows, :2, :columns] = tiles[:, -1, m:, :, :m]
+    canvas[:, :rows, :, columns, :2] = tiles[:, :, :m, -1, m:]
+    canvas[:, rows, :2, columns, :2] = tiles[:, -1, m:, -1, m:]
+    padded = canvas.reshape(n, (rows + 1) * m, (columns + 1) * m, c)
+    dx[...] = padded[:, top : top + h, left : left + w]
 
 
 def _take_tiles(dy: Array, count: int, m: int) -> Array:
