@@ -29,10 +29,9 @@ class Epochs(PyDataset):
                 "batch_size", "it does not fit.", "a whole number of 1 or more.", f"{batch_size!r}.",
                 "for example batch_size=32.",
             )  # fmt: skip
-        if seed is not None and (not hasattr(seed, "__index__") or seed < 0):
-            raise InputError("seed", "it does not fit.", "a whole number of 0 or more.", f"{seed!r}.", "for example 0.")
+        check_seed(seed)
         self.n, self.batch_size, self.shuffle = n, int(batch_size), shuffle
-        self.seed = int(random.new_generator().integers(2**63) if seed is None else seed)
+        self.seed = int(random.new_generator().integers(2**32) if seed is None else seed)
         self.epoch = self.index = 0
         self._order: tuple[int, np.ndarray] | None = None  # of the epoch it was made for
 
@@ -72,3 +71,11 @@ class Epochs(PyDataset):
             )  # fmt: skip
         self.seed, self.epoch, self.index = (int(state[name]) for name in ("seed", "epoch", "index"))
         self._order = None
+
+
+def check_seed(seed: Any) -> None:
+    """InputError unless it is None or a seed as NumPy takes them."""
+    if seed is not None and (not hasattr(seed, "__index__") or not 0 <= seed < 2**32):
+        raise InputError(
+            "seed", "it does not fit.", "a whole number from 0 to 2**32 - 1, or None.", f"{seed!r}.", "for example 0."
+        )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn import random
 from minicnn.errors import BrokenFileError, InputError
-from minicnn.preprocessing.epochs import Epochs
+from minicnn.preprocessing.epochs import Epochs, check_seed
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, load_img
 from minicnn.utils import to_categorical
 
@@ -58,6 +58,7 @@ def image_dataset_from_directory(
     ):  # fmt: skip
         check_choice(argument, value, known)
     size = check_size("image_size", image_size)
+    check_seed(seed)
     _check_split(validation_split, subset, shuffle, seed)
     paths, numbers, names = list_folder(directory, labels, class_names, follow_links)
     if numbers is None or label_mode is None:

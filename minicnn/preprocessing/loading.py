@@ -122,7 +122,7 @@ def array_to_img(x: Any, data_format: str | None = None, scale: bool = True, dty
     if scale:
         x = x - x.min()
         x = x * (255 / x.max()) if x.max() > 0 else x
-    x = np.clip(x, 0, 255).astype(np.uint8)
+    x = np.rint(np.clip(x, 0, 255)).astype(np.uint8)
     return Image.fromarray(x[:, :, 0] if x.shape[2] == 1 else x)
 
 
