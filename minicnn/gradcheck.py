@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn import gradcheck_hints
-from minicnn.backend import Array, to_host, xp_of
+from minicnn.backend import Array, Device, current_device, move, to_host, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Dropout
@@ -210,6 +210,8 @@ def check_layer(
     """
     if isinstance(x, (tuple, list)):
         x = np.random.default_rng(seed).standard_normal((4, *x))
+    home = _home(layer)
+    x = move(x, home)
 
     def prepare(dtype: Any) -> _Pass:
         copied, values = _copy(layer, x.shape[1:], dtype, seed), x.astype(dtype)
@@ -228,7 +230,8 @@ def check_layer(
         return _Pass({"x": values, **_parameters(copied)}, run, gradients)
 
     title = f"{layer.name} ({type(layer).__name__}, in {_mode(training)}): {_how(dy)}"
-    return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, _rates(layer))
+    with home:
+        return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, _rates(layer))
 
 
 def check_model(
@@ -289,7 +292,8 @@ def check_model(
 
     mean = np.full(len(x), 1 / len(x))  # the loss of the batch is the mean: its derivative by each sample's loss
     title = f"{model.name} (in {_mode(training)}, {type(model.loss).__name__}): random directions in float64"
-    return _check(title, prepare, probes, mean, seed, step, tolerance, _rates(model), zero_is_said=True)
+    with model.device:
+        return _check(title, prepare, probes, mean, seed, step, tolerance, _rates(model), zero_is_said=True)
 
 
 # ---- the comparison -----------------------------------------------------------------------------------------------
@@ -432,7 +436,9 @@ def _hint(
     pairs = [pair for pair in pairs if not pair.kink] if any(pair.wrong for pair in pairs) else pairs
 
     def shares(probe: _Probe, larger: bool = False) -> np.ndarray:
-        return to_host(dy * _slope(forward, array, *probe, step * 100 if larger else step))
+        where, unit = probe
+        unit = xp_of(array).asarray(unit) if where is ... else unit
+        return to_host(dy * _slope(forward, array, where, unit, step * 100 if larger else step))
 
     return gradcheck_hints.hint(
         gradcheck_hints.Evidence(
@@ -442,7 +448,7 @@ def _hint(
             numeric=np.array([pair.numeric for pair in pairs]),
             wrong=np.array([pair.wrong for pair in pairs]),
             shares=shares,
-            others=others,
+            others={name: to_host(other) for name, other in others.items()},
             rates=rates,
         )
     )
@@ -548,8 +554,13 @@ def _copy(layer: Any, input_shape: Shape, dtype: Any, seed: int) -> Any:
         for arrays in (leaf.params, leaf.state):
             for name, array in arrays.items():
                 shift = rng.uniform(0, 0.5, array.shape) if (array == array.reshape(-1)[:1]).all() else 0
-                arrays[name] = (array + xp_of(array).asarray(shift)).astype(dtype)
+                arrays[name] = move((array + xp_of(array).asarray(shift)).astype(dtype), _home(layer))
     return copied
+
+
+def _home(layer: Any) -> Device:
+    """Where the check computes: that of a model, else the current device."""
+    return layer.device if isinstance(layer, Sequential) else current_device()
 
 
 def _leaves(layer: Any) -> dict[str, Layer]:

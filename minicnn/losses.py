@@ -49,8 +49,8 @@ class Loss:
 
     def __call__(self, y_true: Array, y_pred: Array) -> float:
         """The mean loss of a batch."""
-        y_pred = np.asarray(y_pred)
-        return float(self.per_sample(prepare_targets(self, np.asarray(y_true), y_pred), y_pred).mean())
+        y_true, y_pred = (xp_of(y).asarray(y) for y in (y_true, y_pred))
+        return float(self.per_sample(prepare_targets(self, y_true, y_pred), y_pred).mean())
 
     def get_config(self) -> dict[str, Any]:
         names = [p for p in inspect.signature(type(self).__init__).parameters if p not in ("self", "args", "kwargs")]

@@ -1,13 +1,79 @@
-"""Fixtures shared by the tests."""
+"""Fixtures shared by the tests, and the devices that they run on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# These run twice: on the CPU, and as if there were a GPU, on the strict stand-in for CuPy (strict_cupy.py).
+# With --device gpu they alone run, on the real thing.
+ON_DEVICES = """
+test_callbacks test_constraints_regularizers test_device test_fit test_gradcheck test_kernels_activations
+test_kernels_conv test_kernels_dense test_kernels_dropout test_kernels_geometry_im2col test_kernels_norm
+test_kernels_pool test_kernels_softmax test_kernels_tiles test_layers test_losses test_metrics test_models
+test_optimizers test_saving test_summary
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=["cpu", "strict", "gpu"],
+        help="where the tests of layers and models run; without it on the CPU and on the stand-in for CuPy",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu: has nothing to do with the device, or is about threads and host arrays")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__ not in ON_DEVICES.split():
+        return
+    chosen = metafunc.config.getoption("--device")
+    devices = [chosen] if chosen else ["cpu", "strict"]
+    if metafunc.definition.get_closest_marker("cpu") or metafunc.module.__name__ == "test_device":
+        devices = devices[:1]
+    metafunc.parametrize("device_of_test", devices, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") in ("strict", "gpu"):
+        chosen = [i for i in items if hasattr(i, "callspec") and "device_of_test" in i.callspec.params
+                  and not i.get_closest_marker("cpu")]  # fmt: skip
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def device_of_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The device that a test runs on: "cpu", "strict" or "gpu". New models live there; kernels compute there."""
+    name = getattr(request, "param", "cpu")
+    if name == "cpu":
+        yield name
+        return
+    import on_device
+    import strict_cupy
+
+    import minicnn
+
+    if name == "strict":
+        strict_cupy.install(monkeypatch)
+    try:
+        gpu = minicnn.device("gpu")
+    except minicnn.errors.InputError as error:
+        pytest.skip(str(error))
+    if request.module.__name__ == "test_device":
+        yield name
+        return
+    on_device.move_calls(request.module, monkeypatch)
+    with gpu:
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from helpers import distinct, random, unchanged
 
 from minicnn import layers
 from minicnn.activations import Function
+from minicnn.backend import to_host
 from minicnn.constraints import MaxNorm
 from minicnn.errors import InputError
 from minicnn.gradcheck import check_layer
@@ -121,7 +122,7 @@ def made(case: str, dtype=np.float32) -> tuple[Layer, np.ndarray]:
     for leaf in getattr(layer, "flat_layers", [layer]):
         for arrays in (leaf.params, leaf.state):
             for name, array in arrays.items():
-                arrays[name] = (array + draw.uniform(0.1, 0.5, array.shape)).astype(dtype)
+                arrays[name] = (to_host(array) + draw.uniform(0.1, 0.5, array.shape)).astype(dtype)
     return layer, random((3, *shape), 1, dtype)
 
 
