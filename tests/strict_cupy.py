@@ -154,6 +154,9 @@ class ndarray:  # noqa: N801
     def copy(self, order="C"):
         return _wrap(self._host.copy(order), self.device)
 
+    def conj(self):
+        return _apply("conj", np.conjugate, (self,), {})
+
     def fill(self, value):
         self._host.fill(_host(value))
 
@@ -507,6 +510,14 @@ def get_array_module(*args):
     return sys.modules["cupy"] if any(isinstance(arg, ndarray) for arg in args) else np
 
 
+def rfft2(a, s=None, axes=(-2, -1), norm=None):
+    return _apply("fft.rfft2", np.fft.rfft2, (a,), {"s": s, "axes": axes, "norm": norm})
+
+
+def irfft2(a, s=None, axes=(-2, -1), norm=None):
+    return _apply("fft.irfft2", np.fft.irfft2, (a,), {"s": s, "axes": axes, "norm": norm})
+
+
 def _as_strided(x, shape=None, strides=None):
     return _wrap(np.lib.stride_tricks.as_strided(_host(x), shape, strides), x.device)
 
@@ -543,6 +554,9 @@ class Device:
 
     def __exit__(self, *exception):
         self._outer.pop().use()
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
 
     def synchronize(self):
         log["sync"] += 1
@@ -625,6 +639,7 @@ def module() -> types.ModuleType:
     contents |= {name: _function_of(name, _signature(text)) for name, text in FUNCTIONS.items()}
     for thing in (ndarray, matmul, einsum, asarray, array, ascontiguousarray, asnumpy, get_array_module):
         contents[thing.__name__] = thing
+    contents["fft"] = types.SimpleNamespace(rfft2=rfft2, irfft2=irfft2)
     contents["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     vars(cupy).update(contents, cuda=cuda, is_available=cuda.is_available, __version__="strict")
     return cupy

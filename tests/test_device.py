@@ -306,3 +306,27 @@ def test_a_gpu_array_may_be_given(cupy):
     np.testing.assert_array_equal(model.predict(cupy.asarray(x), verbose=0), expected)
     assert isinstance(model(x), cupy.ndarray)
     assert model.evaluate(cupy.asarray(x), cupy.asarray(y), verbose=0) == model.evaluate(x, y, verbose=0)
+
+
+def test_what_a_kernel_keeps_for_later_is_kept_for_each_gpu(cupy):
+    """Winograd's matrices are made once: for every device of their own."""
+    x, w = np.ones((1, 6, 6, 2), np.float32), np.ones((3, 3, 2, 3), np.float32)
+    for name in ("cpu", "gpu", "gpu:1"):
+        with minicnn.device(name) as here:
+            xp = here.xp
+            y = minicnn.kernels.conv2d_forward(xp.asarray(x), xp.asarray(w), algorithm="winograd")
+        np.testing.assert_allclose(backend.to_host(y), 18, rtol=1e-5)
+
+
+def test_looking_inside_a_model_on_the_gpu(cupy):
+    model, (x, y) = cnn().to("gpu"), images(32)
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    t = model.trace(x[:2], y[:2])
+    assert t.loss > 0 and isinstance(t.layers[1].grads["w"], np.ndarray)
+    minicnn.gradcheck.check_model(model, x[:3] / 255, y[:3], elements=1, directions=1).assert_ok()
+    assert "accuracy" in model.evaluate(x, y, verbose=0, return_dict=True)
+    model.summary(print_fn=lambda line: None)
+    assert model.device == "gpu"
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

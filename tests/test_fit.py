@@ -471,6 +471,7 @@ def test_another_seed_gives_other_weights():
 # ---- it learns -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.cpu
 def test_celsius_to_fahrenheit():
     utils.set_random_seed(0)
     model = Sequential([Dense(units=1, input_shape=[1])])

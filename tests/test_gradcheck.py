@@ -400,6 +400,7 @@ def test_a_model_in_evaluation_and_with_frozen_layers():
         assert list(report.arrays) == ["conv/dw", "conv/db", "last/dw", "last/db"]
 
 
+@pytest.mark.cpu
 def test_kinks_in_a_model_with_many_relus():
     """Among thousands of ReLUs some change sides within a large step; smaller ones find the derivative all the same."""
     model = small_model(

@@ -85,7 +85,7 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None
     """y (N, OH, OW, C_out), computed in tiles of m×m, m = 2 or 4; None: as tile_size says."""
     m = m or tile_size(windows)
     xp, c_out = xp_of(x), w.shape[3]
-    at, g, _ = _matrices(xp, m, x.dtype)
+    at, g, _ = _matrices(xp, str(x.device), m, x.dtype)
     u = _two_sided(g, w, "u")
     y = xp.empty((len(x), *windows.out, c_out), x.dtype)
     for place, v in _input_tiles(x, windows, m, V_BYTES):
@@ -100,7 +100,7 @@ def backward(
     """(dx, dw), dx None unless `need_dx`."""
     m = m or tile_size(windows)
     xp, c_in, c_out = xp_of(x), x.shape[3], dy.shape[3]
-    at, g, bt = _matrices(xp, m, x.dtype)
+    at, g, bt = _matrices(xp, str(x.device), m, x.dtype)
     ut = xp.ascontiguousarray(_two_sided(g, w, "u").swapaxes(2, 3))
     du = xp.zeros((m + 2, m + 2, c_in, c_out), x.dtype)
     dx = xp.empty(x.shape, x.dtype) if need_dx else None
@@ -115,7 +115,8 @@ def backward(
 
 
 @lru_cache
-def _matrices(xp: object, m: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
+def _matrices(xp: object, device: str, m: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
+    """(At, G, Bt). device: which of several GPUs the arrays are on."""
     at, g, bt = (xp.asarray(matrix, dtype) for matrix in MATRICES[m])  # type: ignore[attr-defined]
     return at, g, bt
 
@@ -145,7 +146,7 @@ def _input_tiles(
     rows, columns = (-(-size // m) for size in windows.out)  # tiles in an image
     fit = max(1, v_bytes // (a * a * columns * c * x.itemsize)) if xp is np else n * rows  # rows of tiles in a piece
     step, band = max(1, min(n, fit // rows)), min(rows, fit) if bands else rows
-    bt = _matrices(xp, m, x.dtype)[2]
+    bt = _matrices(xp, str(x.device), m, x.dtype)[2]
     # With zeros around the image, and where the last tiles reach beyond the outputs.
     padded = scratch(xp, "padded", (step, m * rows + 2, m * columns + 2, c), x.dtype)
     padded.fill(0)
