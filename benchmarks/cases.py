@@ -16,7 +16,7 @@ import numpy as np
 from minicnn import kernels
 from minicnn.backend import to_host
 from minicnn.errors import InputError
-from minicnn.kernels.conv_choice import ALGORITHMS, algorithm_for
+from minicnn.kernels.conv_choice import ALGORITHMS, algorithm_for, choose
 from minicnn.kernels.im2col import Windows
 from minicnn.optimizers import SGD, Adam
 
@@ -42,6 +42,7 @@ class Case:
     bytes: float
     fixed: float = 0
     algorithm: str = ""
+    conv: Conv | None = None
 
     @property
     def name(self) -> str:
@@ -55,48 +56,75 @@ def _random(xp: Any, shape: Shape, dtype: Any, seed: int = 0) -> Any:
 
 # ---- convolutions ----------------------------------------------------------------------------------------------------
 
-# (height and width, C_in, C_out) of the 3×3 layers, and the batch, of documents B, C2 and E
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with stride 1 and padding "same" on square images; "auto" and `choose` see this shape."""
+
+    size: int
+    c_in: int
+    c_out: int
+    batch: int
+    kernel: int = 3
+
+    def windows(self, n: int) -> Windows:
+        return Windows.of((n, self.size, self.size, self.c_in), (self.kernel, self.kernel), 1, "same")
+
+    @property
+    def text(self) -> str:
+        of_kernel = "" if self.kernel == 3 else f", {self.kernel}×{self.kernel}"
+        of_batch = ", 1 image" if self.batch == 1 else ""
+        return f"{self.size}×{self.size}×{self.c_in}→{self.c_out}{of_kernel}{of_batch}"
+
+
 CONVS = [
-    ("B", 64, [(32, 3, 32), (32, 32, 64), (16, 64, 64), (8, 64, 128)]),
-    ("C2", 32, [(64, 3, 32), (32, 32, 64), (32, 64, 64), (16, 64, 128), (16, 128, 128)]),
-    ("E", 32, [(32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512), (2, 512, 512)]),
-]
-# the naive loops take seconds where the others take milliseconds: on a small shape only
-SMALL_CONV = ("small", 2, [(8, 3, 4)])
+    # the 3×3 layers of documents B, C2 and E
+    Conv(32, 3, 32, 64), Conv(32, 32, 64, 64), Conv(16, 64, 64, 64), Conv(8, 64, 128, 64),
+    Conv(64, 3, 32, 32), Conv(32, 64, 64, 32), Conv(16, 64, 128, 32), Conv(16, 128, 128, 32),
+    Conv(8, 256, 256, 32), Conv(4, 512, 512, 32), Conv(2, 512, 512, 32),
+    # B's again, for one image
+    Conv(32, 32, 64, 1), Conv(16, 64, 64, 1), Conv(8, 64, 128, 1),
+    # where the algorithms' curves cross: with the channels, and with the size of the kernel
+    Conv(32, 8, 8, 32), Conv(32, 16, 16, 32), Conv(32, 32, 32, 32),
+    Conv(32, 16, 16, 16, 5), Conv(32, 16, 16, 16, 9), Conv(32, 16, 16, 16, 13), Conv(32, 16, 16, 16, 17),
+]  # fmt: skip
+SMALL = Conv(8, 3, 4, 2)  # for the naive loops, which take seconds where the others take milliseconds
 
 
 def convolutions(quick: bool) -> Iterator[Case]:
-    seen = set()
-    for document, batch, layers in [SMALL_CONV] if quick else [*CONVS, SMALL_CONV]:
-        for size, c_in, c_out in layers:
-            if (size, c_in, c_out) in seen:
-                continue
-            seen.add((size, c_in, c_out))
-            windows = Windows.of((1, size, size, c_in), (3, 3), 1, "same")
-            for way in ("forward", "dx", "dw"):
-                if way == "dx" and c_in == 3:
-                    continue  # nobody asks for the images' gradient
-                for algorithm, ways in ALGORITHMS.items():
-                    if ways.can(windows) and (algorithm != "loops" or document == "small"):
-                        yield _convolution(size, c_in, c_out, batch, way, algorithm)
+    for conv in [SMALL] if quick else [*CONVS, SMALL]:
+        windows = conv.windows(conv.batch)
+        for way in ("forward", "dx", "dw"):
+            if way == "dx" and conv.c_in == 3:
+                continue  # nobody asks for the images' gradient
+            for algorithm, ways in ALGORITHMS.items():
+                if ways.can(windows) and (algorithm != "loops" or conv is SMALL):
+                    yield _convolution(conv, way, algorithm)
 
 
-def _convolution(size: int, c_in: int, c_out: int, batch: int, way: str, algorithm: str) -> Case:
+def _convolution(conv: Conv, way: str, algorithm: str) -> Case:
+    size, k = conv.size, conv.kernel
+
     def make(xp: Any, n: int, dtype: Any) -> Run:
-        x, w = _random(xp, (n, size, size, c_in), dtype), _random(xp, (3, 3, c_in, c_out), dtype, 1)
-        dy, b = _random(xp, (n, size, size, c_out), dtype, 2), _random(xp, (c_out,), dtype, 3)
-        windows = Windows.of(x.shape, (3, 3), 1, "same")
-        ways = algorithm_for(algorithm, x, c_out, windows)
+        x, w = _random(xp, (n, size, size, conv.c_in), dtype), _random(xp, (k, k, conv.c_in, conv.c_out), dtype, 1)
+        dy, b = _random(xp, (n, size, size, conv.c_out), dtype, 2), _random(xp, (conv.c_out,), dtype, 3)
+        windows = conv.windows(n)
+        ways = algorithm_for(algorithm, x, conv.c_out, windows)
         return {
             "forward": lambda: ways.forward(x, w, b, windows),
             "dx": lambda: ways.input_gradient(dy, w, windows),
             "dw": lambda: ways.weight_gradient(dy, x, windows),
         }[way]
 
-    moved, weights = 4 * size * size * (c_in + c_out), 4 * 9 * c_in * c_out
-    flops = 2 * size * size * 9 * c_in * c_out
-    shape = f"{size}×{size}×{c_in}→{c_out}"
-    return Case("conv", "conv2d", way, shape, batch, make, flops, moved, weights, algorithm)
+    moved, weights = 4 * size * size * (conv.c_in + conv.c_out), 4 * k * k * conv.c_in * conv.c_out
+    flops = 2 * size * size * k * k * conv.c_in * conv.c_out
+    return Case("conv", "conv2d", way, conv.text, conv.batch, make, flops, moved, weights, algorithm, conv)
+
+
+def chosen_by_auto(conv: Conv, shards: int) -> str:
+    """The algorithm that "auto" takes where the batch is cut into so many shards."""
+    n = -(-conv.batch // shards)
+    return choose(n, conv.c_in, conv.c_out, conv.windows(n))[0]
 
 
 # ---- dense -----------------------------------------------------------------------------------------------------------
@@ -237,8 +265,9 @@ def _activations(image: Shape, batch: int) -> Iterator[Case]:
         return make
 
     for name in ACTIVATIONS:
-        yield _case(name, "forward", image, batch, 2, prepare(name, "forward"))
-        yield _case(name, "backward", image, batch, 3, prepare(name, "backward"))
+        few = max(1, batch // 16) if name == "gelu" else batch  # its error function is slow
+        yield _case(name, "forward", image, few, 2, prepare(name, "forward"))
+        yield _case(name, "backward", image, few, 3, prepare(name, "backward"))
 
 
 def _softmax(classes: int, batch: int) -> Iterator[Case]:
@@ -295,19 +324,11 @@ def error(case: Case, xp: Any, dtype: Any = np.float32) -> float | None:
     The convolutions are all compared with im2col. None where there is nothing to round (a mask).
     """
     n = case.batch if case.group == "optimizer" else 2
-    exact = case
-    if case.group == "conv":
-        exact = _like(case, "im2col")
+    exact = case if case.conv is None else _convolution(case.conv, case.way, "im2col")
     wanted, found = exact.make(np, n, np.float64)(), case.make(xp, n, dtype)()
     pairs = zip(_arrays(wanted), _arrays(found), strict=True)
     errors = [np.abs(to_host(f) - w).max() / max(np.abs(w).max(), 1e-300) for w, f in pairs if w.dtype.kind == "f"]
     return float(max(errors)) if errors else None
-
-
-def _like(case: Case, algorithm: str) -> Case:
-    size, channels = case.shape.split("×")[0], case.shape.split("×")[2]
-    c_in, c_out = channels.split("→")
-    return _convolution(int(size), int(c_in), int(c_out), case.batch, case.way, algorithm)
 
 
 def _arrays(result: Any) -> list[Any]:

@@ -24,7 +24,7 @@ import cases
 import ceilings
 import numpy as np
 import plots
-from cases import Case
+from cases import SMALL, Case
 from record import write_record
 from threadpoolctl import threadpool_limits
 from timing import in_turn, on_gpu
@@ -93,6 +93,9 @@ def measure(machine: Machine, chosen: list[Case], quick: bool) -> list[dict[str,
             times = in_turn(functions, 0 if quick else SECONDS, machine.device)
             for case, time_of in zip(together, times, strict=True):
                 rows.append(row(case, time_of, cases.error(case, machine.xp)))
+                if case.conv is not None:
+                    on_cpu = machine.device == "cpu"
+                    rows[-1]["auto"] = cases.chosen_by_auto(case.conv, machine.threads) if on_cpu else "im2col"
                 print(line(rows[-1]), flush=True)
     return rows
 
@@ -135,51 +138,87 @@ def head(device: str) -> str:
     return f"{'kernel, one sample, way':42} {'algorithm':9}{'ms':>9}{launch}{rates}"
 
 
-def best_algorithms(rows: list[dict[str, Any]]) -> list[str]:
-    """Of each convolution with several algorithms: which one was the fastest, and by how much over im2col."""
-    groups: dict[str, dict[str, float]] = {}
+def compare_algorithms(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each convolution: every algorithm's time as a part of im2col's, the fastest, and what "auto" takes."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for r in rows:
         if r["group"] == "conv":
-            groups.setdefault(name_of(r), {})[r["algorithm"]] = r.get("device_ms", r["ms"])
-    lines = []
-    for name, times in groups.items():
-        if len(times) > 1:
-            best = min(times, key=lambda algorithm: times[algorithm])
-            others = ", ".join(f"{algorithm} {ms / times['im2col']:.2f}" for algorithm, ms in times.items())
-            lines.append(f"{name[:36]:36} {best:9} fastest; time, im2col = 1: {others}")
-    return lines
+            groups.setdefault(name_of(r), []).append(r)
+    found = []
+    for name, together in groups.items():
+        ms = {r["algorithm"]: r.get("device_ms", r["ms"]) for r in together}
+        auto = together[0]["auto"]
+        found.append({
+            "name": name, "fastest": min(ms, key=lambda algorithm: ms[algorithm]), "auto": auto,
+            "auto_over_fastest": round(ms[auto] / min(ms.values()), 3) if auto in ms else None,
+            "of_im2col": {algorithm: round(time / ms["im2col"], 3) for algorithm, time in ms.items()},
+        })  # fmt: skip
+    return found
+
+
+def algorithm_table(compared: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(a for c in compared for a in c["of_im2col"]))
+    lines = [f"{'time, im2col = 1':42}" + "".join(f"{name:>10}" for name in names) + "   auto takes"]
+    for c in compared:
+        times = "".join(f"{c['of_im2col'][a]:10.2f}" if a in c["of_im2col"] else f"{'':10}" for a in names)
+        note = ""
+        if c["auto_over_fastest"] is not None and c["auto_over_fastest"] > 1.05:
+            note = f"; {c['fastest']} is {c['auto_over_fastest']:.2f} times as fast"
+        lines.append(f"{c['name'][:42]:42}{times}   {c['auto']}{note}")
+    return "\n".join(lines)
 
 
 COLORS = {"im2col": "#1565c0", "shifted": "#2e7d32", "winograd": "#c62828", "fft": "#ef8e3b", "loops": "#b0b0b0"}
 MARKS = {"forward": "o", "dx": "^", "dw": "s", "backward": "D"}
 
 
-def picture(rows: list[dict[str, Any]], ceiling: dict[str, Any], path: str) -> None:
-    """The roofline of what multiplies, and the share of the copy of what only moves numbers."""
-    products = [r for r in rows if r["group"] in PRODUCTS and r["algorithm"] != "loops"]
-    moving = [r for r in rows if r["group"] not in PRODUCTS]
-    canvas, (roof, bars) = plots.figure(11, 5.5, columns=2)
-    peak, copy = ceiling["gemm_gflops"], ceiling["copy_gbs"]
-    intensity = np.geomspace(0.2, 2000, 200)
-    roof.loglog(intensity, np.minimum(peak, intensity * copy), color=plots.GREY, lw=1)
-    labels = set()
-    for r in products:
-        name, mark = r["algorithm"] or r["kernel"], MARKS[r["way"]]
-        color = COLORS.get(r["algorithm"], "black")
-        text = None if name in labels else name
-        labels.add(name)
-        roof.plot(r["gflop"] * 1e3 / r["mb"], r["gflops"], mark, color=color, ms=4, alpha=0.75, label=text)
-    plots.label(roof, f"Roofline: {peak:.0f} GFLOP/s, {copy:.0f} GB/s", "operations for each byte", "GFLOP/s")
-    if products:
-        roof.legend(fontsize=8, frameon=False, loc="lower right", title="○ forward, △ dx, □ dw, ◇ dx and dw",
-                    title_fontsize=7)  # fmt: skip
-    y = np.arange(len(moving))
-    bars.barh(y, [r["gbs"] for r in moving], color=plots.OURS, height=0.7)
-    bars.set_yticks(y, [f"{r['kernel']} {r['way']}" for r in moving], fontsize=7)
-    bars.invert_yaxis()
-    bars.axvline(copy, color=plots.GREY, lw=1)
-    plots.label(bars, "What moves numbers; the line: a plain copy in memory", "GB/s")
+def picture(
+    rows: list[dict[str, Any]], compared: list[dict[str, Any]], ceiling: dict[str, Any], path: str
+) -> None:
+    """The roofline of what multiplies, the algorithms of each convolution, and the copy rate of what moves numbers."""
+    canvas, (roof, algorithms, moving) = plots.figure(15, 0.16 * max(30, len(compared)), columns=3)
+    large = [c for c in compared if SMALL.text not in c["name"]]
+    if large:  # the small convolution is there for the naive loops: it would squeeze the others' scales
+        rows, compared = [r for r in rows if r["shape"] != SMALL.text], large
+    _roofline(roof, [r for r in rows if r["group"] in PRODUCTS and r["algorithm"] != "loops"], ceiling)
+    labels: set[str] = set()
+    for y, c in enumerate(compared):
+        for name, time_of in c["of_im2col"].items():
+            if name != "loops":
+                algorithms.plot(time_of, y, "o", color=COLORS[name], ms=4, label=None if name in labels else name)
+                labels.add(name)
+        if c["auto"] in c["of_im2col"]:
+            algorithms.plot(c["of_im2col"][c["auto"]], y, "o", color="black", ms=7, mfc="none", mew=0.7,
+                            label=None if y else '"auto" takes')  # fmt: skip
+    algorithms.set_yticks(range(len(compared)), [c["name"].removeprefix("conv2d ") for c in compared], fontsize=6)
+    algorithms.invert_yaxis()
+    algorithms.set_xscale("log")
+    plots.label(algorithms, "Algorithms of a convolution", "time, im2col = 1 (shorter is better)")
+    if labels:
+        algorithms.legend(fontsize=8, frameon=False)
+    others = [r for r in rows if r["group"] not in PRODUCTS]
+    moving.barh(range(len(others)), [r["gbs"] for r in others], color=plots.OURS, height=0.7)
+    moving.set_yticks(range(len(others)), [f"{r['kernel']} {r['way']}" for r in others], fontsize=7)
+    moving.invert_yaxis()
+    moving.axvline(ceiling["copy_gbs"], color=plots.GREY, lw=1)
+    plots.label(moving, "What moves numbers; the line: a plain copy", "GB/s")
     plots.save(canvas, path)
+
+
+def _roofline(ax: Any, products: list[dict[str, Any]], ceiling: dict[str, Any]) -> None:
+    peak, copy = ceiling["gemm_gflops"], ceiling["copy_gbs"]
+    intensity = np.geomspace(0.5, 2000, 200)
+    ax.loglog(intensity, np.minimum(peak, intensity * copy), color=plots.GREY, lw=1)
+    labels: set[str] = set()
+    for r in products:
+        name = r["algorithm"] or r["kernel"]
+        ax.plot(r["gflop"] * 1e3 / r["mb"], r["gflops"], MARKS[r["way"]], color=COLORS.get(r["algorithm"], "black"),
+                ms=4, alpha=0.75, label=None if name in labels else name)  # fmt: skip
+        labels.add(name)
+    plots.label(ax, f"Roofline: {peak:.0f} GFLOP/s, {copy:.0f} GB/s", "operations for each byte", "GFLOP/s")
+    if products:
+        ax.legend(fontsize=8, frameon=False, loc="lower right", title="○ forward, △ dx, □ dw, ◇ dx and dw",
+                  title_fontsize=7)  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
@@ -213,11 +252,14 @@ def main() -> None:
     after = machine.ceilings(args.quick)
     ceiling = {name: max(before[name], after[name]) for name in before}  # a ceiling is what was reached once
     add_shares(rows, ceiling)
-    print("\n".join(["", *best_algorithms(rows)]))
+    compared = compare_algorithms(rows)
+    if compared:
+        print("\n" + algorithm_table(compared))
     print(f"\nceilings: {ceiling}; {time.perf_counter() - start:.0f} s in all")
     if args.output:
-        write_record(args.output, {"device": args.device, "ceilings": ceiling, "rows": rows}, threads=machine.threads)
-        picture(rows, ceiling, args.output)
+        record = {"device": args.device, "ceilings": ceiling, "algorithms": compared, "rows": rows}
+        write_record(args.output, record, threads=machine.threads)
+        picture(rows, compared, ceiling, args.output)
 
 
 if __name__ == "__main__":
