@@ -169,7 +169,7 @@ def algorithm_table(compared: list[dict[str, Any]]) -> str:
 
 
 COLORS = {"im2col": "#1565c0", "shifted": "#2e7d32", "winograd": "#c62828", "fft": "#ef8e3b", "loops": "#b0b0b0"}
-MARKS = {"forward": "o", "dx": "^", "dw": "s", "backward": "D"}
+MARKS = {"forward": "o", "dw": "s", "dx+dw": "D"}
 
 
 def picture(
@@ -217,7 +217,7 @@ def _roofline(ax: Any, products: list[dict[str, Any]], ceiling: dict[str, Any]) 
         labels.add(name)
     plots.label(ax, f"Roofline: {peak:.0f} GFLOP/s, {copy:.0f} GB/s", "operations for each byte", "GFLOP/s")
     if products:
-        ax.legend(fontsize=8, frameon=False, loc="lower right", title="○ forward, △ dx, □ dw, ◇ dx and dw",
+        ax.legend(fontsize=8, frameon=False, loc="lower right", title="○ forward, □ dw, ◇ dx and dw",
                   title_fontsize=7)  # fmt: skip
 
 
