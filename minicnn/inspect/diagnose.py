@@ -223,15 +223,29 @@ def _predicted(y_pred: np.ndarray) -> np.ndarray:
 def _not_finite_data(x: np.ndarray, y: np.ndarray) -> list[Finding]:
     found = []
     for name, array in (("x", x), ("y", y)):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = np.argwhere(~np.isfinite(array))
+        first, count = _not_finite(array)
+        if first is not None:
             found.append(Finding(
-                "NaN", "error", name, len(bad),
-                f"{len(bad)} numbers of {name} are NaN or infinite, the first at {tuple(bad[0].tolist())}.",
+                "NaN", "error", name, count,
+                f"{count} numbers of {name} are NaN or infinite, the first at {first}.",
                 "One of them is enough: every weight that it reaches becomes NaN in the first step.",
                 "Find where they come from (a division by 0, a missing value), and leave those samples out.",
             ))  # fmt: skip
     return found
+
+
+def _not_finite(array: np.ndarray) -> tuple[tuple[int, ...] | None, int]:
+    """The index of the first number that is NaN or infinite, and how many are; in pieces, as data may be large."""
+    first, count = None, 0
+    if array.dtype.kind == "f":
+        step = max(1, (1 << 22) // max(1, array[:1].size))
+        for start in range(0, len(array), step):
+            bad = ~np.isfinite(array[start : start + step])
+            if first is None and bad.any():
+                place, *rest = np.argwhere(bad)[0].tolist()
+                first = (place + start, *rest)
+            count += int(bad.sum())
+    return first, count
 
 
 def _input_scale(case: _Case) -> list[Finding]:

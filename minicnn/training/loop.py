@@ -16,6 +16,7 @@ from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.history import History
 from minicnn.training.interrupts import interrupts_wait
+from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
@@ -60,6 +61,7 @@ def fit(
     place = Place(model, batches, validation, events.callbacks, initial_epoch)
     events.set_place(place)
     with _workers(model, batch_size, batches, "fit") as workers:
+        check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
         events.on_train_begin()  # a backup may now have moved `place` to where an earlier run ended
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
@@ -164,10 +166,15 @@ def predict(
 @contextmanager
 def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterator[Workers]:
     """The threads for batches of this size; `minicnn.profile()` counts the block as a run of this name."""
-    size = batches.batch_size or batch_size
-    workers = Workers.for_model(model, min(size, batches.samples or size))
+    workers = Workers.for_model(model, _samples_of_a_batch(batches, batch_size))
     with run(name, model, workers.threads), workers:
         yield workers
+
+
+def _samples_of_a_batch(batches: Batches, batch_size: int) -> int:
+    """As far as it is known: a generator's batches may be of any size."""
+    size = batches.batch_size or batch_size
+    return min(size, batches.samples or size)
 
 
 # ---- what is checked before any work is done -------------------------------------------------------------------------

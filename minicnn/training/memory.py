@@ -1,0 +1,173 @@
+"""How much memory a training step will need, and how much there is: better told before than killed in the middle.
+
+A step needs the parameters, a gradient of each for every shard, the optimizer's arrays, and for each sample of the
+batch what the layers keep for the way back. The last is measured on two samples, so it holds for any layer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicnn.errors import InputError
+from minicnn.training.step import forward, new_pages
+
+SCRATCH = 4 << 20  # about what the kernels reuse, for each thread
+
+
+class StepMemory(NamedTuple):
+    """Bytes of one training step. activations: of one sample, kept for the way back, and the largest pair of gradients.
+
+    parameters: with the layers' state; gradients: of all shards; slots: the optimizer's arrays.
+    """
+
+    parameters: int
+    gradients: int
+    slots: int
+    activations: int
+    scratch: int
+
+    def total(self, batch_size: int) -> int:
+        return self.parameters + self.new(batch_size)
+
+    def new(self, batch_size: int) -> int:
+        """What is not there yet before the first step."""
+        return self.gradients + self.slots + self.scratch + batch_size * self.activations
+
+
+def estimate(model: Any, shards: int = 1) -> StepMemory:
+    """The memory of one training step of a built and compiled model, on a batch that is cut into so many shards."""
+    learned = sum(p.nbytes for layer in model.flat_layers if layer.trainable for p in layer.params.values())
+    held = sum(a.nbytes for layer in model.flat_layers for a in (*layer.params.values(), *layer.state.values()))
+    return StepMemory(
+        parameters=held,
+        gradients=learned * shards,
+        slots=learned * len(model.optimizer.slots),
+        activations=_kept_by_a_sample(model) + _largest_gradients(model),
+        scratch=SCRATCH * shards,
+    )
+
+
+def check_step_fits(model: Any, batch_size: int, shards: int) -> None:
+    """InputError where a step on so many samples needs more memory than there is. Says what would fit.
+
+    Looks closely only where a rough count comes near to it. On a GPU, and where the system does not tell, it passes.
+    """
+    free = available()
+    if free is None or model.device != "cpu" or not model.built:
+        return
+    outputs = sum(math.prod(shape) for shape in _shapes(model)) * model.dtype.itemsize
+    if 4 * outputs * batch_size + 8 * model.count_params() * model.dtype.itemsize < free / 2:
+        return
+    if outputs > free:
+        raise _too_large(f"more than {_size(outputs)} for a single sample", free, "use smaller images or fewer units.")
+    need = estimate(model, shards)
+    if need.new(batch_size) <= free:
+        return
+    fits = (free - need.new(0)) // max(1, need.activations)
+    if fits >= 1:
+        fix = f"batch_size={fits} would fit."
+    elif need.slots:
+        fix = "use a smaller model, or SGD, which keeps no arrays of its own."
+    else:
+        fix = "use a smaller model."
+    if any(getattr(layer, "algorithm", None) == "fft" for layer in model.flat_layers):
+        fix += ' The algorithm "fft" needs more than this besides: algorithm="im2col" does not.'
+    raise _too_large(
+        f"about {_size(need.new(batch_size))} more: {_size(batch_size * need.activations)} for what the layers keep of "
+        f"{batch_size} samples, {_size(need.gradients)} for gradients, {_size(need.slots)} for the optimizer",
+        free, fix,
+    )  # fmt: skip
+
+
+def available() -> int | None:
+    """Bytes that this process may still take without swapping, within its limits; None where nobody says."""
+    found = [value for value in (_of_the_system(), _of_the_group(Path("/sys/fs/cgroup"))) if value is not None]
+    return min(found, default=None)
+
+
+def _of_the_system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows, macOS
+        return None
+
+
+def _of_the_group(root: Path) -> int | None:
+    """What is left of the limit of a container (Linux control groups, version 2 or 1)."""
+    files = (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    )
+    for limit, usage, stat, cache in files:
+        try:
+            most, used = (root / limit).read_text().strip(), int((root / usage).read_text())
+            pairs = (line.split() for line in (root / stat).read_text().splitlines())
+            freed = int(dict(pairs).get(cache, 0))  # copies of files, given up when somebody needs the memory
+        except (OSError, ValueError):
+            continue
+        if most != "max" and int(most) < 1 << 60:  # without a limit, version 1 shows a huge number
+            return max(0, int(most) - used + freed)
+    return None
+
+
+def _kept_by_a_sample(model: Any) -> int:
+    """Bytes that the layers' pages hold for one sample, each array counted once: from runs over two and four."""
+    two, four = _kept_by(model, 2), _kept_by(model, 4)
+    return max(0, four - two) // 2
+
+
+def _kept_by(model: Any, samples: int) -> int:
+    layers = model.flat_layers
+    pages = new_pages(layers, training=True, need_backward=True)
+    y = forward(layers, pages, np.zeros((samples, *model.input_shape), model.dtype))
+    arrays: dict[int, np.ndarray] = {id(_owner(y)): _owner(y)}
+    for page in pages:
+        for value in vars(page).values():
+            for array in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(array, np.ndarray):
+                    arrays[id(_owner(array))] = _owner(array)
+    return sum(array.nbytes for array in arrays.values())
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that owns the memory that this one looks at."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _largest_gradients(model: Any) -> int:
+    """Bytes of one sample's dy, dz and dx, of the layer where they are largest."""
+    shapes = [math.prod(shape) for shape in _shapes(model)]
+    return max(2 * b + a for a, b in zip(shapes, shapes[1:], strict=False)) * model.dtype.itemsize
+
+
+def _shapes(model: Any) -> list[tuple[int, ...]]:
+    """The shape of a sample before the first of flat_layers and after each one."""
+    shapes = [model.input_shape]
+    for layer in model.flat_layers:
+        shapes.append(layer.output_shape(shapes[-1]))
+    return shapes
+
+
+def _too_large(need: str, free: int, fix: str) -> InputError:
+    return InputError("fit", "a training step does not fit into memory.", f"{need}.", f"{_size(free)} are free.", fix)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
