@@ -14,20 +14,24 @@ from minicnn.errors import InputError, unknown_name
 class Function:
     """An activation: y = forward(x), and dx = backward(dy, kept), where `keeps` says what is kept: "x" or "y".
 
-    Calling it applies it: `relu(x)`. Write your own with these four fields and pass it as `activation=`.
+    in_place: the same as forward, but the result takes the place of x; None where there is no such way.
+    Calling it applies it: `relu(x)`. Write your own with the first four fields and pass it as `activation=`.
     """
 
     name: str
     forward: Callable[[Array], Array]
     backward: Callable[[Array, Array], Array]
     keeps: str = "y"
+    in_place: Callable[[Array], Array] | None = None
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
 
 
 linear = Function("linear", lambda x: x, lambda dy, y: dy)
-relu = Function("relu", kernels.relu_forward, kernels.relu_backward)
+relu = Function(
+    "relu", kernels.relu_forward, kernels.relu_backward, in_place=lambda x: kernels.relu_forward(x, out=x)
+)
 sigmoid = Function("sigmoid", kernels.sigmoid_forward, kernels.sigmoid_backward)
 tanh = Function("tanh", kernels.tanh_forward, kernels.tanh_backward)
 elu = Function("elu", kernels.elu_forward, kernels.elu_backward)

@@ -257,8 +257,8 @@ def _listen(layer: ActivatedLayer) -> None:
     """Let a layer (of the copy) write z and dz on its page too, which only pass through it."""
     activate, deactivate = layer.activate, layer.deactivate
 
-    def heard_activate(z: Array, ctx: Context) -> Array:
-        ctx.z = z
+    def heard_activate(z: Array, ctx: Context, overwrite: bool = False) -> Array:
+        ctx.z = z  # so y must have memory of its own
         return activate(z, ctx)
 
     def heard_deactivate(dy: Array, ctx: Context) -> Array:

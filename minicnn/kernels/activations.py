@@ -15,10 +15,10 @@ import numpy as np
 from minicnn.backend import Array, blank, tiles, xp_of
 
 
-def relu_forward(x: Array) -> Array:
-    """max(x, 0)."""
+def relu_forward(x: Array, out: Array | None = None) -> Array:
+    """max(x, 0), written to `out`, which may be x; into a new array where `out` is None."""
     zeros = xp_of(x).zeros(x.shape[1:], x.dtype)  # NumPy is three times as fast with an array as with a scalar here
-    return xp_of(x).maximum(x, zeros, out=blank(x))
+    return xp_of(x).maximum(x, zeros, out=blank(x) if out is None else out)
 
 
 def relu_backward(dy: Array, y: Array) -> Array:

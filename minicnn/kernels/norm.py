@@ -54,17 +54,26 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
 
 
-def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
-    """y of x's shape (N, C) or (N, H, W, C); gamma, beta, mean, var are (C,). For training and for evaluation."""
-    scale = gamma / xp_of(x).sqrt(var + x.dtype.type(eps))
-    shift = beta - mean * scale
-    wide, repeat = _wide(x)
-    scale, shift = _repeated(scale, repeat), _repeated(shift, repeat)
-    y = xp_of(x).empty_like(wide)
+def batchnorm_forward(
+    x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, out: Array | None = None
+) -> Array:
+    """y of x's shape (N, C) or (N, H, W, C); gamma, beta, mean, var are (C,). For training and for evaluation.
+
+    out: where to write y; x itself is allowed, if it is contiguous. None: into a new array.
+    """
+    xp, (wide, repeat) = xp_of(x), _wide(x)
+    scale, shift = (_repeated(v, repeat) for v in batchnorm_scale_and_shift(gamma, beta, mean, var, eps))
+    y = xp.empty_like(wide) if out is None else out.reshape(wide.shape)
     for part in tiles(wide):
-        xp_of(x).multiply(wide[part], scale, out=y[part])
+        xp.multiply(wide[part], scale, out=y[part])
         y[part] += shift
     return y.reshape(x.shape)
+
+
+def batchnorm_scale_and_shift(gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
+    """(scale, shift), both (C,): batch normalisation with known mean and variance is y = x * scale + shift."""
+    scale = gamma / xp_of(mean).sqrt(var + mean.dtype.type(eps))
+    return scale, beta - mean * scale
 
 
 def batchnorm_backward(

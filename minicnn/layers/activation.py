@@ -11,7 +11,7 @@ from minicnn.layers.base import ActivatedLayer, Context
 
 class _Elementwise(ActivatedLayer):
     def forward(self, x: Array, ctx: Context) -> Array:
-        return self.activate(x, ctx)
+        return self.activate(x, ctx, ctx.overwrite)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return self.deactivate(dy, ctx)

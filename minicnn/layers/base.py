@@ -28,6 +28,7 @@ class Context:
     training: training or evaluation. need_backward: whether a way back follows. need_dx: whether on that way anybody
     asks for the derivative by the layer's input. step: how many training steps came before. seed: the layer's random
     seed in this step. first: which sample of the batch is the shard's first one.
+    overwrite: whether the result may take the place of x in memory, which only evaluation allows.
     all_reduce: sums an array over all shards of the batch; None where the batch is in one piece.
     grads: parameter name -> gradient, filled on the way back. state: new values of `layer.state`, filled on the way
     forward; whoever runs the step applies them. A layer adds what it needs: ctx.x, ctx.y, ctx.mask, …
@@ -42,7 +43,9 @@ class Context:
         seed: int = 0,
         first: int = 0,
         all_reduce: Callable[[Array], Array] | None = None,
+        overwrite: bool = False,
     ):
+        self.overwrite = overwrite
         self.training, self.need_backward, self.need_dx = training, need_backward, need_dx
         self.step, self.seed, self.first = step, seed, first
         self.all_reduce = all_reduce
@@ -163,9 +166,12 @@ class ActivatedLayer(Layer):
 
     activation: Function
 
-    def activate(self, z: Array, ctx: Context) -> Array:
-        """y = activation(z). Keeps for the way back z or y, whichever the derivative is made of."""
-        y = self.activation.forward(z)
+    def activate(self, z: Array, ctx: Context, overwrite: bool = False) -> Array:
+        """y = activation(z). Keeps for the way back z or y, whichever the derivative is made of.
+
+        overwrite: y may take the place of z in memory.
+        """
+        y = self.activation.in_place(z) if overwrite and self.activation.in_place else self.activation.forward(z)
         ctx.kept = z if self.activation.keeps == "x" else y
         if self.activation.name in ("softmax", "sigmoid"):
             # The cross-entropy that belongs to it takes these, and is exact where y is rounded to 0 or 1.

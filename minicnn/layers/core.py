@@ -57,7 +57,8 @@ class Dense(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        return self.activate(dense_forward(x, self.params["w"], self.params.get("b")), ctx)
+        z = dense_forward(x, self.params["w"], self.params.get("b"))
+        return self.activate(z, ctx, overwrite=not ctx.need_backward)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)

@@ -15,6 +15,7 @@ from minicnn.kernels import (
     batchnorm_forward,
     batchnorm_moments,
 )
+from minicnn.kernels.norm import batchnorm_scale_and_shift
 from minicnn.layers.base import Context, Layer, Shape
 
 
@@ -87,11 +88,12 @@ class BatchNormalization(Layer):
             m = self.momentum
             ctx.state["moving_mean"] = m * self.state["moving_mean"] + (1 - m) * ctx.mean
             ctx.state["moving_variance"] = m * self.state["moving_variance"] + (1 - m) * ctx.var
-        gamma, beta = self._gamma_beta(ctx)
-        return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon)
+        gamma, beta = self._gamma_beta()
+        out = x if ctx.overwrite else None
+        return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon, out)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        gamma, _ = self._gamma_beta(ctx)
+        gamma, _ = self._gamma_beta()
         arguments = (dy, ctx.x, gamma, ctx.mean, ctx.var, self.epsilon)
         if ctx.of_batch:
             dx, dgamma, dbeta = batchnorm_backward(*arguments, ctx.all_reduce, ctx.need_dx)
@@ -100,7 +102,13 @@ class BatchNormalization(Layer):
         ctx.grads = {k: v for k, v in (("gamma", dgamma), ("beta", dbeta)) if k in self.params}
         return dx
 
-    def _gamma_beta(self, ctx: Context) -> tuple[Array, Array]:
+    def scale_and_shift(self) -> tuple[Array, Array]:
+        """(scale, shift), both (C,), of evaluation mode: y = x * scale + shift."""
+        gamma, beta = self._gamma_beta()
+        mean, var = self.state["moving_mean"], self.state["moving_variance"]
+        return batchnorm_scale_and_shift(gamma, beta, mean, var, self.epsilon)
+
+    def _gamma_beta(self) -> tuple[Array, Array]:
         mean = self.state["moving_mean"]
         gamma, beta = self.params.get("gamma"), self.params.get("beta")
         return mean * 0 + 1 if gamma is None else gamma, mean * 0 if beta is None else beta

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
+from minicnn.training.inference import infer, largest_activation, pieces, plan
 from minicnn.training.profiling import stage, watched
 from minicnn.training.shards import Workers, split
 
@@ -122,27 +123,31 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
 
 def evaluate_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
     """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
-    layers, loss, shards = model.flat_layers, model.loss, split(len(x), workers.shards)
+    loss = model.loss
 
-    def one_shard(k: int, _: Any) -> tuple[Any, list[Any]]:
-        pages = new_pages(layers)
-        y_pred = forward(layers, pages, model.as_input(x[shards[k]]))
+    def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
         with stage("loss and metrics"):
-            y_true = prepare_targets(loss, y[shards[k]], y_pred)
-            losses = loss.per_sample(y_true, y_pred, pages[-1])
-            return losses.sum(dtype=np.float64), [metric.sum(y_true, y_pred) for metric in model.metrics]
+            y_true = prepare_targets(loss, y[samples], y_pred)
+            losses = loss.per_sample(y_true, y_pred, ctx)
+            return losses.sum(dtype=np.float64), *(metric.sum(y_true, y_pred) for metric in model.metrics)
 
-    results = workers.run(one_shard, len(shards))
-    total = sum(losses for losses, _ in results) + len(x) * model.penalty()
-    return total, [sum(values) for values in zip(*(metrics for _, metrics in results), strict=True)]
+    total, *values = (sum(column) for column in zip(*_infer(model, x, workers, judge), strict=True))
+    return total + len(x) * model.penalty(), values
 
 
 def predict_step(model: Any, x: Array, workers: Workers) -> Array:
     """The predictions for one batch."""
-    shards = split(len(x), workers.shards)
-
-    def one_shard(k: int, _: Any) -> Array:
-        return forward(model.flat_layers, new_pages(model.flat_layers), model.as_input(x[shards[k]]))
-
-    parts = workers.run(one_shard, len(shards))
+    parts = _infer(model, x, workers, lambda y_pred, ctx, samples: y_pred)
     return parts[0] if len(parts) == 1 else xp_of(parts[0]).concatenate(parts)
+
+
+def _infer(model: Any, x: Array, workers: Workers, use: Callable[[Array, Context, slice], Any]) -> list[Any]:
+    """[use(output, last page, samples), …] for the pieces of the batch x, in evaluation mode."""
+    layers, shards = plan(model.flat_layers), split(len(x), workers.shards)
+    sample_bytes = largest_activation(model) * model.dtype.itemsize
+
+    def one_shard(k: int, _: Any) -> list[Any]:
+        samples = pieces(shards[k], sample_bytes) if model.device == "cpu" else [shards[k]]
+        return [use(*infer(layers, model.as_input(x[some])), some) for some in samples]
+
+    return [result for results in workers.run(one_shard, len(shards)) for result in results]
