@@ -211,6 +211,17 @@ def test_the_table():
     assert max(map(len, lines)) <= 120
 
 
+def test_notebooks_show_the_table():
+    model, x, y = image_model()
+    model.layers[-1].name = "<b>"
+    with minicnn.profile() as p:
+        assert p._repr_html_() is None
+        model.predict(x, verbose=0)
+    page = p._repr_html_()
+    assert "body/conv2d_1 (Conv2D)" in page and "100.0%" in page
+    assert "&lt;b&gt; (Dense)" in page and "<b>" not in page
+
+
 def test_a_block_that_breaks_ends_the_profile():
     model, x, _ = image_model()
     with pytest.raises(ZeroDivisionError), minicnn.profile() as p:

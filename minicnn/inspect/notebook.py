@@ -1,4 +1,4 @@
-"""What notebooks show of a model, a history, a trace and a gradient check, and the page of a trace in a frame.
+"""What notebooks show of a model, history, trace, profile and gradient check, and the page of a trace in a frame.
 
 Notebooks call `_repr_html_` of a cell's last value; those methods end here. All of it is static HTML with inline
 styles: no script, no style sheet, nothing loaded. Text takes its colour from the notebook and has no background, so
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicnn.errors import InputError
+from minicnn.inspect.profile import HEAD, profile
 from minicnn.summary import trainable_params
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def history_html(history: History) -> str:
         f'<div style="display:flex;flex-wrap:wrap;gap:16px">{"".join(plots)}</div>',
         f'<div tabindex="0" style="max-height:300px;overflow:auto">{table}</div>',
     )
+
+
+def profile_html(p: profile) -> str:
+    """The table that print(p) shows."""
+    return _page(_title(p.headline), _table(HEAD, p.cells(), left=1, total=True))
 
 
 def trace_html(t: Trace) -> str:

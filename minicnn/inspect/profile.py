@@ -24,6 +24,7 @@ from minicnn.training.profiling import Recorder, Total, Track
 
 BETWEEN, IDLE, OUTSIDE = "Python in between", "idle threads", "outside minicnn"
 
+HEAD = ["", "calls", "forward", "backward", "together", "share", "GFLOP/s", "GB/s"]
 NOTES = {
     "waiting for threads": "one thread was done before the other",
     BETWEEN: "what stands between the stages above",
@@ -160,17 +161,28 @@ class profile:  # noqa: N801 - used like a function
 
     def __str__(self) -> str:
         rows = self.rows
-        head = ["", "calls", "forward", "backward", "together", "share", "GFLOP/s", "GB/s"]
-        lines = [_cells(row) for row in rows]
-        widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+        lines = [HEAD, *self.cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         layers = sum(1 for row in rows if row.kind)
-        table = [_line(cells, widths) for cells in (head, *lines)]
-        rule = "-" * max(map(len, table))
-        whole = ["all", "", "", "", _ms(sum(row.seconds for row in rows)), "100.0%", "", ""]
-        table = [table[0], rule, *table[1 : 1 + layers], *([rule] if layers else []), *table[1 + layers :], rule]
-        return "\n".join([self._headline(), *table, _line(whole, widths), *_notes(rows)])
+        head, *table, whole = (_line(cells, widths) for cells in lines)
+        rule = "-" * max(map(len, (head, *table, whole)))
+        table = [*table[:layers], *([rule] if layers else []), *table[layers:]]
+        return "\n".join([self.headline, head, rule, *table, rule, whole, "", *_notes(rows)])
 
-    def _headline(self) -> str:
+    def _repr_html_(self) -> str | None:
+        """The table, which notebooks show; None while the block is running."""
+        from minicnn.inspect.notebook import profile_html
+
+        return None if self._end is None else profile_html(self)
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text, under HEAD, and what they make together."""
+        rows = self.rows
+        whole = ["all", "", "", "", _ms(sum(row.seconds for row in rows)), "100.0%", "", ""]
+        return [*map(_cells, rows), whole]
+
+    @property
+    def headline(self) -> str:
         text = f"Profile of {self.wall:.3f} s"
         if self.threads > 1:
             text += f" on {self.threads} threads; times are sums over the threads"
@@ -242,4 +254,4 @@ def _notes(rows: list[Row]) -> list[str]:
     stages = {row.name for row in rows if not row.kind}
     notes = [f"{name}: {text}" for name, text in NOTES.items() if name in stages]
     notes.append("GFLOP/s, GB/s: of one thread; products counted as defined, each array read or written once")
-    return ["", *notes]
+    return notes
