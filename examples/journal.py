@@ -60,13 +60,17 @@ class Journal(Callback):
         self.seconds.append(round(time.perf_counter() - self._start, 2))
         self.peak_memory_mb = max(self.peak_memory_mb, round(peak_memory_mb()))
 
-    def record(self, file, history, **about):
-        """Write what was measured, with versions, hardware and the command, as one JSON file."""
+    def record(self, file, history=None, **about):
+        """Write what was measured, with versions, hardware and the command, as one JSON file.
+
+        history: what fit returned, if losses and metrics by epoch belong to it. about: what else does.
+        """
+        curves = {} if history is None else history.history
         write_record(file, {
             **self.settings, "epochs": len(self.seconds), **about, "threads": minicnn.get_num_threads(),
             "resumes": self.resumes, "peak_memory_mb": max(self.peak_memory_mb, round(peak_memory_mb())),
             "seconds": round(sum(self.seconds)), "seconds_per_epoch": self.seconds,
-            **{name: [round(float(value), 4) for value in values] for name, values in history.history.items()},
+            **{name: [round(float(value), 4) for value in values] for name, values in curves.items()},
         })  # fmt: skip
 
 

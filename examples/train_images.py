@@ -27,8 +27,6 @@ for name, default in {"epochs": 75, "batch-size": 32, "seed": 0}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
 add_flags(parser, "output/images")
 
-SPLIT = 42  # which images are kept for the test is the same for every --seed, so that runs can be compared
-
 
 def simple(size, classes):
     """Every pixel weighed up at once: no sense of what is beside what."""
@@ -41,11 +39,14 @@ def simple(size, classes):
     ])  # fmt: skip
 
 
-def load(folder, image_input):
-    """(x_train, y_train), (x_test, y_test), class names: three quarters to learn from, one to be judged by."""
+def load(folder, image_input, seed):
+    """(x_train, y_train), (x_test, y_test), class names: three quarters to learn from, one to be judged by.
+
+    Another seed keeps other images for the test.
+    """
     datasets = image_dataset_from_directory(
         folder, label_mode="categorical", image_size=image_input.size, interpolation=image_input.interpolation,
-        color_mode=image_input.color_mode, seed=SPLIT, validation_split=0.25, subset="both",
+        color_mode=image_input.color_mode, seed=seed, validation_split=0.25, subset="both",
     )  # fmt: skip
     train, test = (dataset.arrays(np.uint8) for dataset in datasets)
     return train, test, datasets[0].class_names
@@ -70,7 +71,7 @@ def main(args):
     vgg = args.model == "smallvgg"
     size = args.size or (64 if vgg else 32)
     image_input = ImageInput(size, size)
-    (x_train, y_train), (x_test, y_test), names = load(args.folder, image_input)
+    (x_train, y_train), (x_test, y_test), names = load(args.folder, image_input, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
     md5 = data_md5(x_train, y_train, x_test, y_test)
     x_train, x_test = image_input.scaled(x_train), image_input.scaled(x_test)
