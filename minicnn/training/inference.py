@@ -46,6 +46,7 @@ def folded(layer: Any, norm: BatchNormalization) -> Layer:
     """One layer for two: norm(x @ w + b) = x @ (w * scale) + (b * scale + shift), for each output."""
     scale, shift = norm.scale_and_shift()
     both = copy(layer)
+    both.stands_for = layer  # a profile counts its time there
     both.params = {"w": layer.params["w"] * scale, "b": shift}
     if layer.use_bias:
         both.params["b"] = layer.params["b"] * scale + shift

@@ -75,6 +75,7 @@ class Recorder:
 
     def key(self, layer: Layer) -> int:
         """The name of this layer's spans. A layer that came in no run's model is called by its own name."""
+        layer = vars(layer).get("stands_for", layer)
         if id(layer) not in self.layers:
             with self._lock:
                 self.layers.setdefault(id(layer), (layer.name, layer))
