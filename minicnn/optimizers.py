@@ -16,6 +16,7 @@ import numpy as np
 from minicnn import schedules
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, checked_number, unknown_name
+from minicnn.kernels import cuda
 from minicnn.layers.base import serialize
 from minicnn.registry import names_of, resolve
 from minicnn.schedules import InverseTimeDecay, LearningRateSchedule
@@ -110,6 +111,8 @@ class Optimizer:
             self._clip(grads)
         lr = self.learning_rate
         self.iterations += 1
+        if self._apply_on_gpu(params, grads, lr):
+            return
         n = 1 if workers is None else workers.threads
         pieces, copied = [], []  # copied: what does not lie in one row in memory, such as a transposed array
         for key, p in params.items():
@@ -142,6 +145,23 @@ class Optimizer:
             workers.run(work, n)
         for a, flat in copied:
             a[...] = flat.reshape(a.shape)
+
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        """The kernel of kernels/cuda/step.cu that makes this step for all parameters at once, and its numbers; or None."""
+        return None
+
+    def _apply_on_gpu(self, params: dict, grads: dict, lr: float) -> bool:
+        """The step in one launch, where the parameters are on a GPU and there is a kernel for the rule."""
+        rule = self.gpu_rule(lr) if all(cuda.serves(p) and p.flags.c_contiguous for p in params.values()) else None
+        if rule is None or len({p.dtype for p in params.values()}) != 1:
+            return False
+        rows = []
+        for key, p in params.items():
+            if key not in self.state:
+                self.state[key] = self.new_slots(p)
+            rows.append([p, xp_of(p).ascontiguousarray(sum(grads[key][1:], start=grads[key][0])), *self.state[key]])
+        cuda.fused_step(rule[0], rows, rule[1])
+        return True
 
     def _clip(self, grads: dict[tuple[str, str], list[Array]]) -> None:
         """Sum the shares, and make gradients smaller that are too large. R. Pascanu et al. (2013), section 3.2."""
@@ -205,6 +225,11 @@ class SGD(Optimizer):
         m -= lr * g
         p += self.momentum * m - lr * g if self.nesterov else m
 
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        if type(self).update is not SGD.update:  # somebody's own rule
+            return None
+        return "sgd", (lr, (self.weight_decay or 0.0) * lr, self.momentum, self.nesterov)
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         if self.decay:
@@ -239,8 +264,7 @@ class Adam(Optimizer):
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         m, v = slots
-        steps = self.iterations
-        alpha = lr * math.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+        alpha = self._alpha(lr)
         xp, t = xp_of(p), g - m  # t: one temporary array for all three formulas
         t *= 1 - self.beta_1
         m += t
@@ -253,6 +277,16 @@ class Adam(Optimizer):
         xp.divide(m, t, out=t)
         t *= alpha
         p -= t
+
+    def _alpha(self, lr: float) -> float:
+        steps = self.iterations
+        return lr * math.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        if type(self).update is not Adam.update:  # somebody's own rule
+            return None
+        decay = (self.weight_decay or 0.0) * lr
+        return "adam", (self._alpha(lr), decay, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
 
 
 class AdamW(Adam):

@@ -23,6 +23,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import Any
 
+import cuda_on_cpu
 import numpy as np
 
 log: Counter[str] = Counter()
@@ -62,6 +63,7 @@ class ndarray:  # noqa: N801
     itemsize = property(lambda self: self._host.itemsize)
     strides = property(lambda self: self._host.strides)
     flags = property(lambda self: Flags(self._host))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: _wrap(self._host.T, self.device))
 
     # ---- nothing of this goes by itself to the host ----
@@ -625,13 +627,14 @@ cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: device_count, getDevice=lambda: _current_device().id,
         memGetInfo=lambda: (1 << 20, 1 << 30), deviceSynchronize=lambda: log.update(sync=1),
+        is_hip=False,
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     is_available=lambda: device_count > 0,
 )  # fmt: skip
 
 
-def module() -> types.ModuleType:
+def module(own_kernels: bool = True) -> types.ModuleType:
     """The module that `import cupy` is to find. What is not named here raises AttributeError."""
     cupy = types.ModuleType("cupy")
     contents: dict[str, Any] = {name: getattr(np, name) for name in CONSTANTS.split()}
@@ -641,13 +644,21 @@ def module() -> types.ModuleType:
         contents[thing.__name__] = thing
     contents["fft"] = types.SimpleNamespace(rfft2=rfft2, irfft2=irfft2)
     contents["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
-    vars(cupy).update(contents, cuda=cuda, is_available=cuda.is_available, __version__="strict")
+    # Our CUDA kernels run here too, as C++. Without a compiler this is a GPU of AMD's, which they do not serve.
+    own_kernels = own_kernels and cuda_on_cpu.COMPILER is not None
+    cupy.RawModule = cuda_on_cpu.RawModule
+    contents["cuda"] = types.SimpleNamespace(**vars(cuda))
+    contents["cuda"].runtime = types.SimpleNamespace(**{**vars(cuda.runtime), "is_hip": not own_kernels})
+    vars(cupy).update(contents, is_available=cuda.is_available, __version__="strict")
     return cupy
 
 
-def install(monkeypatch: Any) -> types.ModuleType:
-    """Let `import cupy` find the stand-in until the test ends; counts begin at 0."""
-    cupy = module()
+def install(monkeypatch: Any, own_kernels: bool = True) -> types.ModuleType:
+    """Let `import cupy` find the stand-in until the test ends; counts begin at 0.
+
+    own_kernels: False leaves everything to array operations, as on a GPU that our CUDA kernels cannot serve.
+    """
+    cupy = module(own_kernels)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     log.clear()
     return cupy

@@ -22,7 +22,7 @@ from minicnn.kernels.activations import (
 )
 from minicnn.kernels.conv import conv2d_backward, conv2d_forward
 from minicnn.kernels.dense import dense_backward, dense_forward
-from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask
+from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask, mask_for
 from minicnn.kernels.im2col import col2im, im2col
 from minicnn.kernels.norm import (
     batchnorm_backward,
@@ -71,6 +71,7 @@ __all__ = [
     "leaky_relu_backward",
     "leaky_relu_forward",
     "log_softmax",
+    "mask_for",
     "maxpool2d_backward",
     "maxpool2d_forward",
     "relu_backward",

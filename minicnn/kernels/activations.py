@@ -13,16 +13,21 @@ import math
 import numpy as np
 
 from minicnn.backend import Array, blank, tiles, xp_of
+from minicnn.kernels import cuda
 
 
 def relu_forward(x: Array, out: Array | None = None) -> Array:
     """max(x, 0), written to `out`, which may be x; into a new array where `out` is None."""
+    if cuda.serves(x):
+        return cuda.relu_forward(x, out)
     zeros = xp_of(x).zeros(x.shape[1:], x.dtype)  # NumPy is three times as fast with an array as with a scalar here
     return xp_of(x).maximum(x, zeros, out=blank(x) if out is None else out)
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
     """dy where y > 0, else 0. At the kink (y = 0) the derivative is taken as 0."""
+    if cuda.serves(dy):
+        return cuda.relu_backward(dy, y)
     xp, dx = xp_of(dy), xp_of(dy).empty(dy.shape, dy.dtype)
     for part in tiles(dy):
         xp.copyto(dx[part], y[part] > 0)  # 0 or 1, then the product: faster than a product of floats and booleans

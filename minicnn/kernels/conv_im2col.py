@@ -13,6 +13,7 @@ keep it. x (N, H, W, C_in), w (KH, KW, C_in, C_out), y and dy (N, OH, OW, C_out)
 from __future__ import annotations
 
 from minicnn.backend import Array, scratch, xp_of
+from minicnn.kernels import cuda
 from minicnn.kernels.im2col import Windows, im2col_tiles
 
 
@@ -47,7 +48,11 @@ def _input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
     xp, (kh, kw), back = xp_of(dy), windows.kernel, windows.reverse()
     if back is not None:
         return forward(dy, xp.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2)), None, back)
-    padded = xp.zeros((len(dy), *windows.padded, w.shape[2]), dy.dtype)
+    c_in, c_out = w.shape[2:]
+    if cuda.serves(dy):
+        cols = dy.reshape(-1, c_out) @ w.reshape(-1, c_out).T
+        return cuda.col2im(cols, (len(dy), *windows.image, c_in), windows)
+    padded = xp.zeros((len(dy), *windows.padded, c_in), dy.dtype)
     for i in range(kh):
         for j in range(kw):
             padded[windows.tap(i, j)] += dy @ w[i, j].T

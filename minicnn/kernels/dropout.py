@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from minicnn.backend import Array, tiles, xp_of
+from minicnn.kernels import cuda
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0) -> np.ndarray:
@@ -30,8 +31,17 @@ def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0)
     return np.ascontiguousarray(drawn[:, :per_sample] >= np.uint16(threshold)).reshape(shape)
 
 
-def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
-    """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of the same shape."""
+def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array | cuda.Mask:
+    """The mask for a batch x, where x is. On the GPU only the recipe, from which each pass makes the same mask anew."""
+    if cuda.serves(x):
+        return cuda.Mask.of(x.shape, rate, seed, first)
+    return xp_of(x).asarray(dropout_mask(x.shape, rate, seed, first))
+
+
+def dropout_forward(x: Array, mask: Array | cuda.Mask, rate: float) -> Array:
+    """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of the same shape, or what `mask_for` made."""
+    if isinstance(mask, cuda.Mask):
+        return cuda.dropout(x, mask, rate)
     xp, y = xp_of(x), xp_of(x).empty(x.shape, x.dtype)
     scale = x.dtype.type(1 / (1 - rate))
     for part in tiles(x):
@@ -41,6 +51,6 @@ def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
     return y
 
 
-def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
+def dropout_backward(dy: Array, mask: Array | cuda.Mask, rate: float) -> Array:
     """dx = dy * mask / (1 - rate): the same linear map as the forward pass, which is its own adjoint."""
     return dropout_forward(dy, mask, rate)

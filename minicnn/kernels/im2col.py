@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicnn.backend import Array, scratch, xp_of
+from minicnn.kernels import cuda
 from minicnn.kernels.geometry import IntPair, Padding, Pads, output_size, pair, resolve_padding
 
 
@@ -99,6 +100,8 @@ def im2col(
     x: (N, H, W, C). Returns (N*OH*OW, KH*KW*C): row (n, oh, ow), column (kh, kw, c), of x's dtype; 0 in the padding.
     """
     windows = Windows.of(x.shape, kernel_size, stride, padding, dilation)
+    if cuda.serves(x):
+        return cuda.im2col(x, windows)
     view = windows.view(windows.pad(x))
     return xp_of(x).array(view, order="C").reshape(
         len(x) * windows.out[0] * windows.out[1], windows.kernel[0] * windows.kernel[1] * x.shape[3]
@@ -120,6 +123,8 @@ def col2im(
     """
     n, _, _, c = input_shape
     windows = Windows.of(input_shape, kernel_size, stride, padding, dilation)
+    if cuda.serves(cols):
+        return cuda.col2im(cols, input_shape, windows)
     kh, kw = windows.kernel
     cols = cols.reshape(n, *windows.out, kh, kw, c)
     padded = xp_of(cols).zeros((n, *windows.padded, c), cols.dtype)
@@ -131,6 +136,8 @@ def col2im(
 
 # What one tile of cols may take. Small enough to stay in the cache between im2col and the matrix product.
 COLS_BYTES = 3 << 18
+# On a GPU there is no such cache. The fewer launches, the better; but its memory is not endless.
+GPU_COLS_BYTES = 1 << 28
 
 Tile = tuple[slice, slice]  # which images, and which rows of their outputs
 
@@ -145,6 +152,11 @@ def im2col_tiles(x: Array, windows: Windows) -> Iterator[tuple[Tile, Array]]:
     (kh, kw), (oh, ow) = windows.kernel, windows.out
     if (kh, kw) == windows.stride == (1, 1) and windows.padded == windows.image:
         yield (slice(0, n), slice(0, oh)), xp.ascontiguousarray(x).reshape(n * oh * ow, c)
+        return
+    if cuda.serves(x):
+        step = max(1, GPU_COLS_BYTES // (oh * ow * kh * kw * c * x.itemsize))
+        for images in (slice(first, min(first + step, n)) for first in range(0, n, step)):
+            yield (images, slice(0, oh)), cuda.im2col(x[images], windows)
         return
     rows = max(1, COLS_BYTES // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
     step = max(1, min(n, rows // (oh * ow)))  # images in a tile

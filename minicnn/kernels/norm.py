@@ -22,6 +22,7 @@ from typing import TypeAlias
 import numpy as np
 
 from minicnn.backend import Array, scratch, tiles, xp_of
+from minicnn.kernels import cuda
 
 AllReduce: TypeAlias = Callable[[Array], Array]  # the sum of an array over all shards of the batch
 
@@ -34,6 +35,19 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     Computing the Sample Variance" (1983).
     """
     xp, c = xp_of(x), x.shape[-1]
+    count = x.size // c
+    mean, var = cuda.moments(x) if cuda.serves(x) else _own_moments(x)
+    if all_reduce is not None:  # of the shards' moments: each varies about its own mean, and the means vary too
+        share = count
+        totals = all_reduce(xp.stack([xp.full(c, float(share)), share * mean]))
+        count, own_mean = int(totals[0, 0]), mean
+        mean = totals[1] / count
+        var = all_reduce(share * (var + (own_mean - mean) ** 2)) / count
+    return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
+
+
+def _own_moments(x: Array) -> tuple[Array, Array]:
+    xp, c = xp_of(x), x.shape[-1]
     wide, repeat = _wide(x)
     count = x.size // c
     rows = x.reshape(count, c)
@@ -44,14 +58,7 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
         sums[0] += _column_sums(d, c)
         sums[1] += _column_sums(xp.multiply(d, d, out=d), c)
     offset = sums[0] / count
-    mean, var = guess + offset, sums[1] / count - offset**2
-    if all_reduce is not None:  # of the shards' moments: each varies about its own mean, and the means vary too
-        share = count
-        totals = all_reduce(xp.stack([xp.full(c, float(share)), share * mean]))
-        count, own_mean = int(totals[0, 0]), mean
-        mean = totals[1] / count
-        var = all_reduce(share * (var + (own_mean - mean) ** 2)) / count
-    return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
+    return guess + offset, sums[1] / count - offset**2
 
 
 def batchnorm_forward(
@@ -61,6 +68,8 @@ def batchnorm_forward(
 
     out: where to write y; x itself is allowed, if it is contiguous. None: into a new array.
     """
+    if cuda.serves(x):
+        return cuda.batchnorm_forward(x, gamma, beta, mean, var, eps, out)
     xp, (wide, repeat) = xp_of(x), _wide(x)
     scale, shift = (_repeated(v, repeat) for v in batchnorm_scale_and_shift(gamma, beta, mean, var, eps))
     y = xp.empty_like(wide) if out is None else out.reshape(wide.shape)
@@ -97,6 +106,9 @@ def batchnorm_backward(
         sums = all_reduce(sums)
     if not need_dx:
         return None, dgamma, dbeta
+    if cuda.serves(x):
+        rows = x.size // x.shape[-1] if all_reduce is None else float(sums[0, 0])
+        return cuda.input_gradient(dy, x, gamma, mean, var, (sums[1], sums[2]), eps, rows), dgamma, dbeta
     mean_dy_xhat, mean_dy = sums[1] / sums[0], sums[2] / sums[0]
     # The rule above, sorted by what varies: dx = a * dy + b * x + constant.
     inv_std = 1 / xp.sqrt(var + x.dtype.type(eps))
@@ -119,6 +131,8 @@ def batchnorm_eval_backward(
 ) -> tuple[Array | None, Array, Array]:
     """(dx, dgamma, dbeta) where mean and var are constants (running statistics): dx = dy * gamma / sqrt(var + eps)."""
     dgamma, dbeta = _parameter_gradients(dy, x, mean, var, eps)
+    if need_dx and cuda.serves(x):
+        return cuda.input_gradient(dy, x, gamma, mean, var, (dgamma, dbeta), eps), dgamma, dbeta
     dx = dy * (gamma / xp_of(x).sqrt(var + x.dtype.type(eps))) if need_dx else None
     return dx, dgamma, dbeta
 
@@ -127,6 +141,8 @@ def _parameter_gradients(
     dy: Array, x: Array, mean: Array, var: Array, eps: float
 ) -> tuple[Array, Array]:
     """(dgamma, dbeta): the sums of dy * x_hat and of dy over all rows of this x."""
+    if cuda.serves(x):
+        return cuda.parameter_gradients(dy, x, mean, var, eps)
     xp, c = xp_of(x), x.shape[-1]
     (wide, repeat), (wide_dy, _) = _wide(x), _wide(dy)
     wide_mean = _repeated(mean, repeat)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn.backend import Array, tiles, xp_of
+from minicnn.kernels import cuda
 from minicnn.kernels.geometry import IntPair, Padding
 from minicnn.kernels.im2col import Windows
 
@@ -29,6 +30,8 @@ def maxpool2d_forward(
     `stride` None means pool_size. winner is of the smallest unsigned type that holds it, None unless `winners`.
     """
     xp, windows = xp_of(x), _windows(x.shape, pool_size, stride, padding)
+    if cuda.serves(x):
+        return cuda.maxpool2d_forward(x, windows, winners)
     taps = _taps(windows)
     y = xp.empty((len(x), *windows.out, x.shape[3]), x.dtype)
     winner = xp.zeros(y.shape, np.min_scalar_type(len(taps))) if winners else None
@@ -55,6 +58,8 @@ def maxpool2d_backward(
 ) -> Array:
     """dx (N, H, W, C) = input_shape from dy (N, OH, OW, C) and the winners of the forward pass."""
     xp, windows = xp_of(dy), _windows(input_shape, pool_size, stride, padding)
+    if cuda.serves(dy):
+        return cuda.maxpool2d_backward(dy, winner, input_shape, windows)
     padded = _gradient_canvas(dy, windows, input_shape)
     for images in tiles(dy):
         for k, tap in enumerate(_taps(windows)):

@@ -11,10 +11,13 @@ Naive twins: `reference.softmax_forward` and so on.
 from __future__ import annotations
 
 from minicnn.backend import Array, blank, xp_of
+from minicnn.kernels import cuda
 
 
 def softmax_forward(x: Array) -> Array:
     """Probabilities over the last axis, of x's shape."""
+    if cuda.serves(x):
+        return cuda.softmax_forward(x)
     xp = xp_of(x)
     y = xp.subtract(x, x.max(axis=-1, keepdims=True), out=blank(x))
     xp.exp(y, out=y)
@@ -37,6 +40,8 @@ def log_softmax(x: Array) -> Array:
 
 def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     """The loss of each sample (N,) from logits (N, K) and target: class numbers (N,) or probabilities (N, K)."""
+    if cuda.serves(logits):
+        return cuda.cross_entropy(logits, target)
     log_p = log_softmax(logits)
     if target.ndim == 1:
         return -log_p[xp_of(logits).arange(len(target)), target]
@@ -51,11 +56,14 @@ def softmax_cross_entropy_backward(
     batch_size: what the mean is taken over, N if None; a shard passes the size of the whole batch. p: softmax of the
     logits, where the forward pass has it already.
     """
+    count = len(logits) if batch_size is None else batch_size
+    if cuda.serves(logits):
+        return cuda.cross_entropy_gradient(logits, target, count)
     dz = softmax_forward(logits) if p is None else p.copy()
     if target.ndim == 1:
         dz[xp_of(logits).arange(len(target)), target] -= 1
     else:
         dz *= target.sum(axis=-1, keepdims=True)
         dz -= target
-    dz /= len(logits) if batch_size is None else batch_size
+    dz /= count
     return dz

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.backend import Array, xp_of
-from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, dropout_mask
+from minicnn.backend import Array
+from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, mask_for
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.checks import count, fraction
 from minicnn.layers.weighted import WeightedLayer
@@ -100,7 +100,7 @@ class Dropout(Layer):
             return x
         # A seed of the layer's own is mixed with the step's: with it alone, every step would drop the same numbers.
         seed = ctx.seed if self.seed is None else self.seed + ctx.step
-        ctx.mask = xp_of(x).asarray(dropout_mask(x.shape, self.rate, seed, ctx.first))
+        ctx.mask = mask_for(x, self.rate, seed, ctx.first)
         return dropout_forward(x, ctx.mask, self.rate)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:

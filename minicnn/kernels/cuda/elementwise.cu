@@ -1,0 +1,96 @@
+// One number in, one number out: ReLU, bias and ReLU in one pass, and dropout.
+//
+// Such kernels cost what their memory traffic costs: each array that is read or written once more makes them slower.
+
+// One thread: one number.
+extern "C" __global__ void relu_forward(Real* __restrict__ y, const Real* __restrict__ x, Index count) {
+    FOR_EACH(i, count) y[i] = x[i] > 0 || x[i] != x[i] ? x[i] : Real(0);  // "not a number" must not be lost
+}
+
+// One thread: one number. dx = dy where y > 0.
+extern "C" __global__ void relu_backward(
+    Real* __restrict__ dx, const Real* __restrict__ dy, const Real* __restrict__ y, Index count
+) {
+    FOR_EACH(i, count) dx[i] = y[i] > 0 ? dy[i] : Real(0);
+}
+
+// One thread: one number of z (rows, C), in place: z becomes max(z + b, 0). Apart, the two would read and write z twice.
+extern "C" __global__ void bias_relu(Real* __restrict__ z, const Real* __restrict__ b, int C, Index count) {
+    FOR_EACH(i, count) {
+        Real sum = z[i] + b[i % C];
+        z[i] = sum > 0 || sum != sum ? sum : Real(0);
+    }
+}
+
+// ---- dropout ----
+//
+// The mask is never stored: the way back draws the same random numbers again. They are those of the CPU, NumPy's PCG64
+// (M. O'Neill, "PCG" (2014)), so that a CPU run and a GPU run drop the same numbers. A state of 128 bits goes from step
+// to step by state = state * MULTIPLIER + increment, and each state is scrambled into one word of 64 random bits.
+// Many such steps together are again a multiplication and an addition, so a thread can begin anywhere in the sequence.
+
+struct u128 {
+    u64 high, low;
+};
+
+static __device__ u128 multiply(u128 a, u128 b) {  // modulo 2^128
+    u128 product;
+    product.low = a.low * b.low;
+    product.high = __umul64hi(a.low, b.low) + a.high * b.low + a.low * b.high;
+    return product;
+}
+
+static __device__ u128 add(u128 a, u128 b) {
+    u128 sum;
+    sum.low = a.low + b.low;
+    sum.high = a.high + b.high + (sum.low < a.low);
+    return sum;
+}
+
+// x -> x * factor + offset, `steps` times, as one such map: the square of a map is the map done twice, and the binary
+// digits of `steps` say which squares to combine. F. Brown, "Random Number Generation with Arbitrary Strides" (1994).
+struct Jump {
+    u128 factor, offset;
+};
+
+static __device__ Jump jump(u64 steps, u128 increment) {
+    const u128 MULTIPLIER = {0x2360ED051FC65DA4ull, 0x4385DF649FCCF645ull}, ZERO = {0, 0}, ONE = {0, 1};
+    Jump all = {ONE, ZERO}, square = {MULTIPLIER, increment};
+    for (; steps > 0; steps >>= 1) {
+        if (steps & 1) {
+            all.factor = multiply(all.factor, square.factor);
+            all.offset = add(multiply(all.offset, square.factor), square.offset);
+        }
+        square.offset = add(multiply(square.offset, square.factor), square.offset);
+        square.factor = multiply(square.factor, square.factor);
+    }
+    return all;
+}
+
+static __device__ u64 scramble(u128 state) {  // PCG's "XSL-RR": fold to 64 bits, rotate by the six highest bits
+    u64 folded = state.high ^ state.low;
+    int by = state.high >> 58;
+    return folded >> by | folded << (-by & 63);
+}
+
+// One thread: one word of 64 bits, which decides about four numbers by 16 bits each; then the word that lies as many
+// words further on as there are threads. x (N, PER_SAMPLE); each sample begins with a fresh word, WORDS to a sample.
+// state: that of the generator before the first sample's first word. Kept: the numbers whose 16 bits reach `threshold`.
+extern "C" __global__ void dropout(
+    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, u64 state_high, u64 state_low,
+    u64 increment_high, u64 increment_low, Index PER_SAMPLE, Index WORDS, Index count
+) {
+    u128 state = {state_high, state_low}, increment = {increment_high, increment_low};
+    Jump next = jump((u64)blockDim.x * gridDim.x, increment);
+    Jump first = jump(blockIdx.x * (u64)blockDim.x + threadIdx.x + 1, increment);
+    state = add(multiply(state, first.factor), first.offset);
+    FOR_EACH(word, count) {  // count = N * WORDS
+        u64 bits = scramble(state);
+        Index sample = word / WORDS, begin = word % WORDS * 4;
+        for (Index k = begin; k < begin + 4 && k < PER_SAMPLE; k++, bits >>= 16) {
+            Index i = sample * PER_SAMPLE + k;
+            y[i] = (bits & 0xFFFF) >= threshold ? x[i] * scale : Real(0);
+        }
+        state = add(multiply(state, next.factor), next.offset);
+    }
+}

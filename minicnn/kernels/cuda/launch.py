@@ -1,0 +1,91 @@
+"""From a CUDA source file to a kernel that can be called: written down, compiled once, started.
+
+CuPy compiles the text with NVRTC, NVIDIA's compiler as a library: no compiler needs to be installed. What it made it keeps
+on disk, so only the very first use of a kernel on a machine takes a moment.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+
+HERE = Path(__file__).parent
+BLOCK = 256  # threads in a block, where a kernel does not ask for another number
+MOST_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread then takes several numbers
+
+_C_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint8): "unsigned char",
+            np.dtype(np.uint16): "unsigned short", np.dtype(np.uint32): "unsigned int"}  # fmt: skip
+
+
+def serves(x: Array) -> bool:
+    """Whether our kernels can compute with x: a CuPy array of float32 or float64, on an NVIDIA GPU (not on AMD's)."""
+    xp = xp_of(x)
+    return xp is not np and x.dtype in (np.float32, np.float64) and not xp.cuda.runtime.is_hip
+
+
+class Kernel:
+    """A compiled kernel. Python's ints and floats become the kernel's int and Real; None becomes a null pointer."""
+
+    def __init__(self, raw: Any, real: type[np.generic], index: type[np.generic]):
+        self.raw, self.real, self.index = raw, real, index
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+        """Start gridDim × blockDim threads. Does not wait for them."""
+        self.raw(grid, block, tuple(self._argument(arg) for arg in args))
+
+    def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), most_blocks: int = MOST_BLOCKS) -> None:
+        """Start a kernel that loops by FOR_EACH: args, the count, and what comes after it."""
+        if count:
+            blocks = min(-(-count // BLOCK), most_blocks)
+            self((blocks,), (BLOCK,), *args, self.index(count), *after)
+
+    def _argument(self, arg: Any) -> Any:
+        if isinstance(arg, (bool, int)):
+            return np.int32(arg)
+        if isinstance(arg, float):
+            return self.real(arg)
+        return np.uintp(0) if arg is None else arg
+
+
+def kernel_for(
+    xp: Any, file: str, name: str, dtype: Any, largest: int, pack: bool = False, winner: Any = np.uint8
+) -> Kernel:
+    """The kernel `name` of `file`.cu for numbers of `dtype`; see common.cu for the types.
+
+    xp: the module `cupy`. largest: the number of elements of the largest array. pack: carry four numbers at once.
+    """
+    return _built(xp, file, name, np.dtype(dtype), largest < 2**30, pack, np.dtype(winner))
+
+
+@functools.cache
+def _built(xp: Any, file: str, name: str, dtype: np.dtype, small: bool, pack: bool, winner: np.dtype) -> Kernel:
+    index = np.int32 if small else np.int64
+    return Kernel(_module(xp, file, dtype, small, pack, winner).get_function(name), dtype.type, index)
+
+
+@functools.cache
+def _module(xp: Any, file: str, dtype: np.dtype, small: bool, pack: bool, winner: np.dtype) -> Any:
+    return xp.RawModule(code=source(file, dtype, small, pack, winner), options=("-std=c++17",))
+
+
+def source(file: str, dtype: Any, small: bool = True, pack: bool = False, winner: Any = np.uint8) -> str:
+    """The full text of `file`.cu for these types, as it is compiled."""
+    real = _C_NAMES[np.dtype(dtype)]
+    types = {
+        "Real": real,
+        "Pack": "float4" if pack else real,
+        "Index": "int" if small else "long long",
+        "Winner": _C_NAMES[np.dtype(winner)],
+    }
+    typedefs = "".join(f"typedef {c_name} {name};\n" for name, c_name in types.items())
+    return typedefs + "".join((HERE / f"{part}.cu").read_text(encoding="utf-8") for part in ("common", file))
+
+
+def packs(*arrays: Array) -> bool:
+    """Whether four neighbouring channels of all these arrays can be carried at once, as one float4."""
+    return all(a.dtype == np.float32 and a.shape[-1] % 4 == 0 and a.data.ptr % 16 == 0 for a in arrays)

@@ -1,0 +1,79 @@
+"""Batch normalisation on the GPU: norm.cu. The formulas are in `minicnn/kernels/norm.py`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minicnn.backend import Array, xp_of
+from minicnn.kernels.cuda.launch import Kernel, kernel_for
+
+LINES = 8  # of a block, see norm.cu
+ROWS_A_THREAD = 32  # in a column; fewer would make more parts to add up, more would leave processors idle
+MOST_PARTS = 512
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """(mean (C,), biased variance (C,)) of x (..., C) over all axes but the last."""
+    xp = xp_of(x)
+    x = xp.ascontiguousarray(x)
+    rows, c = x.size // x.shape[-1], x.shape[-1]
+    grid = _grid(rows, c)
+    partial = xp.empty((3, grid[1], c), np.float64)
+    mean, var = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
+    kernel = _kernel("moments_partial", x)
+    kernel(grid, (32, LINES), partial, x, kernel.index(rows), c)
+    _kernel("moments_total", x)((-(-c // 32),), (32,), mean, var, partial, grid[1], c)
+    return mean, var
+
+
+def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+    """y of x's shape (..., C); gamma, beta, mean, var are (C,)."""
+    xp = xp_of(x)
+    x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    rows, c = x.size // x.shape[-1], x.shape[-1]
+    kernel = _kernel("batchnorm_forward", x)
+    kernel(_grid(rows, c), (32, LINES), y, x, *_whole(gamma, beta, mean, var), float(eps), kernel.index(rows), c)
+    return y
+
+
+def parameter_gradients(dy: Array, x: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
+    """(dgamma (C,), dbeta (C,)): the sums of dy * x_hat and of dy over all rows of x."""
+    xp = xp_of(x)
+    dy, x = xp.ascontiguousarray(dy), xp.ascontiguousarray(x)
+    rows, c = x.size // x.shape[-1], x.shape[-1]
+    grid = _grid(rows, c)
+    partial = xp.empty((2, grid[1], c), np.float64)
+    dgamma, dbeta = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
+    kernel = _kernel("gradients_partial", x)
+    kernel(grid, (32, LINES), partial, dy, x, *_whole(mean), kernel.index(rows), c)
+    total = _kernel("gradients_total", x)
+    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_whole(var), np.float64(eps), grid[1], c)
+    return dgamma, dbeta
+
+
+def input_gradient(
+    dy: Array, x: Array, gamma: Array, mean: Array, var: Array, sums: tuple[Array, Array], eps: float, n: float = math.inf
+) -> Array:
+    """dx. sums: dgamma and dbeta of the whole batch of n rows; with n infinite, mean and var are constants."""
+    xp = xp_of(x)
+    dy, x, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    rows, c = x.size // x.shape[-1], x.shape[-1]
+    kernel = _kernel("batchnorm_backward", x)
+    vectors = _whole(gamma, mean, var, *sums)
+    kernel(_grid(rows, c), (32, LINES), dx, dy, x, *vectors, float(eps), float(n), kernel.index(rows), c)
+    return dx
+
+
+def _grid(rows: int, c: int) -> tuple[int, int]:
+    """Blocks of 32 channels, and of some rows."""
+    return -(-c // 32), max(1, min(MOST_PARTS, -(-rows // (LINES * ROWS_A_THREAD))))
+
+
+def _whole(*vectors: Array) -> list[Array]:
+    return [xp_of(v).ascontiguousarray(v) for v in vectors]
+
+
+def _kernel(name: str, x: Array) -> Kernel:
+    return kernel_for(xp_of(x), "norm", name, x.dtype, x.size)

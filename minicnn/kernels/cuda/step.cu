@@ -1,0 +1,58 @@
+// The optimizer's step for all parameters of a model in one launch.
+//
+// A model has dozens of parameters, most of them small. A launch takes some microseconds however little it does, so one
+// for each formula and parameter would cost more than the arithmetic. Here the parameters come as a table:
+//
+//     table (PARAMETERS, 6)    of each parameter: the addresses of p, g, slot 0, slot 1; how many numbers it has; and
+//                              the number of its first block. A block does CHUNK numbers of one parameter.
+
+#define CHUNK 1024
+
+// Which numbers of which parameter this block does.
+struct Part {
+    Real *p, *g, *a, *b;
+    u64 begin, end;
+};
+
+static __device__ Part my_part(const u64* __restrict__ table, int PARAMETERS) {
+    int k = 0;
+    while (k + 1 < PARAMETERS && table[(k + 1) * 6 + 5] <= blockIdx.x) k++;
+    Part part = {(Real*)table[k * 6], (Real*)table[k * 6 + 1], (Real*)table[k * 6 + 2], (Real*)table[k * 6 + 3], 0, 0};
+    part.begin = (blockIdx.x - table[k * 6 + 5]) * CHUNK;
+    part.end = part.begin + CHUNK < table[k * 6 + 4] ? part.begin + CHUNK : table[k * 6 + 4];
+    return part;
+}
+
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.SGD`. decay = weight decay * lr.
+extern "C" __global__ void sgd(
+    const u64* __restrict__ table, int PARAMETERS, Real lr, Real decay, Real momentum, int nesterov
+) {
+    Part part = my_part(table, PARAMETERS);
+    for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        Real p = part.p[i], step = -lr * part.g[i];
+        p -= p * decay;
+        if (momentum != 0) {
+            Real m = part.a[i] * momentum + step;
+            part.a[i] = m;
+            step = nesterov ? momentum * m + step : m;
+        }
+        part.p[i] = p + step;
+    }
+}
+
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.Adam`. alpha = the rate with both
+// corrections for the moments' start at 0. Reads p, g, m, v and writes p, m, v once: 28 bytes a number in float32.
+extern "C" __global__ void adam(
+    const u64* __restrict__ table, int PARAMETERS, Real alpha, Real decay, Real keep_1, Real keep_2, Real epsilon
+) {
+    Part part = my_part(table, PARAMETERS);
+    for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        Real p = part.p[i], g = part.g[i], m = part.a[i], v = part.b[i];
+        p -= p * decay;
+        m += (g - m) * keep_1;  // keep_1 = 1 - beta_1
+        v += (g * g - v) * keep_2;
+        part.a[i] = m;
+        part.b[i] = v;
+        part.p[i] = p - alpha * m / (sqrt(v) + epsilon);
+    }
+}
