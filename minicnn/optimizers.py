@@ -147,7 +147,7 @@ class Optimizer:
             a[...] = flat.reshape(a.shape)
 
     def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
-        """The kernel of kernels/cuda/step.cu that makes this step for all parameters at once, and its numbers; or None."""
+        """The kernel of kernels/cuda/step.cu that makes this step for all parameters at once, and its numbers."""
         return None
 
     def _apply_on_gpu(self, params: dict, grads: dict, lr: float) -> bool:

@@ -32,7 +32,7 @@ def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0)
 
 
 def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array | cuda.Mask:
-    """The mask for a batch x, where x is. On the GPU only the recipe, from which each pass makes the same mask anew."""
+    """The mask for a batch x. On the GPU it is a recipe, from which each pass makes it anew."""
     if cuda.serves(x):
         return cuda.Mask.of(x.shape, rate, seed, first)
     return xp_of(x).asarray(dropout_mask(x.shape, rate, seed, first))

@@ -1,8 +1,9 @@
 """The CUDA sources of minicnn/kernels/cuda, run on any machine that has a C++ compiler.
 
-`RawModule` has the face of `cupy.RawModule`. It compiles the same text as C++ (cuda_on_cpu.h says what becomes of threads)
-and runs it over NumPy arrays, or over those of the strict stand-in for CuPy. It is stricter than a GPU: an index outside of
-an array, an argument of another size than the kernel's, and a barrier that not all threads reach are errors.
+`RawModule` has the face of `cupy.RawModule`. It compiles the same text as C++ (cuda_on_cpu.h says what becomes of
+threads) and runs it over NumPy arrays, or over those of the strict stand-in for CuPy. It is stricter than a GPU: an
+index outside of an array, an argument of another size than the kernel's, and a barrier that not all threads reach are
+errors.
 """
 
 from __future__ import annotations

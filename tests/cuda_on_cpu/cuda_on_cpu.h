@@ -1,7 +1,7 @@
 // Enough of CUDA to run our kernels on a CPU, one thread after the other, and to notice what a GPU would pass over.
 //
-// A block's threads are fibers: each runs until it ends or comes to __syncthreads(), then the next one. Arrays are Checked:
-// an index outside of them ends the launch with an error. The text of a kernel stays as it is, except that
+// A block's threads are fibers: each runs until it ends or comes to __syncthreads(), then the next one. Arrays are
+// Checked: an index outside of them ends the launch with an error. The text of a kernel stays as it is, except that
 // __init__.py writes `Checked<T> x` where it says `T* __restrict__ x`.
 // Only C's small headers: this is compiled for every source and every type, in every run of the tests.
 #include <math.h>
@@ -27,7 +27,8 @@ template <class T> struct Checked {
     T* p; long long size;
     T& operator[](long long i) const {
         if (0 <= i && i < size) return p[i];
-        snprintf(error, sizeof error, "index %lld of an array of %lld", i, size);
+        snprintf(error, sizeof error, "index %lld of an array of %lld (block %u, %u, thread %u, %u)",
+                 i, size, blockIdx.x, blockIdx.y, threadIdx.x, threadIdx.y);
         throw Broken();
     }
     explicit operator bool() const { return p; }

@@ -1,7 +1,7 @@
 """Our own kernels for NVIDIA GPUs, where CuPy's array operations would pass over the memory too often.
 
 The `.cu` files are the lesson: common.cu first, then windows.cu (im2col, col2im, max pooling), elementwise.cu (ReLU,
-dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it; launch.py compiles.
+dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it.
 Matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this size beats it.
 
 The functions of `minicnn.kernels` come here when they are given CuPy arrays. Tests run the same sources on the CPU.

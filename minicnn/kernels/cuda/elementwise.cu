@@ -14,7 +14,8 @@ extern "C" __global__ void relu_backward(
     FOR_EACH(i, count) dx[i] = y[i] > 0 ? dy[i] : Real(0);
 }
 
-// One thread: one number of z (rows, C), in place: z becomes max(z + b, 0). Apart, the two would read and write z twice.
+// One thread: one number of z (rows, C), in place: z becomes max(z + b, 0). Apart, the two would read and write z
+// twice.
 extern "C" __global__ void bias_relu(Real* __restrict__ z, const Real* __restrict__ b, int C, Index count) {
     FOR_EACH(i, count) {
         Real sum = z[i] + b[i % C];

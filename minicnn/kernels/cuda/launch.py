@@ -1,7 +1,7 @@
 """From a CUDA source file to a kernel that can be called: written down, compiled once, started.
 
-CuPy compiles the text with NVRTC, NVIDIA's compiler as a library: no compiler needs to be installed. What it made it keeps
-on disk, so only the very first use of a kernel on a machine takes a moment.
+CuPy compiles the text with NVRTC, NVIDIA's compiler as a library: no compiler needs to be installed. What it made it
+keeps on disk, so only the very first use of a kernel on a machine takes a moment.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Kernel:
             self((blocks,), (BLOCK,), *args, self.index(count), *after)
 
     def _argument(self, arg: Any) -> Any:
+        if arg is None:
+            return np.uintp(0)
         if isinstance(arg, (bool, int)):
             return np.int32(arg)
-        if isinstance(arg, float):
-            return self.real(arg)
-        return np.uintp(0) if arg is None else arg
+        return self.real(arg) if type(arg) is float else arg
 
 
 def kernel_for(

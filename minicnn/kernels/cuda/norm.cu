@@ -22,7 +22,9 @@ static __device__ void unite(double& n, double& mean, double& squares, double n_
 
 // One thread: the moments of some rows of a column, one number after the other (B. Welford, 1962). Then the block's
 // first line unites those of the LINES threads. partial (3, gridDim.y, C): count, mean, squares.
-extern "C" __global__ void moments_partial(double* __restrict__ partial, const Real* __restrict__ x, Index ROWS, int C) {
+extern "C" __global__ void moments_partial(
+    double* __restrict__ partial, const Real* __restrict__ x, Index ROWS, int C
+) {
     __shared__ double part[3][LINES][32];
     int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y;
     Real n = 0, mean = 0, squares = 0;
@@ -95,8 +97,8 @@ extern "C" __global__ void gradients_partial(
 
 // One thread: one channel of dgamma = sum of dy * x_hat, and of dbeta = sum of dy.
 extern "C" __global__ void gradients_total(
-    Real* __restrict__ dgamma, Real* __restrict__ dbeta, const double* __restrict__ partial, const Real* __restrict__ var,
-    double eps, int BLOCKS, int C
+    Real* __restrict__ dgamma, Real* __restrict__ dbeta, const double* __restrict__ partial,
+    const Real* __restrict__ var, double eps, int BLOCKS, int C
 ) {
     FOR_EACH(c, C) {
         double with_x = 0, alone = 0;
@@ -109,8 +111,9 @@ extern "C" __global__ void gradients_total(
     }
 }
 
-// One thread: some rows of a column of dx = gamma / std * (dy - mean of dy - x_hat * mean of dy * x_hat), the means being
-// dbeta / n and dgamma / n over the n rows of the whole batch. With n infinite mean and var are constants: both vanish.
+// One thread: some rows of a column of dx = gamma / std * (dy - mean of dy - x_hat * mean of dy * x_hat), the means
+// being dbeta / n and dgamma / n over the n rows of the whole batch. With n infinite both vanish: mean and var are
+// constants.
 extern "C" __global__ void batchnorm_backward(
     Real* __restrict__ dx, const Real* __restrict__ dy, const Real* __restrict__ x, const Real* __restrict__ gamma,
     const Real* __restrict__ mean, const Real* __restrict__ var, const Real* __restrict__ dgamma,

@@ -54,7 +54,14 @@ def parameter_gradients(dy: Array, x: Array, mean: Array, var: Array, eps: float
 
 
 def input_gradient(
-    dy: Array, x: Array, gamma: Array, mean: Array, var: Array, sums: tuple[Array, Array], eps: float, n: float = math.inf
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    var: Array,
+    sums: tuple[Array, Array],
+    eps: float,
+    n: float = math.inf,
 ) -> Array:
     """dx. sums: dgamma and dbeta of the whole batch of n rows; with n infinite, mean and var are constants."""
     xp = xp_of(x)

@@ -11,10 +11,11 @@ from minicnn.kernels.cuda.launch import kernel_for
 
 CHUNK = 1024  # numbers of a block, see step.cu
 
-_tables: dict[tuple[Any, int], tuple[np.ndarray, Array]] = {}  # (CuPy, device) -> the last table, host and device
+# (CuPy, device) -> the last table, here and there
+_tables: dict[tuple[Any, int], tuple[np.ndarray, Array]] = {}
 
 
-def fused_step(rule: str, parameters: list[list[Array]], numbers: tuple[float | int, ...]) -> None:
+def fused_step(rule: str, parameters: list[list[Array]], numbers: tuple[float, ...]) -> None:
     """One step of `rule` ("sgd" or "adam", see step.cu) in place.
 
     parameters: of each its arrays p, g and slots, C-contiguous, of one size and one dtype. numbers: the rule's arguments.

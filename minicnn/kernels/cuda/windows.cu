@@ -13,8 +13,8 @@ inline __device__ void add(float& sum, float x) { sum += x; }
 inline __device__ void add(double& sum, double x) { sum += x; }
 inline __device__ void add(float4& sum, float4 x) { sum.x += x.x; sum.y += x.y; sum.z += x.z; sum.w += x.w; }
 
-// One thread: one channel of one output pixel. It copies that channel of its whole window. Its neighbours in the block do
-// the next channels of the same pixel, so that together they write runs of C numbers.
+// One thread: one channel of one output pixel. It copies that channel of its whole window. Its neighbours in the block
+// do the next channels of the same pixel, so that together they write runs of C numbers.
 extern "C" __global__ void im2col(Pack* __restrict__ cols, const Pack* __restrict__ x, Index count, GEOMETRY) {
     FOR_EACH(i, count) {  // count = N*OH*OW*C
         int c = i % C;
@@ -33,9 +33,9 @@ extern "C" __global__ void im2col(Pack* __restrict__ cols, const Pack* __restric
     }
 }
 
-// One thread: one channel of one input pixel. It *gathers*: of every tap it asks whether a window has its tap there, and
-// adds what that window says. To scatter instead (one thread a window) would need atomic additions, whose order, and so
-// whose rounding, changes from run to run.
+// One thread: one channel of one input pixel. It *gathers*: of every tap it asks whether a window has its tap there,
+// and adds what that window says. To scatter instead (one thread a window) would need atomic additions, whose order,
+// and so whose rounding, changes from run to run.
 extern "C" __global__ void col2im(Pack* __restrict__ dx, const Pack* __restrict__ cols, Index count, GEOMETRY) {
     FOR_EACH(i, count) {  // count = N*H*W*C
         int c = i % C;

@@ -1,4 +1,4 @@
-"""im2col, col2im and max pooling on the GPU: windows.cu. What they compute is said in `minicnn/kernels/im2col.py` and `pool.py`."""
+"""im2col, col2im and max pooling on the GPU: windows.cu. The formulas are in `kernels/im2col.py` and `pool.py`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,493 @@
+"""Our CUDA kernels, run on the CPU: the same sources and launchers, through the strict stand-in for CuPy.
+
+The checks are those that the NumPy kernels must pass. The negative controls break the sources on purpose.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+import strict_cupy
+from helpers import (
+    assert_same,
+    check_activation,
+    check_batchnorm,
+    check_batchnorm_eval,
+    check_conv2d,
+    check_cross_entropy,
+    check_im2col,
+    check_maxpool2d,
+    distinct,
+    noncontiguous,
+    random,
+    rng,
+)
+
+from minicnn import kernels, optimizers
+from minicnn.kernels import cuda
+from minicnn.kernels.cuda import launch
+
+needs_compiler = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason=cuda_on_cpu.NEEDS_COMPILER)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    return strict_cupy.install(monkeypatch)
+
+
+def on_gpu(kernel):
+    """The kernel for NumPy arrays: they are sent there, and must be unchanged afterwards; the results come back."""
+
+    def fetch(result):
+        if isinstance(result, tuple):
+            return tuple(map(fetch, result))
+        return result.get() if isinstance(result, strict_cupy.ndarray) else result
+
+    def call(*args, **kwargs):
+        xp = sys.modules["cupy"]
+        there = [xp.asarray(np.ascontiguousarray(a)) if isinstance(a, np.ndarray) else a for a in args]
+        result = fetch(kernel(*there, **kwargs))
+        for mine, a in zip(there, args, strict=True):
+            if isinstance(a, np.ndarray):
+                np.testing.assert_array_equal(mine.get(), a, err_msg="an input was changed")
+        return result
+
+    return call
+
+
+# ---- against the naive twins and the numeric gradient ----------------------------------------------------------------
+
+# Odd sizes, not square; strides that do not divide; asymmetric padding, also with stride 2; dilation; a batch of one;
+# 4 and 8 channels go by float4.
+WINDOWS = [
+    ((2, 5, 7, 3), (3, 3), {}),
+    ((1, 4, 5, 1), (3, 3), {"padding": "same"}),
+    ((1, 5, 6, 4), (3, 3), {"padding": "same", "stride": 2}),
+    ((2, 6, 7, 2), (3, 2), {"padding": 1, "stride": (2, 3)}),
+    ((1, 6, 5, 8), (2, 3), {"stride": 3}),
+    ((1, 5, 4, 1), (2, 2), {"padding": ((2, 3), (0, 4)), "stride": 2}),
+    ((1, 8, 7, 4), (2, 3), {"dilation": 2, "padding": "same", "stride": 2}),
+    ((3, 3, 3, 2), (1, 1), {"padding": 1}),
+    ((1, 2, 2, 1), (3, 3), {"padding": "same"}),
+]
+IDS = [f"{shape}-{kernel}-{geometry}".replace(" ", "") for shape, kernel, geometry in WINDOWS]
+DTYPES = [np.float32, np.float64]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "size", "geometry"), WINDOWS, ids=IDS)
+def test_im2col_and_col2im(cupy, shape, size, geometry, dtype):
+    x = random(shape, 1, dtype)
+    check_im2col(on_gpu(kernels.im2col), on_gpu(kernels.col2im), x, size, **geometry)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "size", "geometry"), WINDOWS[:7], ids=IDS[:7])
+def test_convolution(cupy, shape, size, geometry, dtype):
+    x, w, b = random(shape, 1, dtype), random((*size, shape[3], 3), 2, dtype), random((3,), 3, dtype)
+    check_conv2d(on_gpu(kernels.conv2d_forward), on_gpu(kernels.conv2d_backward), x, w, b, **geometry)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "size", "geometry"),
+    [
+        ((2, 5, 7, 3), 2, {}),
+        ((1, 7, 6, 4), 3, {"stride": 2}),
+        ((1, 6, 5, 2), 3, {"padding": "same", "stride": 2}),
+        ((1, 5, 4, 1), (2, 3), {"padding": ((0, 1), (2, 0)), "stride": 1}),
+        ((1, 18, 17, 1), 17, {"stride": 1}),  # 289 places in a window: more than a byte can name
+    ],
+)
+def test_max_pooling(cupy, shape, size, geometry, dtype):
+    pool = on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward)
+    if size != 17:
+        check_maxpool2d(*pool, distinct(shape, 1, dtype) - 100, size, **geometry)  # negative: the border must not win
+    check_maxpool2d(*pool, rng(2).integers(-2, 1, shape).astype(dtype), size, **geometry)  # ties
+    y, winner = pool[0](distinct(shape, 1, dtype), size, winners=False, **geometry)
+    assert winner is None and np.isfinite(y).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(6, 3), (3, 5, 3, 2), (1, 3, 3, 5), (2, 1, 1, 33)])
+def test_batch_normalisation(cupy, shape, dtype):
+    x = (random(shape, 1) * (1 + np.arange(shape[-1])) + 3 * np.arange(shape[-1]) - 1).astype(dtype)
+    gamma, beta = random(shape[-1:], 2, dtype) + dtype(2), random(shape[-1:], 3, dtype)
+    mean, var = random(shape[-1:], 4, dtype), np.abs(random(shape[-1:], 5, dtype)) + dtype(0.5)
+    moments, forward = on_gpu(kernels.batchnorm_moments), on_gpu(kernels.batchnorm_forward)
+    if dtype == np.float32 or x.size < 60:
+        check_batchnorm(moments, forward, on_gpu(kernels.batchnorm_backward), x, gamma, beta, eps=0.1)
+    check_batchnorm_eval(forward, on_gpu(kernels.batchnorm_eval_backward), x, gamma, beta, mean, var)
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [3, 40])
+def test_moments_of_a_long_column_lose_no_digits(cupy, channels):
+    """Several blocks a column, and a mean that is 10,000 standard deviations from 0."""
+    x = (random((3000, channels), 1) + 1e4).astype(np.float32)
+    mean, var, count = on_gpu(kernels.batchnorm_moments)(x)
+    assert count == 3000
+    np.testing.assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-7)
+    np.testing.assert_allclose(var, x.var(axis=0, dtype=np.float64), rtol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relu(cupy, dtype):
+    x = distinct((3, 5, 7, 2), 1, dtype)
+    check_activation(on_gpu(kernels.relu_forward), on_gpu(kernels.relu_backward), "relu", x)
+    assert np.isnan(on_gpu(kernels.relu_forward)(np.full(3, np.nan, dtype))).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4, 5), (1, 3), (2, 200)])
+def test_softmax_and_cross_entropy(cupy, shape, dtype):
+    z = random(shape, 1, dtype) * dtype(2)
+    labels = rng(3).integers(0, shape[1], len(z))
+    soft = rng(4).dirichlet(np.ones(shape[1]), shape[0]).astype(dtype)
+    kernels_on_cpu = kernels.softmax_cross_entropy_forward, kernels.softmax_cross_entropy_backward
+    cross_entropy = [on_gpu(kernel) for kernel in kernels_on_cpu]
+    for logits in (z, z * dtype(0) + dtype(1000)) if shape[1] < 100 else ():
+        check_cross_entropy(*cross_entropy, logits, labels)
+        check_cross_entropy(*cross_entropy, logits, soft)
+    assert_same(on_gpu(kernels.softmax_forward)(z), kernels.softmax_forward(z), 1e-6, "p")
+    for kernel, mine in zip(cross_entropy, kernels_on_cpu, strict=True):
+        assert_same(kernel(z, 2 * soft), mine(z, 2 * soft), 1e-5, "targets that do not sum to 1")
+    assert_same(cross_entropy[1](z, labels, 64), kernels.softmax_cross_entropy_backward(z, labels, 64), 1e-5, "dz")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 1), (2, 8), (15, 1), (40, 333)])
+@pytest.mark.parametrize(("rate", "seed", "first"), [(0.3, 0, 0), (0.5, 2**40 + 7, 12)])
+def test_dropout_drops_what_the_cpu_drops(cupy, shape, rate, seed, first, dtype):
+    """Bit for bit, in both directions, without a mask in memory; also beyond the first word of each thread."""
+    x = random(shape, 1, dtype)
+    mask = kernels.dropout_mask(shape, rate, seed, first)
+    there = kernels.mask_for(cupy.asarray(x), rate, seed, first)
+    assert isinstance(there, cuda.Mask) and 0 < mask.mean() < 1
+    for kernel in kernels.dropout_forward, kernels.dropout_backward:
+        np.testing.assert_array_equal(kernel(cupy.asarray(x), there, rate).get(), kernel(x, mask, rate))
+
+
+# ---- the optimizers --------------------------------------------------------------------------------------------------
+
+RULES = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9, "weight_decay": 0.01}),
+    ("SGD", {"momentum": 0.9, "nesterov": True}),
+    ("Adam", {}),
+    ("Adam", {"beta_1": 0.5, "clipnorm": 0.1}),
+    ("AdamW", {}),
+]
+
+
+def steps(xp, name, arguments, dtype, count=4):
+    """Three parameters, one of them larger than a block's share, after some steps; and the optimizer."""
+    optimizer = getattr(optimizers, name)(0.1, **arguments)
+    params = {("layer", str(k)): xp.asarray(random(s, k, dtype)) for k, s in enumerate([(3, 5), (7,), (1500,)])}
+    for step in range(count):
+        grads = {key: [xp.asarray(random(p.shape, 10 * step + k, dtype))] for k, (key, p) in enumerate(params.items())}
+        optimizer.apply(params, grads)
+    return list(params.values()), optimizer
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "arguments"), RULES)
+def test_a_step_for_all_parameters_in_one_launch(cupy, name, arguments, dtype, monkeypatch):
+    launches = []
+    raw_call = cuda_on_cpu.RawKernel.__call__
+    monkeypatch.setattr(
+        cuda_on_cpu.RawKernel, "__call__", lambda self, *args: (launches.append(self.name), raw_call(self, *args))[1]
+    )
+    (found, there), (expected, here) = steps(cupy, name, arguments, dtype), steps(np, name, arguments, dtype)
+    assert launches == [name.lower()[:4].rstrip("w")] * 4
+    for p, q in zip(found, expected, strict=True):
+        assert_same(p.get(), q, 1e-6 if dtype == np.float32 else 1e-13, "p")
+    for key, slots in here.state.items():
+        for p, q in zip(there.state[key], slots, strict=True):
+            assert_same(p.get(), q, 1e-6 if dtype == np.float32 else 1e-13, "slot")
+
+
+@needs_compiler
+def test_a_rule_of_ones_own_is_not_replaced(cupy):
+    class Backwards(optimizers.SGD):
+        def update(self, p, g, slots, lr):
+            p += lr * g
+
+    optimizer, p = Backwards(1.0), cupy.asarray(np.zeros(3))
+    optimizer.apply({("a", "w"): p}, {("a", "w"): [cupy.asarray(np.ones(3))]})
+    np.testing.assert_array_equal(p.get(), np.ones(3))
+
+
+# ---- the launchers ---------------------------------------------------------------------------------------------------
+
+
+def test_where_our_kernels_cannot_serve_array_operations_do(monkeypatch):
+    """AMD's GPUs, half precision, and machines without a compiler for these tests."""
+    cupy = strict_cupy.install(monkeypatch, own_kernels=False)
+    x = cupy.asarray(random((2, 5, 6, 3), 1, np.float32))
+    assert not cuda.serves(x) and not cuda.serves(x.get())
+    monkeypatch.setattr(cupy, "RawModule", None)
+    for name, arguments in {"im2col": (3,), "maxpool2d_forward": (2,), "relu_forward": ()}.items():
+        found, expected = getattr(kernels, name)(x, *arguments), getattr(kernels, name)(x.get(), *arguments)
+        found, expected = (found, expected) if name != "maxpool2d_forward" else (found[0], expected[0])
+        np.testing.assert_array_equal(found.get(), expected)
+
+
+@needs_compiler
+def test_half_precision_is_left_to_array_operations(cupy):
+    assert cuda.serves(cupy.empty(3, np.float32)) and not cuda.serves(cupy.empty(3, np.float16))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("channels", "carried"), [(8, "float4"), (4, "float4"), (6, "float")])
+def test_four_channels_travel_at_once_where_they_can(cupy, channels, carried, monkeypatch):
+    seen = []
+    module = cupy.RawModule
+    monkeypatch.setattr(cupy, "RawModule", lambda *, code, options: (seen.append(code), module(code=code))[1])
+    kernels.im2col(cupy.zeros((1, 4, 4, channels), np.float32), 2)
+    assert f"typedef {carried} Pack;" in seen[0]
+
+
+@needs_compiler
+def test_memory_that_begins_anywhere(cupy):
+    """A part of an array need not begin at 16 bytes: then no float4."""
+    flat = random((1 + 2 * 4 * 4 * 4,), 1, np.float32)
+    x = cupy.asarray(flat)[1:].reshape(2, 4, 4, 4)
+    np.testing.assert_array_equal(kernels.im2col(x, 3).get(), kernels.im2col(flat[1:].reshape(2, 4, 4, 4), 3))
+
+
+@needs_compiler
+def test_arrays_in_any_order(cupy):
+    x = noncontiguous(random((2, 5, 4, 3), 1))
+    there = cupy.asarray(np.ascontiguousarray(x.transpose(3, 1, 2, 0))).transpose(3, 1, 2, 0)
+    assert not there.flags.c_contiguous
+    np.testing.assert_array_equal(kernels.im2col(there, 3).get(), kernels.im2col(np.ascontiguousarray(x), 3))
+    np.testing.assert_array_equal(kernels.relu_forward(there).get(), kernels.relu_forward(np.ascontiguousarray(x)))
+
+
+@needs_compiler
+def test_large_arrays_are_counted_in_64_bits(cupy, monkeypatch):
+    """The same numbers with the longer Index, which such arrays need."""
+    x = cupy.asarray(random((2, 5, 4, 3), 1))
+    expected = kernels.im2col(x, 3).get()
+    built = launch._built
+    monkeypatch.setattr(launch, "_built", lambda xp, f, n, d, small, *rest: built(xp, f, n, d, False, *rest))
+    assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).index is np.int64
+    np.testing.assert_array_equal(kernels.im2col(x, 3).get(), expected)
+
+
+@needs_compiler
+def test_a_kernel_is_compiled_once(cupy, monkeypatch):
+    made = []
+    module = cupy.RawModule
+    monkeypatch.setattr(cupy, "RawModule", lambda **given: (made.append(1), module(**given))[1])
+    for _ in range(3):
+        kernels.relu_forward(cupy.zeros(3, np.float32))
+        kernels.relu_backward(cupy.zeros(3, np.float32), cupy.zeros(3, np.float32))
+    assert len(made) == 1
+    kernels.relu_forward(cupy.zeros(3, np.float64))
+    assert len(made) == 2
+
+
+@needs_compiler
+def test_empty_arrays_start_nothing(cupy):
+    assert kernels.relu_forward(cupy.zeros((0, 3), np.float32)).shape == (0, 3)
+    assert kernels.im2col(cupy.zeros((0, 4, 4, 2), np.float32), 2).shape == (0, 8)
+
+
+@needs_compiler
+def test_the_order_of_the_threads_changes_nothing(cupy):
+    """No thread disturbs another, and every sum has its own fixed order."""
+    x, z = (cupy.asarray(random(shape, 1, np.float32)) for shape in ((2, 9, 8, 5), (6, 30)))
+    labels = cupy.asarray(np.arange(6))
+
+    def everything():
+        y, winner = kernels.maxpool2d_forward(x, 3, 2)
+        cols = kernels.im2col(x, 3)
+        mean, var, _ = kernels.batchnorm_moments(x)
+        dropped = kernels.dropout_forward(x, kernels.mask_for(x, 0.5, 1), 0.5)
+        return [
+            y, winner, kernels.maxpool2d_backward(y, winner, x.shape, 3, 2), cols, kernels.col2im(cols, x.shape, 3),
+            mean, var, *kernels.batchnorm_backward(x, x, mean, mean, var, 1e-3), dropped, kernels.softmax_forward(z),
+            kernels.softmax_cross_entropy_forward(z, labels), kernels.softmax_cross_entropy_backward(z, labels),
+        ]  # fmt: skip
+
+    forwards = everything()
+    with cuda_on_cpu.backwards():
+        for a, b in zip(forwards, everything(), strict=True):
+            np.testing.assert_array_equal(a.get(), b.get())
+
+
+# ---- negative controls: what is wrong must not pass ------------------------------------------------------------------
+
+
+def conv_check():
+    kernel = on_gpu(kernels.im2col), on_gpu(kernels.col2im)
+    check_im2col(*kernel, random((1, 5, 6, 2), 1, np.float32), 3, padding=1, stride=2)
+
+
+def pool_check():
+    kernel = on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward)
+    check_maxpool2d(*kernel, rng(2).integers(-2, 1, (1, 5, 6, 2)).astype(np.float32), 3, stride=2)
+
+
+def norm_check():
+    x = random((5, 4, 3, 2), 1, np.float32)
+    kernel = (on_gpu(k) for k in (kernels.batchnorm_moments, kernels.batchnorm_forward, kernels.batchnorm_backward))
+    check_batchnorm(*kernel, x, x[0, 0, 0] + 2, x[0, 0, 1], eps=0.1)
+
+
+def softmax_check():
+    z, soft = random((3, 5), 1, np.float32), rng(1).random((3, 5)).astype(np.float32)
+    for kernel in kernels.softmax_cross_entropy_forward, kernels.softmax_cross_entropy_backward:
+        assert_same(on_gpu(kernel)(z, soft), kernel(z, soft), 1e-5)
+
+
+def dropout_check():
+    x = random((3, 4201), 1, np.float32)
+    there = sys.modules["cupy"].asarray(x)
+    found = kernels.dropout_forward(there, kernels.mask_for(there, 0.5, 1, 3), 0.5).get()
+    np.testing.assert_array_equal(found, kernels.dropout_forward(x, kernels.dropout_mask(x.shape, 0.5, 1, 3), 0.5))
+
+
+def adam_check():
+    (found, _), (expected, _) = (steps(xp, "Adam", {}, np.float32) for xp in (sys.modules["cupy"], np))
+    for p, q in zip(found, expected, strict=True):
+        assert_same(p.get(), q, 1e-6, "p")
+
+
+BROKEN = [
+    ("one thread too many", "i < (count)", "i <= (count)", conv_check),
+    ("a row too many", "h < H &&", "h <= H &&", conv_check),
+    ("= instead of +=", "add(sum, cols", "sum = (cols", conv_check),
+    ("padding not subtracted", "h = oh * SH - TOP", "h = oh * SH", conv_check),
+    ("the last of equal maxima wins", "value > best", "value >= best", pool_check),
+    ("every window pays", "if (winner[window] == kh * KW + kw) sum", "sum", pool_check),
+    ("a barrier too few: moments", "    __syncthreads();  // all threads of the block have written\n", "", norm_check),
+    ("the variance of means left out", "squares_b + apart * apart * (n * n_b / total)", "squares_b", norm_check),
+    ("no path through the mean", "dy[r * C + c] - mean_dy -", "dy[r * C + c] -", norm_check),
+    ("a barrier too few: softmax", "    __syncthreads();  // nobody", "    // nobody", softmax_check),
+    ("targets that sum to 1 taken for granted", "/ sum * mass - target", "/ sum - target", softmax_check),
+    ("the stride of another grid", "(u64)blockDim.x * gridDim.x,", "(u64)blockDim.x,", dropout_check),
+    ("a sample's last word runs over", "&& k < PER_SAMPLE", "", dropout_check),
+    ("a chunk's end forgotten", "part.begin + CHUNK < table[k * 6 + 4] ? part.begin + CHUNK : table[k * 6 + 4]",
+     "table[k * 6 + 4]", adam_check),
+    ("a moment not written back", "        part.a[i] = m;\n        part.b", "        part.b", adam_check),
+]  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize(("text", "broken", "check"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_a_broken_kernel_is_caught(cupy, text, broken, check, monkeypatch):
+    whole, changed = launch.source, []
+
+    def source(*args):
+        code = whole(*args)
+        changed.append(code.count(text))
+        return code.replace(text, broken)
+
+    monkeypatch.setattr(launch, "source", source)
+    with pytest.raises(AssertionError):
+        check()
+    assert sum(changed) > 0, "the text to be broken is not there: this control proves nothing"
+
+
+# ---- the harness itself ----------------------------------------------------------------------------------------------
+
+TOY = """
+extern "C" __global__ void copy(float* __restrict__ y, const float* __restrict__ x, int n, int off) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = x[i + off];
+}
+extern "C" __global__ void race(float* __restrict__ y) { y[0] = threadIdx.x; }
+extern "C" __global__ void torn(float* __restrict__ y) { if (threadIdx.x > 0) __syncthreads(); y[threadIdx.x] = 1; }
+extern "C" __global__ void reversed(float* __restrict__ y, int n) {
+    __shared__ float part[64];
+    part[threadIdx.x] = y[threadIdx.x];
+    __syncthreads();
+    y[threadIdx.x] = part[n - 1 - threadIdx.x];
+}
+"""
+
+
+def toy(name):
+    return cuda_on_cpu.RawModule(code=TOY).get_function(name)
+
+
+@needs_compiler
+def test_the_harness_runs_blocks_and_threads():
+    x, y = np.arange(10, dtype=np.float32), np.zeros(10, np.float32)
+    toy("copy")((3,), (4,), (y, x, np.int32(10), np.int32(0)))
+    np.testing.assert_array_equal(y, x)
+    toy("reversed")((1,), (10,), (y, np.int32(10)))
+    np.testing.assert_array_equal(y, x[::-1])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "grid", "block", "arguments", "message"),
+    [
+        ("copy", (3,), (4,), ("y", "x", np.int32(10), np.int32(1)), r"index 10 of an array of 10 \(block 2, 0, thr"),
+        ("copy", (3,), (4,), ("y", "x", np.int32(10), np.int32(-1)), "index -1 of an array of 10"),
+        ("copy", (3,), (4,), ("y", "x", np.int64(10), np.int32(0)), "argument 2 is int64"),
+        ("copy", (3,), (4,), ("y", "x", 10, np.int32(0)), "argument 2 is int"),
+        ("copy", (3,), (4,), ("y", "wrong", np.int32(10), np.int32(0)), "argument 1 is ndarray of float64"),
+        ("copy", (3,), (4,), ("y", "torn", np.int32(5), np.int32(0)), "argument 1 is not contiguous"),
+        ("copy", (3,), (4,), ("y", "x", np.int32(10)), "takes 4 arguments, not 3"),
+        ("copy", (0,), (4,), ("y", "x", np.int32(10), np.int32(0)), "INVALID_VALUE"),
+        ("copy", (1,), (2048,), ("y", "x", np.int32(10), np.int32(0)), "INVALID_VALUE"),
+        ("torn", (1,), (4,), ("y",), "some threads end while others wait"),
+    ],
+)
+def test_the_harness_refuses(name, grid, block, arguments, message):
+    arrays = {"y": np.zeros(10, np.float32), "x": np.zeros(10, np.float32), "wrong": np.zeros(10)}
+    arrays["torn"] = np.zeros(10, np.float32)[::2]
+    given = tuple(arrays[a] if isinstance(a, str) else a for a in arguments)
+    with pytest.raises(cuda_on_cpu.LaunchError, match=message):
+        toy(name)(grid, block, given)
+
+
+@needs_compiler
+def test_the_other_order_shows_who_disturbs_whom():
+    y = np.zeros(1, np.float32)
+    toy("race")((1,), (8,), (y,))
+    forwards = y[0]
+    with cuda_on_cpu.backwards():
+        toy("race")((1,), (8,), (y,))
+    assert (forwards, y[0]) == (7, 0)
+
+
+# ---- the real compiler, where there is one ---------------------------------------------------------------------------
+
+NVCC = shutil.which("nvcc") or next((str(p) for p in Path("/usr/local").glob("cuda*/bin/nvcc")), None)
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc, NVIDIA's compiler")
+@pytest.mark.parametrize("file", ["windows", "elementwise", "norm", "softmax", "step"])
+def test_nvidias_compiler_takes_the_sources(file, tmp_path):
+    path = tmp_path / f"{file}.cu"
+    path.write_text(launch.source(file, np.float32, pack=True), encoding="utf-8")
+    command = [NVCC, "-std=c++17", "-ptx", "-Werror", "all-warnings", "-o", path.with_suffix(".ptx"), path]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_sources_stand_alone():
+    """NVRTC has no headers of the host."""
+    for path in launch.HERE.glob("*.cu"):
+        assert "#include" not in path.read_text(encoding="utf-8")
+    assert len(list(launch.HERE.glob("*.cu"))) == 6
