@@ -391,7 +391,7 @@ def test_a_transposed_parameter_is_updated_as_any_other(make):
         for _ in range(3):
             optimizer.apply({KEYS[0]: p}, {KEYS[0]: [g.copy()]})
     assert not transposed.flags.c_contiguous
-    np.testing.assert_array_equal(transposed, plain)
+    np.testing.assert_allclose(transposed, plain, rtol=1e-13)  # on a GPU one goes by another kernel
 
 
 @pytest.mark.parametrize(

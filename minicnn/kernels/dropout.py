@@ -39,7 +39,7 @@ def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array | cuda.M
 
 
 def dropout_forward(x: Array, mask: Array | cuda.Mask, rate: float) -> Array:
-    """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of the same shape, or what `mask_for` made."""
+    """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of that shape, or what `mask_for` made."""
     if isinstance(mask, cuda.Mask):
         return cuda.dropout(x, mask, rate)
     xp, y = xp_of(x), xp_of(x).empty(x.shape, x.dtype)

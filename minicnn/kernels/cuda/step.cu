@@ -53,6 +53,6 @@ extern "C" __global__ void adam(
         v += (g * g - v) * keep_2;
         part.a[i] = m;
         part.b[i] = v;
-        part.p[i] = p - alpha * m / (sqrt(v) + epsilon);
+        part.p[i] = p - m / (sqrt(v) + epsilon) * alpha;
     }
 }
