@@ -114,7 +114,7 @@ def _folder() -> Path:
 def _library(code: str) -> ctypes.CDLL:
     """The text as C++, compiled and loaded."""
     kernels = re.findall(r"__global__ void (\w+)\(", code)
-    code = re.sub(r"((?:const )?[\w ]+?)\* __restrict__ (\w+)", r"Checked<\1> \2", code)
+    code = re.sub(r"(\w(?:[\w ]*\w)?)\* (?:__restrict__ )?(\w+)", r"Checked<\1> \2", code)
     doors = "".join(
         f'extern "C" const char* launch_{k}(void** at, const unsigned* g, bool s, bool b) '
         f"{{ return launch({k}, at, g, s, b); }}\n"

@@ -2,7 +2,7 @@
 //
 // A block's threads are fibers: each runs until it ends or comes to __syncthreads(), then the next one. Arrays are
 // Checked: an index outside of them ends the launch with an error. The text of a kernel stays as it is, except that
-// __init__.py writes `Checked<T> x` where it says `T* __restrict__ x`.
+// __init__.py writes `Checked<T> x` where it says `T* x`.
 // Only C's small headers: this is compiled for every source and every type, in every run of the tests.
 #include <math.h>
 #include <stdio.h>

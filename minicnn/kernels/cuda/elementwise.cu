@@ -2,8 +2,8 @@
 //
 // Such kernels cost what their memory traffic costs: each array that is read or written once more makes them slower.
 
-// One thread: one number.
-extern "C" __global__ void relu_forward(Real* __restrict__ y, const Real* __restrict__ x, Index count) {
+// One thread: one number. y may be x: no `__restrict__`.
+extern "C" __global__ void relu_forward(Real* y, const Real* x, Index count) {
     FOR_EACH(i, count) y[i] = x[i] > 0 || x[i] != x[i] ? x[i] : Real(0);  // "not a number" must not be lost
 }
 

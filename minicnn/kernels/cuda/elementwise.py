@@ -11,10 +11,10 @@ from minicnn.backend import Array, xp_of
 from minicnn.kernels.cuda.launch import Kernel, kernel_for
 
 
-def relu_forward(x: Array) -> Array:
-    """max(x, 0), of any shape."""
+def relu_forward(x: Array, out: Array | None = None) -> Array:
+    """max(x, 0), of any shape; written to `out`, C-contiguous, which may be x."""
     xp = xp_of(x)
-    x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype) if out is None else out
     _kernel("relu_forward", x).for_each(x.size, y, x)
     return y
 

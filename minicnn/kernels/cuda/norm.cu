@@ -60,9 +60,9 @@ extern "C" __global__ void moments_total(
     }
 }
 
-// One thread: some rows of a column of y = gamma * (x - mean) / sqrt(var + eps) + beta.
+// One thread: some rows of a column of y = gamma * (x - mean) / sqrt(var + eps) + beta. y may be x: no `__restrict__`.
 extern "C" __global__ void batchnorm_forward(
-    Real* __restrict__ y, const Real* __restrict__ x, const Real* __restrict__ gamma, const Real* __restrict__ beta,
+    Real* y, const Real* x, const Real* __restrict__ gamma, const Real* __restrict__ beta,
     const Real* __restrict__ mean, const Real* __restrict__ var, Real eps, Index ROWS, int C
 ) {
     int c = blockIdx.x * 32 + threadIdx.x;

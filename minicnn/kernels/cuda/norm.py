@@ -28,10 +28,12 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, var
 
 
-def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
-    """y of x's shape (..., C); gamma, beta, mean, var are (C,)."""
+def batchnorm_forward(
+    x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, out: Array | None = None
+) -> Array:
+    """y of x's shape (..., C), written to `out`, C-contiguous, which may be x; gamma, beta, mean, var are (C,)."""
     xp = xp_of(x)
-    x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype) if out is None else out
     rows, c = x.size // x.shape[-1], x.shape[-1]
     kernel = _kernel("batchnorm_forward", x)
     kernel(_grid(rows, c), (32, LINES), y, x, *_whole(gamma, beta, mean, var), float(eps), kernel.index(rows), c)
