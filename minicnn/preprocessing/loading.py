@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError, unknown_name
+from minicnn.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,6 +134,7 @@ def save_img(
     `array_to_img`.
 
     file_format: "png", "jpeg", …; needed where `path` is an open file. kwargs: for Pillow's save, such as quality=90.
+    Raises WriteError (an OSError) where the disk refuses.
     """
     if file_format is None and isinstance(path, (str, Path)):
         file_format = Path(path).suffix[1:]
@@ -146,7 +148,11 @@ def save_img(
     if file_format == "JPEG" and img.mode == "RGBA":
         warnings.warn("JPEG has no transparency: it is dropped.", stacklevel=2)
         img = img.convert("RGB")
-    img.save(path, format=file_format, **kwargs)
+    if not isinstance(path, (str, os.PathLike)):
+        img.save(path, format=file_format, **kwargs)
+        return
+    with atomic_write(path) as file:
+        img.save(file, format=file_format, **kwargs)
 
 
 def pillow_format(name: str) -> str:
