@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ class Side:
         self.peak_mb, self.versions = answer["peak_mb"], answer["versions"]
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        """Let the process go: it has answered, or nobody waits for its answer any more."""
+        self.process.kill()
+        self.process.communicate()
         self.errors.close()
 
     @property
@@ -137,15 +138,17 @@ class Benchmark:
         """All sides of one workload, in turn. Prints their times and returns the record."""
         workload = workloads.get(name, self.args.quick)
         sides = [Side("minicnn", self.command("minicnn", name, threads), threads)]
-        for framework in self.peers:
-            for variant in variants(framework, workload):
-                command = self.command(framework, name, threads, variant)
-                sides.append(Side(f"{framework} {variant}", command, threads))
-        for turn in range(rounds + WARM_UP):
+        try:
+            for framework in self.peers:
+                for variant in variants(framework, workload):
+                    command = self.command(framework, name, threads, variant)
+                    sides.append(Side(f"{framework} {variant}", command, threads))
+            for turn in range(rounds + WARM_UP):
+                for side in sides:
+                    side.run(count=turn >= WARM_UP)
+        finally:  # also where one failed, or someone pressed Ctrl-C
             for side in sides:
-                side.run(count=turn >= WARM_UP)
-        for side in sides:
-            side.close()
+                side.close()
         result = compared(sides, workload, threads)
         print(f"\n{workload.title}, {threads} thread{'s' if threads > 1 else ''}")
         for side in sides:
@@ -290,6 +293,7 @@ def main() -> None:
         module_for(args.device)
     except InputError as error:
         sys.exit(str(error))
+    start = time.perf_counter()
     names, rounds = args.workloads.split(","), 1 if args.quick else args.rounds
     one_thread = [name for name in args.one_thread.split(",") if name in names and args.threads > 1]
     benchmark = Benchmark(args)
@@ -312,11 +316,14 @@ def main() -> None:
                 record["gain_of_threads"] = gain_of_threads(ours, args.quick)
     finally:  # what was measured stays, where a later side fails or someone presses Ctrl-C
         if results:
-            print("\n" + table(results))
+            print(f"\n{table(results)}\n{time.perf_counter() - start:.0f} s in all")
         if results and args.output:
             write_record(args.output, record)
             picture(results, args.output)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was measured until then stands above")
