@@ -4,22 +4,25 @@ Nobody tells it that F = 1.8 C + 32. A dense layer of one unit computes w * C + 
 500 epochs it is near; with epochs=3000 it is there.
 """
 
+import argparse
+
 import numpy as np
 
+from minicnn.errors import InputError
 from minicnn.layers import Dense
 from minicnn.models import Sequential
 from minicnn.optimizers import Adam
 from minicnn.utils import set_random_seed
 
 
-def main() -> None:
+def main(device: str) -> None:
     set_random_seed(0)
     celsius = np.array([[-40], [-10], [0], [8], [15], [22], [38]], dtype=np.float32)
     fahrenheit = np.array([[-40], [14], [32], [46.4], [59], [71.6], [100.4]], dtype=np.float32)
 
     model = Sequential([Dense(1, input_shape=(1,))])
     model.compile(optimizer=Adam(0.1), loss="mean_squared_error")
-    history = model.fit(celsius, fahrenheit, epochs=500, verbose=0)
+    history = model.fit(celsius, fahrenheit, epochs=500, verbose=0, device=device)
 
     losses = history.history["loss"]
     print(f"Mean squared error: {losses[0]:.0f} after the first epoch, {losses[-1]:.1f} after epoch {len(losses)}")
@@ -29,4 +32,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="One neuron learns degrees Fahrenheit.")
+    parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
+    try:
+        main(parser.parse_args().device)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -3,7 +3,7 @@
 Without --model a small CNN is trained on generated pictures of clothes first. With it, that model is shown: the size of
 its images says which data it sees; --dataset names other data.
 
-Run it with: python examples/gallery.py [--model MODEL_FILE] [--dataset NAME] [--output DIR]
+Run it with: python examples/gallery.py [--model MODEL_FILE] [--dataset NAME] [--output DIR] [--device gpu]
 """
 
 import argparse
@@ -19,6 +19,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--model", type=Path, metavar="MODEL_FILE", help="a file of model.save(); else one is trained")
 parser.add_argument("--dataset", help="toy (28x28 grey), toy_color (32x32), fashion_mnist, mnist, cifar10")
 parser.add_argument("--output", type=Path, default=Path("output/gallery"), help="folder for the pictures")
+parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
 
 NEW_SHAPE = (28, 28, 1)  # what the model that is trained here takes
 
@@ -121,6 +122,8 @@ def main(args):
 
 if __name__ == "__main__":
     try:
-        main(parser.parse_args())
+        args = parser.parse_args()
+        with minicnn.device(args.device):  # all models are made there
+            main(args)
     except (minicnn.errors.InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -20,6 +20,7 @@ parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
 parser.add_argument("--top", type=int, default=3, help="how many classes are printed")
 parser.add_argument("--show", action="store_true", help="open the pictures, too")
 parser.add_argument("--output", type=Path, default=Path("output/predictions"), help="folder for the pictures")
+parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
 
 SIDE = 600  # pixels of a picture's longer side
 
@@ -61,7 +62,7 @@ def with_text(path, text):
 def main(args):
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that this terminal cannot show
         sys.stdout.reconfigure(errors="replace")
-    model, failed = classifier(args.model), 0
+    model, failed = classifier(args.model).to(args.device), 0
     args.output.mkdir(parents=True, exist_ok=True)
     for i, path in enumerate(args.images):
         try:

@@ -1,19 +1,20 @@
 """Train a small CNN on pictures of clothes, and see what it recognises. No download, well under a minute.
 
-Run it with: python examples/quickstart.py [--output DIR]
+Run it with: python examples/quickstart.py [--output DIR] [--device gpu]
 """
 
 import argparse
 from pathlib import Path
 
 from minicnn.datasets import toy
+from minicnn.errors import InputError
 from minicnn.inspect import prediction_grid, training_curves
 from minicnn.layers import Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential
 from minicnn.utils import set_random_seed
 
 
-def main(output: Path) -> None:
+def main(output: Path, device: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     set_random_seed(0)  # the same numbers in every run
 
@@ -40,7 +41,7 @@ def main(output: Path) -> None:
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
-    history = model.fit(x_train, y_train, epochs=5, validation_data=(x_test, y_test))
+    history = model.fit(x_train, y_train, epochs=5, validation_data=(x_test, y_test), device=device)
     _, accuracy = model.evaluate(x_test, y_test, verbose=0)
 
     # What does it see? Nine test pictures, then the first three of those that it gets wrong.
@@ -69,4 +70,9 @@ def main(output: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a small CNN and see what it recognises.")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for what is written")
-    main(parser.parse_args().output)
+    parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
+    args = parser.parse_args()
+    try:
+        main(args.output, args.device)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -37,8 +37,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen = metafunc.config.getoption("--device")
     devices = [chosen] if chosen else ["cpu", "strict"]
-    if metafunc.definition.get_closest_marker("cpu") or metafunc.module.__name__ == "test_device":
+    if metafunc.definition.get_closest_marker("cpu"):
         devices = devices[:1]
+    if metafunc.module.__name__ == "test_device":  # compares devices itself
+        devices = [chosen or "strict"]
     metafunc.parametrize("device_of_test", devices, indirect=True)
 
 

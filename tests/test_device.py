@@ -6,6 +6,7 @@ Run on the strict stand-in for CuPy; the tests that need no second GPU run on a 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 
 import numpy as np
@@ -32,8 +33,19 @@ from minicnn.training.transfer import on_device
 
 
 @pytest.fixture
-def cupy(monkeypatch):
-    return strict_cupy.install(monkeypatch)
+def cupy(device_of_test):
+    """CuPy: the stand-in, or with --device gpu the real one."""
+    if device_of_test == "cpu":
+        pytest.skip("compares the CPU with another device")
+    return sys.modules["cupy"]
+
+
+@pytest.fixture
+def stand_in(device_of_test):
+    """For tests that need two GPUs, a full memory or a count of what travels: these only the stand-in has."""
+    if device_of_test != "strict":
+        pytest.skip("needs the stand-in for CuPy")
+    return sys.modules["cupy"]
 
 
 def cnn() -> Sequential:
@@ -71,7 +83,7 @@ def arrays(model: Sequential) -> list:
 # ---- where models live -----------------------------------------------------------------------------------------------
 
 
-def test_inside_a_device_new_models_live_there(cupy):
+def test_inside_a_device_new_models_live_there(stand_in):
     with minicnn.device("gpu:1") as here:
         model = cnn()
         with minicnn.device("cpu"):
@@ -83,10 +95,10 @@ def test_inside_a_device_new_models_live_there(cupy):
     assert cnn().device == "cpu" and backend.current_device() == "cpu"
 
 
-def test_a_device_is_left_also_by_an_error(cupy):
+def test_a_device_is_left_also_by_an_error(stand_in):
     with pytest.raises(ZeroDivisionError), minicnn.device("gpu:1"):
         1 / 0  # noqa: B018
-    assert backend.current_device() == "cpu" and cupy.cuda.Device().id == 0
+    assert backend.current_device() == "cpu" and stand_in.cuda.Device().id == 0
 
 
 def test_each_thread_has_its_own_device(cupy):
@@ -107,12 +119,12 @@ def test_each_thread_has_its_own_device(cupy):
     assert found == ["cpu", "gpu"]
 
 
-def test_to_moves_everything_and_nothing_is_lost(cupy):
+def test_to_moves_everything_and_nothing_is_lost(stand_in):
     model, (x, y) = cnn(), images(16)
     model.fit(x, y, batch_size=8, verbose=0)
     before = [np.array(a) for a in arrays(model)]
     assert model.to("gpu") is model and model.device == "gpu"
-    assert all(isinstance(a, cupy.ndarray) and a.device.id == 0 for a in arrays(model))
+    assert all(isinstance(a, stand_in.ndarray) and a.device.id == 0 for a in arrays(model))
     model.to("gpu:1")
     assert {a.device.id for a in arrays(model)} == {1}
     model.to("cpu")
@@ -131,13 +143,13 @@ def test_an_inner_model_moves_with_the_outer_one(cupy):
 
 
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
-def test_each_call_can_name_the_device(cupy, call):
+def test_each_call_can_name_the_device(stand_in, call):
     model, (x, y) = cnn(), images(8)
     getattr(model, call)(x, *([] if call == "predict" else [y]), verbose=0, device="gpu:1")
     assert model.device == "gpu:1" and isinstance(model.predict(x, verbose=0), np.ndarray)
 
 
-def test_a_file_does_not_remember_the_device(cupy, tmp_path):
+def test_a_file_does_not_remember_the_device(stand_in, tmp_path):
     model, (x, y) = cnn().to("gpu"), images(16)
     model.fit(x, y, batch_size=8, verbose=0)
     model.save(tmp_path / "model.zip")
@@ -157,7 +169,7 @@ def test_a_file_does_not_remember_the_device(cupy, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpu:2", "gpu:17"])
-def test_a_gpu_that_is_not_there(cupy, name):
+def test_a_gpu_that_is_not_there(stand_in, name):
     with pytest.raises(InputError) as caught:
         minicnn.device(name)
     assert "finds 2" in caught.value.expected and name in caught.value.received and "count from 0" in caught.value.fix
@@ -169,14 +181,14 @@ def test_names_that_are_no_device(cupy, name):
         minicnn.device(name)
 
 
-def test_no_gpu_at_all(cupy, monkeypatch):
+def test_no_gpu_at_all(stand_in, monkeypatch):
     monkeypatch.setattr(strict_cupy, "device_count", 0)
     with pytest.raises(InputError, match="finds no usable GPU"):
         cnn().to("gpu")
     assert minicnn.device("auto") == "cpu"
 
 
-def test_a_step_without_memory_names_the_batch_size(cupy):
+def test_a_step_without_memory_names_the_batch_size(stand_in):
     model, (x, y) = cnn().to("gpu"), images(64)
     with strict_cupy.memory(500_000), pytest.raises(InputError) as caught:
         model.fit(x, y, batch_size=64, verbose=0)
@@ -187,7 +199,7 @@ def test_a_step_without_memory_names_the_batch_size(cupy):
     model.fit(x, y, batch_size=64, verbose=0)  # and nothing is broken
 
 
-def test_a_model_without_memory(cupy):
+def test_a_model_without_memory(stand_in):
     with strict_cupy.memory(1000), pytest.raises(InputError, match="room for the weights of the model"):
         cnn().to("gpu")
 
@@ -246,7 +258,7 @@ def test_on_the_cpu_batches_pass_untouched():
     assert all(a is b for a, b in zip(on_device(iter(batches), minicnn.device("cpu")), batches, strict=True))
 
 
-def test_no_step_waits_for_the_device(cupy):
+def test_no_step_waits_for_the_device(stand_in):
     """One look at loss and metrics an epoch, however many steps: nothing else goes from the device to the host."""
     x, y = images(80)
     waits = []
@@ -293,6 +305,21 @@ def test_both_devices_start_equal_and_learn_the_same(cupy):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 
 
+def test_a_gpu_takes_the_batch_in_one_piece(cupy, monkeypatch):
+    """However much work it is: there are no threads to share it, and no sample may be forgotten."""
+    from minicnn.training import shards
+
+    monkeypatch.setattr(shards, "MIN_MACS_PER_SHARD", 1)
+    monkeypatch.setattr(shards, "MIN_PARAMS_TO_SHARE", 1)
+    monkeypatch.setattr(shards, "get_num_threads", lambda: 2)
+    (x, y), on_cpu, on_gpu = images(32), cnn(), cnn().to("gpu")
+    assert shards.Workers.for_model(on_cpu, 32).shards == 2 and shards.Workers.for_model(on_gpu, 32).shards == 1
+    np.testing.assert_allclose(on_gpu.predict(x, verbose=0), on_cpu.predict(x, verbose=0), rtol=1e-4, atol=1e-6)
+    for model in (on_cpu, on_gpu):
+        model.fit(x, y, batch_size=16, verbose=0)
+    np.testing.assert_allclose(on_gpu.evaluate(x, y, verbose=0), on_cpu.evaluate(x, y, verbose=0), rtol=1e-4)
+
+
 def test_callbacks_work_on_a_device(cupy):
     model, (x, y) = cnn().to("gpu"), images(32)
     stopping = EarlyStopping("loss", patience=0, restore_best_weights=True)
@@ -308,7 +335,7 @@ def test_a_gpu_array_may_be_given(cupy):
     assert model.evaluate(cupy.asarray(x), cupy.asarray(y), verbose=0) == model.evaluate(x, y, verbose=0)
 
 
-def test_what_a_kernel_keeps_for_later_is_kept_for_each_gpu(cupy):
+def test_what_a_kernel_keeps_for_later_is_kept_for_each_gpu(stand_in):
     """Winograd's matrices are made once: for every device of their own."""
     x, w = np.ones((1, 6, 6, 2), np.float32), np.ones((3, 3, 2, 3), np.float32)
     for name in ("cpu", "gpu", "gpu:1"):

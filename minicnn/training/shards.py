@@ -100,9 +100,11 @@ class Workers:
     def for_model(cls, model: Any, batch_size: int) -> Workers:
         """As many as batches of this size, and the optimizer's work on the parameters, deserve.
 
-        A single large sample cannot be cut: there BLAS itself may use the threads.
+        A single large sample cannot be cut: there BLAS itself may use the threads. On a GPU it is always one.
         """
-        threads = get_num_threads() if model.device == "cpu" else 1
+        if model.device != "cpu":  # a GPU takes the batch in one piece
+            return cls(1)
+        threads = get_num_threads()
         if not model.built:  # a generator has not shown yet what a sample is
             return cls(threads)
         macs = model.macs(model.input_shape)
@@ -126,6 +128,7 @@ class Workers:
 
         An exception in one reaches the caller with its own traceback, and the others do not wait for it.
         """
+        assert n <= self.threads, "shards without a thread would be forgotten"
         if n == 1 or self.pool is None:
             return [f(0, None)]
         meeting = AllReduce(n)
