@@ -69,7 +69,7 @@ def device_of_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     try:
         gpu = minicnn.device("gpu")
     except minicnn.errors.InputError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"{error.problem} {error.received}")
     if request.module.__name__ == "test_device":
         yield name
         return

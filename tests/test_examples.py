@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -42,6 +43,13 @@ def test_celsius(tmp_path):
     assert abs(fahrenheit - 212) < 2
     assert abs(w - 1.8) < 0.05
     assert abs(b - 32) < 5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+@pytest.mark.parametrize("script", ["celsius.py", "quickstart.py", "gallery.py"])
+def test_a_gpu_that_is_not_there_is_said_in_three_parts(tmp_path, script):
+    said = run(tmp_path, script, "--device", "gpu", fails=True)
+    assert "CuPy is not installed" in said and "pip install" in said
 
 
 def test_quickstart(tmp_path):
