@@ -30,6 +30,8 @@ def section() -> str:
         "",
         *_speed(models),
         "",
+        _long_runs(load("faults"), load("soak")),
+        "",
         f"`import minicnn` takes {imports['ratio_to_numpy']['minicnn']:.2f} times as long as "
         f"`import numpy`, with all of its layers and models {imports['ratio_to_numpy']['minicnn.models']:.2f} times.",
     ]
@@ -113,6 +115,20 @@ def _speed(models: dict[str, Any]) -> list[str]:
             f"product gains {gain['gemm']:.2f} times."
         )
     return lines
+
+
+def _long_runs(faults: dict[str, Any], soak: dict[str, Any]) -> str:
+    """What became of the trainings that were killed, and of the long one."""
+    saves = sum(faults["kills_by_moment"][moment] for moment in ("write", "flush", "rename", "renamed"))
+    same = "none" if not faults["different"] else str(len(faults["different"]))
+    settled, last = soak["usage"][1], soak["usage"][-1]
+    return (
+        f"Long runs: {faults['trainings']} trainings were killed {faults['kills']} times, {saves} times in the middle "
+        f"of a save, and resumed; of the files that they left, {same} differs from those of a training that was never "
+        f"killed. In {soak['steps']:,} steps with validation, callbacks and augmentation, memory went from "
+        f"{settled['memory_mb']:.0f} to {last['memory_mb']:.0f} MiB after the first {settled['step']:,}; threads "
+        f"({settled['threads']} and {last['threads']}) and open files ({settled['files']} and {last['files']}) stayed."
+    )
 
 
 def _fastest(run: dict[str, Any], framework: str) -> float | None:
