@@ -144,7 +144,7 @@ class ImageDataGenerator:
         }
 
     def augmented(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Images x (N, H, W, C) of floats, each changed at random."""
+        """Images x (N, H, W, C), each changed at random, as floats."""
         return transformed(x, self.draw(len(x), x.shape[1:], rng), self.fill_mode, self.cval)
 
     def get_random_transform(self, img_shape: tuple[int, ...], seed: int | None = None) -> dict[str, Any]:
@@ -255,14 +255,14 @@ def _check(name: str, value: Any, fits: bool, expected: str) -> None:
 
 
 def _one_image(x: Any) -> np.ndarray:
-    """x as floats (H, W, C)."""
+    """x as an array of numbers (H, W, C)."""
     x = np.asarray(x)
     if x.ndim != 3 or x.dtype.kind not in "buif":
         raise InputError(
             "ImageDataGenerator", "this is not one image.", "an array (height, width, channels).",
             f"{x.dtype}, shape {x.shape}.", "pass one image of a batch: x[0]; flow takes a batch.",
         )  # fmt: skip
-    return x if x.dtype == np.float64 else x.astype(np.float32)
+    return x
 
 
 def _batch(where: str, x: np.ndarray) -> np.ndarray:

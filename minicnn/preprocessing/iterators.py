@@ -53,14 +53,14 @@ class Iterator(Epochs):
     def __getitem__(self, i: int) -> Any:
         samples = self.samples_of(i)
         x, samples = self._load(samples)
-        x = self.image_data_generator.augmented(x, self.random_of(i)) if len(x) else x
+        x = self.image_data_generator.augmented(x, self.random_of(i)).astype(np.float32, copy=False)
         x = self.image_data_generator._standardize(x) if len(x) else x
         if self.save_to_dir is not None:
             self._save(x, samples)
         return self._with_targets(x, samples)
 
     def _load(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x (N, H, W, C) float32, and which samples they are: those that can be read."""
+        """x (N, H, W, C) of numbers, and which samples they are: those that can be read."""
         raise NotImplementedError(f"{type(self).__name__} must define _load(samples)")
 
     def _with_targets(self, x: np.ndarray, samples: np.ndarray) -> Any:
@@ -100,7 +100,7 @@ class NumpyArrayIterator(Iterator):
         super().__init__(len(self.x), image_data_generator, *args)
 
     def _load(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.x[samples].astype(np.float32), samples
+        return self.x[samples], samples
 
     def _with_targets(self, x: np.ndarray, samples: np.ndarray) -> Any:
         return x if self.y is None else (x, self.y[samples])
@@ -150,7 +150,7 @@ class DirectoryIterator(Iterator):
 
     def _load(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x, good = self._reader.read([self.filepaths[k] for k in samples])
-        return x.astype(np.float32), samples[good]
+        return x, samples[good]
 
     def _with_targets(self, x: np.ndarray, samples: np.ndarray) -> Any:
         if self.class_mode is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.preprocessing.warp import affine_matrices, affine_warp
+from minicnn.preprocessing.warp import affine_matrices, affine_warp, floats_of
 
 Draw = dict[str, Any]
 NOTHING = {"theta": 0, "tx": 0, "ty": 0, "shear": 0, "zx": 1, "zy": 1, "flip_horizontal": False, "flip_vertical": False}
@@ -33,7 +33,7 @@ def draw_shifts(extent: Any, length: int, n: int, rng: np.random.Generator) -> n
 
 
 def transformed(x: np.ndarray, draw: Draw, fill_mode: str, cval: float) -> np.ndarray:
-    """x (N, H, W, C) of floats after the draw; not x itself."""
+    """x (N, H, W, C) after the draw: floats, and not x itself."""
     p = {**NOTHING, **{name: value for name, value in draw.items() if value is not None}}
     if all(np.all(p[name] == NOTHING[name]) for name in ("theta", "tx", "ty", "shear", "zx", "zy")):
         x = _flipped(x, p["flip_horizontal"], p["flip_vertical"])
@@ -45,7 +45,7 @@ def transformed(x: np.ndarray, draw: Draw, fill_mode: str, cval: float) -> np.nd
 
 
 def _flipped(x: np.ndarray, horizontal: Any, vertical: Any) -> np.ndarray:
-    y = x.copy()
+    y = x.astype(floats_of(x))
     sideways, upside_down = (np.broadcast_to(np.asarray(flag, bool), len(x)) for flag in (horizontal, vertical))
     y[sideways] = y[sideways, :, ::-1]
     y[upside_down] = y[upside_down, ::-1]

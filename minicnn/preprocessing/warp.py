@@ -46,19 +46,24 @@ def affine_matrices(
 
 
 def affine_warp(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nearest", cval: float = 0.0) -> np.ndarray:
-    """x (N, H, W, C) of floats, each image looked up through its matrix (2, 3). Returns a new array of the same kind.
+    """x (N, H, W, C), each image looked up through its matrix (2, 3). Returns floats: x's own kind, or float32.
 
     fill_mode, for what lies outside a row of pixels a b c d: "nearest" a a|a b c d|d d, "constant" cval, "reflect"
     b a|a b c d|d c, "wrap" c d|a b c d|a b, where d and a, as in SciPy and so in Keras, fall on the same place.
     Naive twin: `affine_warp_naive`.
     """
-    y = np.empty(x.shape, x.dtype)
+    y = np.empty(x.shape, floats_of(x))
     _, h, w, c = x.shape
     images = max(1, TILE_PIXELS // (h * w))
     for start in range(0, len(x), images):
         tile = slice(start, start + images)
-        _warp_tile(np.ascontiguousarray(x[tile]), matrices[tile], fill_mode, cval, y[tile])
+        _warp_tile(np.ascontiguousarray(x[tile], y.dtype), matrices[tile], fill_mode, cval, y[tile])
     return y
+
+
+def floats_of(x: np.ndarray) -> np.dtype:
+    """The dtype in which images are changed: float64 stays, all others become float32."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 def _warp_tile(x: np.ndarray, matrices: np.ndarray, fill_mode: str, cval: float, y: np.ndarray) -> None:
@@ -121,7 +126,7 @@ def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
 def affine_warp_naive(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nearest", cval: float = 0.0) -> np.ndarray:
     """`affine_warp`, pixel by pixel."""
     n, h, w, _ = x.shape
-    y = np.zeros_like(x)
+    y = np.zeros(x.shape, floats_of(x))
     for k in range(n):
         for i in range(h):
             for j in range(w):
