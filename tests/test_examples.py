@@ -36,6 +36,18 @@ def assert_pictures(folder, *names):
         assert image.std() > 10, f"{name} is blank"
 
 
+def test_augmentation(tmp_path):
+    out = run(tmp_path, "augmentation.py", "--side", 4)
+    folder, names = tmp_path / "output" / "augmentation", ("changes", "fill_modes", "standardised", "whitened")
+    assert_pictures(folder, *(f"{name}.png" for name in names))
+    assert out.count("Written: ") == 4
+
+
+@pytest.mark.parametrize("flags", [("--data", "missing.jpg"), ("--side", 1), ("--data", ".")])
+def test_augmentation_of_what_is_not_there(tmp_path, flags):
+    assert "error: " in run(tmp_path, "augmentation.py", *flags, fails=True)
+
+
 def test_celsius(tmp_path):
     out = run(tmp_path, "celsius.py")
     fahrenheit = float(re.search(r"100 C are ([\d.]+) F", out)[1])
