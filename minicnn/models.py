@@ -203,7 +203,8 @@ class Sequential(Layer):
     def trainable(self) -> bool:
         """Whether any layer inside may learn. Set it to freeze or free all of them; each keeps a flag of its own.
 
-        It holds from the next step on; unlike in Keras, no new compile is needed.
+        It holds from the next step on. Unlike in Keras, no new compile is needed, and a layer that is freed inside a
+        frozen model learns.
         """
         return not self.layers or any(layer.trainable for layer in self.layers)
 
