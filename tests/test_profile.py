@@ -12,7 +12,7 @@ import minicnn
 from minicnn.errors import InputError
 from minicnn.inspect import profile as profile_module
 from minicnn.inspect.profile import BETWEEN, IDLE, OUTSIDE
-from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D
+from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D
 from minicnn.training import profiling, shards
 
 
@@ -119,6 +119,24 @@ def test_operations_and_bytes(clock):
     assert rows["second"].bytes == 4 * ((x + y + params) + (y + 2 * x + 2 * params))
     assert rows["view"].bytes == rows["view"].flops == 0
     assert rows["second"].gflops == 0.0  # the clock stands still: no rate rather than a division by 0
+
+
+def test_in_place_is_work_too():
+    model = minicnn.Sequential([Dense(5, input_shape=(4,)), Activation("relu", name="relu"), Flatten(name="view")])
+    with minicnn.profile() as p:
+        model.predict(np.ones((6, 4)), verbose=0)  # where relu may write over what it read
+    rows = by_name(p)
+    assert rows["relu"].bytes == 4 * 2 * 6 * 5
+    assert rows["view"].bytes == 0
+
+
+def test_layers_made_for_prediction_count_as_the_models_own():
+    """They live for one call only: what is known of one must not be taken for the next one's."""
+    with minicnn.profile() as p:
+        for units in (3, 7, 11):
+            model = minicnn.Sequential([Dense(units, name=f"of_{units}", input_shape=(4,)), BatchNormalization()])
+            model.predict(np.ones((6, 4)), verbose=0)
+    assert [row.flops for row in p.rows if row.kind == "Dense"] == [2 * 6 * 4 * units for units in (3, 7, 11)]
 
 
 def image_model():

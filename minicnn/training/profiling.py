@@ -82,7 +82,7 @@ class Recorder:
         return id(layer)
 
     def macs(self, layer: Layer, input_shape: tuple[int, ...]) -> int:
-        key = id(layer), input_shape
+        key = self.key(layer), input_shape
         if key not in self._macs:
             self._macs[key] = layer.macs(input_shape)
         return self._macs[key]
@@ -135,7 +135,7 @@ class _Watched:
             y = self.layer.forward(x, ctx)
             _wait_for(y)
             span.flops = 2 * len(x) * self.recorder.macs(self.layer, x.shape[1:])
-            span.bytes = 0 if _one_memory(x, y) else x.nbytes + y.nbytes + self._param_bytes()
+            span.bytes = 0 if _is_view(x, y) else x.nbytes + y.nbytes + self._param_bytes()
         ctx.profiled_shape = x.shape  # for the way back
         return y
 
@@ -149,7 +149,7 @@ class _Watched:
             products = 2 if ctx.need_dx else 1  # dw, and where it is asked for dx: each as much work as y was
             span.flops = products * 2 * shape[0] * self.recorder.macs(self.layer, shape[1:])
             x_bytes = math.prod(shape) * dy.itemsize
-            if not _one_memory(dy, dx):
+            if not _is_view(dy, dx):
                 span.bytes = dy.nbytes + (1 + ctx.need_dx) * x_bytes + 2 * self._param_bytes()
         return dx
 
@@ -221,9 +221,12 @@ def carried(f: Callable[..., Any]) -> Callable[..., Any]:
     return g
 
 
-def _one_memory(a: Array, b: Array | None) -> bool:
-    """Whether b is only another view of a, as Flatten gives it: then nothing was read or written."""
-    return b is not None and _owner(a) is _owner(b)
+def _is_view(a: Array, b: Array | None) -> bool:
+    """Whether b is only another look at a, as Flatten gives it: then nothing was read or written.
+
+    A layer that wrote its result over a returns a itself: that was work.
+    """
+    return b is not None and b is not a and _owner(a) is _owner(b)
 
 
 def _owner(a: Array) -> Array:
