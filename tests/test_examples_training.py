@@ -277,3 +277,28 @@ def test_a_model_that_does_not_say_enough_cannot_name_pictures(tmp_path, folder)
 ])  # fmt: skip
 def test_what_is_not_there_is_told_readably(tmp_path, flags, hint):
     assert hint in run(tmp_path, *flags, fails=True)
+
+
+# ---- real data -------------------------------------------------------------------------------------------------------
+
+
+def test_cifar10_on_real_photos(cifar10, no_figures, data_dir, monkeypatch):
+    """Guessing is right once in ten times. The test images need more steps: the running means are far off at first."""
+    monkeypatch.setenv("MINICNN_DATA", str(data_dir))
+    (x, y), (x_test, y_test) = minicnn.datasets.cifar10.load_data()
+    real = (x[:800], y[:800]), (x_test[:100], y_test[:100]), minicnn.datasets.cifar10.CLASS_NAMES
+    monkeypatch.setattr(minicnn.datasets, "load", lambda name: real)
+    record = cifar10("--epochs", 2, "--batch-size", 16)
+    assert record["accuracy"][1] > 0.2  # it is about 0.28
+    assert record["loss"][1] < record["loss"][0]
+
+
+def test_own_images_on_real_photos(tmp_path, data_dir):
+    """Cats, dogs and pandas; guessing is right once in three times."""
+    pytest.importorskip("sklearn", reason="the table of precision and recall needs scikit-learn")
+    if not (data_dir / "animals").is_dir():
+        pytest.skip("needs real data: a folder animals/ with cats/, dogs/ and panda/ in the folder MINICNN_DATA")
+    flags = ("--model", "simple", "--size", 16, "--epochs", 5, "--learning-rate", 0.05)
+    out = run(tmp_path, "train_images.py", data_dir / "animals", *flags)
+    assert max(float(found) for found in re.findall(r"val_accuracy ([\d.]+)", out)) > 0.42  # it is about 0.5
+    assert_pictures(tmp_path / "output" / "images", *PICTURES)
