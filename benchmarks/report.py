@@ -69,6 +69,13 @@ def _accuracies() -> list[str]:
             found["mean_test_accuracy"] = sum(run["test_accuracy"] for run in found["runs"]) / len(runs)
             lines.append(f"| {title} | {published} | {theirs} | {_spread(found)} | {_mean_seconds(found)} |")
             records += runs
+    for run in [load(path.stem) for path in sorted((HERE / "results").glob("transfer_*.json"))]:
+        for count, frozen, scratch in zip(run["images_per_class"], run["frozen"], run["from_scratch"], strict=True):
+            lines.append(
+                f"| Transfer from {run['source']}, {count} images of each new class | – | – | {frozen:.3f}; without "
+                f"transfer {scratch:.3f} | {_mean_seconds({'runs': [run]})} |"
+            )
+        records.append(run)
     processors = sorted({record["hardware"]["processor"] for record in records})
     threads = sorted({record["threads"] for record in records})
     versions = sorted({record["versions"]["numpy"] for record in records})
@@ -77,7 +84,8 @@ def _accuracies() -> list[str]:
         "",
         f"Measured on {' and '.join(processors)}, {' or '.join(map(str, threads))} threads, NumPy "
         f"{' and '.join(versions)}, some of them while the machine was busy with other work. The time is that of one "
-        "run. Animals: each run keeps another quarter of the 3,000 photos for the test.",
+        "run; of a transfer, that of the first training. Animals: each run keeps another quarter of the 3,000 photos "
+        "for the test.",
     ]
 
 
