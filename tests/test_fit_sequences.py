@@ -144,7 +144,7 @@ def test_stopping_in_the_middle_of_an_epoch_leaves_no_thread():
 
 
 def no_thread_is_left():
-    return all(thread.name != "minicnn_prefetch" for thread in threading.enumerate())
+    return all(thread.name != "prefetch" for thread in threading.enumerate())
 
 
 def test_a_generator_is_not_drawn_from_beyond_what_was_asked():

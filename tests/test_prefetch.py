@@ -15,7 +15,7 @@ from minicnn.training.prefetch import prefetched
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "minicnn_prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_all_items_in_their_order():

@@ -22,7 +22,7 @@ def prefetched(items: Iterable[Any], ahead: int = AHEAD) -> Generator[Any, None,
     """
     room, stop = threading.Semaphore(ahead), threading.Event()
     ready: SimpleQueue = SimpleQueue()
-    thread = threading.Thread(target=_work, args=(items, room, ready, stop), name="minicnn_prefetch", daemon=True)
+    thread = threading.Thread(target=_work, args=(items, room, ready, stop), name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
