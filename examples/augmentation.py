@@ -38,7 +38,7 @@ def load(data, rng):
     """(an image to change, many small images to learn statistics from), both (…, H, W, 3), 0 to 255."""
     if data in ("toy", "cifar10"):
         (x, _), _, _ = minicnn.datasets.load({"toy": "toy_color"}.get(data, data))
-        return x[5 if data == "toy" else 4], x[:4000]
+        return x[5 if data == "toy" else 1], x[:4000]
     photo = load_img(data)
     scale = 160 / min(photo.size)  # Pillow has (width, height), arrays have (height, width)
     size = (round(photo.size[1] * scale), round(photo.size[0] * scale))
@@ -76,7 +76,7 @@ def changes(image, seed):
         show(row[0], image, text)
         for ax, changed in zip(row[1:], after, strict=True):
             show(ax, changed)
-        row[2].set_title(CHANGES.get(text, "milder, and together"), fontsize=10, loc="left", color="0.4")
+        row[2].set_title(CHANGES.get(text, "together, some of them milder"), fontsize=10, loc="left", color="0.4")
         for spine in row[0].spines.values():
             spine.set(linewidth=2.5, color="tab:blue")
     return figure
