@@ -28,7 +28,6 @@ def section() -> str:
     lines = [
         *_accuracies(),
         "",
-        *_transfer(),
         *_speed(models),
         "",
         _long_runs(load("faults"), load("soak")),
@@ -87,26 +86,6 @@ def _accuracies() -> list[str]:
         "run; of a transfer, that of the first training. Animals: each run keeps another quarter of the 3,000 photos "
         "for the test.",
     ]
-
-
-def _transfer() -> list[str]:
-    """What a network that has learned something else makes of a few images."""
-    if not (HERE / "results" / "transfer_cifar10.json").exists():
-        return []
-    run = load("transfer_cifar10")
-    counts = run["images_per_class"]
-    return [
-        f"| five classes of CIFAR-10, photos of each | {' | '.join(map(str, counts))} |",
-        "|---|" + "---|" * len(counts),
-        *(f"| {title} | {' | '.join(f'{value:.3f}' for value in run[way])} |" for way, title in (
-            ("frozen", f"features learned from {run['source_images']:,} photos of the other five, kept; a new top"),
-            ("fine_tuned", "the same, and the last block learns on"),
-            ("from_scratch", "the same network from scratch"),
-        )),
-        "",
-        f"Test accuracy on {run['test_images']:,} photos; one run, seed {run['seed']}.",
-        "",
-    ]  # fmt: skip
 
 
 def _speed(models: dict[str, Any]) -> list[str]:
