@@ -22,6 +22,7 @@ _NAMES = {
     "load_model": "minicnn.models",
     "profile": "minicnn.inspect.profile",
     "device": "minicnn.backend",
+    "set_tf32": "minicnn.backend",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }

@@ -32,6 +32,8 @@ from helpers import (
 from minicnn import kernels, optimizers
 from minicnn.kernels import cuda
 from minicnn.kernels.cuda import launch
+from minicnn.layers import Conv2D, Dense
+from minicnn.layers.base import Context
 
 needs_compiler = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason=cuda_on_cpu.NEEDS_COMPILER)
 
@@ -179,6 +181,30 @@ def test_dropout_drops_what_the_cpu_drops(cupy, shape, rate, seed, first, dtype)
     assert isinstance(there, cuda.Mask) and 0 < mask.mean() < 1
     for kernel in kernels.dropout_forward, kernels.dropout_backward:
         np.testing.assert_array_equal(kernel(cupy.asarray(x), there, rate).get(), kernel(x, mask, rate))
+
+
+@needs_compiler
+def test_bias_and_relu_are_one_pass(cupy, monkeypatch):
+    launches = []
+    raw_call = cuda_on_cpu.RawKernel.__call__
+    monkeypatch.setattr(
+        cuda_on_cpu.RawKernel, "__call__", lambda self, *args: (launches.append(self.name), raw_call(self, *args))[1]
+    )
+    x, layers = random((2, 5, 6, 3), 1, np.float32), []
+    for module in np, cupy:
+        for layer in Conv2D(4, 3, activation="relu"), Dense(7, activation="relu"):
+            layer.build(x.shape[1:], rng(1))
+            layer.params = {name: module.asarray(p - np.float32(0.1)) for name, p in layer.params.items()}
+            page = Context(training=True)
+            y = layer.forward(module.asarray(x), page)
+            layer.backward(y, page)
+            layers.append([y, *page.grads.values()])
+    assert launches.count("bias_relu") == 2 and "relu_forward" not in launches
+    for expected, found in zip(layers[:2], layers[2:], strict=True):
+        for a, b in zip(expected, found, strict=True):
+            assert_same(b.get(), a, 1e-6)
+    z, b = random((3, 4), 1), random((4,), 2)
+    np.testing.assert_array_equal(kernels.bias_relu(z.copy(), b), np.maximum(z + b, 0))
 
 
 # ---- the optimizers --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -357,3 +358,43 @@ def test_looking_inside_a_model_on_the_gpu(cupy):
     assert model.device == "gpu"
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# ---- TF32 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compute_types(cupy, monkeypatch):
+    """What CuPy was told about its matrix products, and the compute capability that its GPU says it has."""
+    told = {"capability": "90"}
+    products = types.SimpleNamespace(COMPUTE_TYPE_TF32=7, COMPUTE_TYPE_DEFAULT=1)
+    products.set_compute_type = lambda dtype, value: told.update(set=(dtype, value))
+    monkeypatch.setattr(cupy, "_core", types.SimpleNamespace(_routines_linalg=products), raising=False)
+    capability = property(lambda self: told["capability"])
+    monkeypatch.setattr(strict_cupy.Device, "compute_capability", capability, raising=False)
+    return told
+
+
+@pytest.mark.cpu
+def test_tf32_is_switched_on_and_off(compute_types):
+    minicnn.set_tf32(True)
+    assert compute_types["set"] == (np.float32, 7)
+    minicnn.set_tf32(False)
+    assert compute_types["set"] == (np.float32, 1)
+
+
+@pytest.mark.cpu
+def test_tf32_needs_a_gpu_that_has_it(compute_types):
+    compute_types["capability"] = "75"
+    with pytest.raises(InputError) as caught:
+        minicnn.set_tf32(True)
+    assert "8.0 or higher" in caught.value.expected and caught.value.received == "7.5." and "set" not in compute_types
+
+
+@pytest.mark.cpu
+def test_tf32_without_a_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(InputError, match="CuPy is not installed"):
+        minicnn.set_tf32(True)
+    monkeypatch.delitem(sys.modules, "cupy")
+    minicnn.set_tf32(False)  # it is off

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import strict_cupy
 from PIL import Image
 
 from minicnn.datasets import fashion_mnist
@@ -164,3 +165,34 @@ def test_dense_net_on_real_photos(tmp_path, data_dir):
     out = run(tmp_path, "train_fashion_mnist.py", "--limit", 6000, "--epochs", 2, MINICNN_DATA=str(data_dir))
     assert accuracy_of(out) > 0.74  # it is about 0.8
     assert_pictures(tmp_path / "output" / "fashion_mnist", *LESSON)
+
+
+def test_cpu_vs_gpu_without_a_gpu(tmp_path):
+    """One thread against two: apart from rounding the same, and the picture."""
+    out = run(tmp_path, "cpu_vs_gpu.py", "--device", "cpu", "--steps", 6, "--batch-size", 24)
+    rows = re.findall(r"^ +(\d+) +([\d.]+) +([\d.]+) +([\d.e+-]+)$", out, re.MULTILINE)
+    assert [int(step) for step, *_ in rows] == [1, 2, 5, 6]
+    for _, one, two, apart in rows:
+        assert abs(float(one) - float(two)) < 1e-3 * float(one) and 0 < float(apart) < 0.01
+    assert "float32 rounds after every addition" in out
+    assert_pictures(tmp_path / "output" / "cpu_vs_gpu", "divergence.png")
+
+
+def test_cpu_vs_gpu_says_what_is_missing(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise ImportError('libnvrtc is not here')")
+    message = run(tmp_path, "cpu_vs_gpu.py", "--device", "gpu", fails=True, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert "CuPy cannot be imported" in message and "libnvrtc is not here" in message
+
+
+def test_cpu_vs_gpu_on_the_stand_in(tmp_path, monkeypatch, capsys):
+    """What it does where there is a GPU: both devices, and the table of the layers."""
+    strict_cupy.install(monkeypatch)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = importlib.import_module("cpu_vs_gpu")
+    flags = ["--device", "gpu", "--steps", "2", "--batch-size", "2", "--output", str(tmp_path)]
+    example.main(example.parser.parse_args(flags))
+    out = capsys.readouterr().out
+    table = re.findall(r"^(\w+) +[\d.]+ ms +[\d.]+ ms +[\d.]+x$", out, re.MULTILINE)
+    assert table[:2] == ["conv1", "norm1"] and table[-1] == "together" and len(table) == 10
+    assert "loss, CPU" in out and "loss, GPU" in out
+    assert_pictures(tmp_path, "divergence.png")

@@ -7,6 +7,7 @@ of the same name, in `minicnn.kernels.reference`: read that one first.
 """
 
 from minicnn.kernels.activations import (
+    bias_relu,
     elu_backward,
     elu_forward,
     gelu_backward,
@@ -53,6 +54,7 @@ __all__ = [
     "batchnorm_eval_backward",
     "batchnorm_forward",
     "batchnorm_moments",
+    "bias_relu",
     "col2im",
     "conv2d_backward",
     "conv2d_forward",

@@ -70,8 +70,8 @@ class Conv2D(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        z = conv2d_forward(x, self.params["w"], self.params.get("b"), *self._geometry(), algorithm=self.algorithm)
-        return self.activate(z, ctx, overwrite=not ctx.need_backward)
+        w, geometry = self.params["w"], self._geometry()
+        return self.activated(lambda b: conv2d_forward(x, w, b, *geometry, algorithm=self.algorithm), ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)

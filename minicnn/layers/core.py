@@ -57,8 +57,7 @@ class Dense(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        z = dense_forward(x, self.params["w"], self.params.get("b"))
-        return self.activate(z, ctx, overwrite=not ctx.need_backward)
+        return self.activated(lambda b: dense_forward(x, self.params["w"], b), ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)

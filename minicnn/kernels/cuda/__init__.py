@@ -7,7 +7,7 @@ Matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this
 The functions of `minicnn.kernels` come here when they are given CuPy arrays. Tests run the same sources on the CPU.
 """
 
-from minicnn.kernels.cuda.elementwise import Mask, dropout, relu_backward, relu_forward
+from minicnn.kernels.cuda.elementwise import Mask, bias_relu, dropout, relu_backward, relu_forward
 from minicnn.kernels.cuda.launch import serves
 from minicnn.kernels.cuda.norm import batchnorm_forward, input_gradient, moments, parameter_gradients
 from minicnn.kernels.cuda.softmax import cross_entropy, cross_entropy_gradient, softmax_forward
@@ -17,6 +17,7 @@ from minicnn.kernels.cuda.windows import col2im, im2col, maxpool2d_backward, max
 __all__ = [
     "Mask",
     "batchnorm_forward",
+    "bias_relu",
     "col2im",
     "cross_entropy",
     "cross_entropy_gradient",

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that needs an NVIDIA GPU, in one command: the tests on the real CuPy, then the measurements.
+#
+#     python -m pip install "minicnn[gpu,test]"
+#     benchmarks/gpu_check.sh [FOLDER for what is written, default output/gpu_check]
+#
+# Stops at the first failing test, so that nothing is measured that computes something else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-output/gpu_check}
+mkdir -p "$out"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.txt"
+python -c "import cupy; cupy.show_config()" | tee -a "$out/gpu.txt"
+
+echo "== the tests of layers, kernels and models on the GPU"
+python -m pytest --device gpu -q -x 2>&1 | tee "$out/tests.txt"
+
+echo "== the same network on both devices"
+python examples/cpu_vs_gpu.py --device gpu --output "$out" 2>&1 | tee "$out/cpu_vs_gpu.txt"
+
+echo "== measurements"
+python benchmarks/kernels.py --device gpu --output "$out/kernels.json" 2>&1 | tee "$out/kernels.txt"
+python benchmarks/models.py --device gpu --peers torch --output "$out/models.json" 2>&1 | tee "$out/models.txt"
+python examples/train_cifar10.py --device gpu --output "$out/cifar10" --record "$out/cifar10.json" 2>&1 | tee "$out/cifar10.txt"
