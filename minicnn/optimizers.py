@@ -159,7 +159,8 @@ class Optimizer:
         for key, p in params.items():
             if key not in self.state:
                 self.state[key] = self.new_slots(p)
-            rows.append([p, xp_of(p).ascontiguousarray(sum(grads[key][1:], start=grads[key][0])), *self.state[key]])
+            g = sum(grads[key][1:], start=grads[key][0])
+            rows.append([p, xp_of(p).ascontiguousarray(g, p.dtype), *self.state[key]])
         cuda.fused_step(rule[0], rows, rule[1])
         return True
 

@@ -306,6 +306,23 @@ def test_arrays_in_any_order(cupy):
 
 
 @needs_compiler
+def test_arrays_of_two_dtypes(cupy):
+    """float64 images in a float32 model: a kernel that took float32 numbers for float64 ones would compute nonsense."""
+    x, vector = cupy.asarray(random((4, 5), 1)), cupy.asarray(np.arange(1, 6, dtype=np.float32))
+    y = kernels.batchnorm_forward(x, vector, vector, vector, vector, 1e-3)
+    host = x.get(), *[vector.get()] * 4, 1e-3
+    assert_same(y.get(), kernels.batchnorm_forward(*host), 1e-6)
+    half = kernels.batchnorm_backward(x.astype(np.float32), x, vector, vector, vector, 1e-3)
+    for a, b in zip(half, kernels.batchnorm_backward(host[0].astype(np.float32), *host[:2], *host[3:]), strict=True):
+        assert_same(a.get(), b, 1e-5)
+    np.testing.assert_array_equal(kernels.relu_backward(x, x.astype(np.float32)).get(), np.maximum(host[0], 0))
+    assert_same(kernels.bias_relu(x + 0, vector).get(), np.maximum(host[0] + host[1], 0), 1e-12)
+    p, g = cupy.zeros(5, np.float32), x[0]
+    optimizers.SGD(1.0).apply({("a", "w"): p}, {("a", "w"): [g]})
+    assert_same(p.get(), -g.get(), 1e-6)
+
+
+@needs_compiler
 def test_large_arrays_are_counted_in_64_bits(cupy, monkeypatch):
     """The same numbers with the longer Index, which such arrays need."""
     x = cupy.asarray(random((2, 5, 4, 3), 1))

@@ -22,7 +22,7 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
 def relu_backward(dy: Array, y: Array) -> Array:
     """dy where y > 0, else 0."""
     xp = xp_of(dy)
-    dy, y, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(y), xp.empty(dy.shape, dy.dtype)
+    dy, y, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(y, dy.dtype), xp.empty(dy.shape, dy.dtype)
     _kernel("relu_backward", dy).for_each(dy.size, dx, dy, y)
     return dx
 
@@ -32,7 +32,7 @@ def bias_relu(z: Array, b: Array) -> Array:
     kernel = _kernel("bias_relu", z)
     if z.size:
         blocks = (min(-(-z.size // 256), 8192),)
-        kernel(blocks, (256,), z, b, z.shape[-1], kernel.index(z.size))
+        kernel(blocks, (256,), z, xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1], kernel.index(z.size))
     return z
 
 

@@ -19,7 +19,8 @@ BLOCK = 256  # threads in a block, where a kernel does not ask for another numbe
 MOST_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread then takes several numbers
 
 _C_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint8): "unsigned char",
-            np.dtype(np.uint16): "unsigned short", np.dtype(np.uint32): "unsigned int"}  # fmt: skip
+            np.dtype(np.uint16): "unsigned short", np.dtype(np.uint32): "unsigned int",
+            np.dtype(np.int64): "long long"}  # fmt: skip
 
 
 def serves(x: Array) -> bool:

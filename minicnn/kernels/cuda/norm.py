@@ -36,22 +36,22 @@ def batchnorm_forward(
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype) if out is None else out
     rows, c = x.size // x.shape[-1], x.shape[-1]
     kernel = _kernel("batchnorm_forward", x)
-    kernel(_grid(rows, c), (32, LINES), y, x, *_whole(gamma, beta, mean, var), float(eps), kernel.index(rows), c)
+    kernel(_grid(rows, c), (32, LINES), y, x, *_like(x, gamma, beta, mean, var), float(eps), kernel.index(rows), c)
     return y
 
 
 def parameter_gradients(dy: Array, x: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
     """(dgamma (C,), dbeta (C,)): the sums of dy * x_hat and of dy over all rows of x."""
     xp = xp_of(x)
-    dy, x = xp.ascontiguousarray(dy), xp.ascontiguousarray(x)
+    (dy,), x = _like(x, dy), xp.ascontiguousarray(x)
     rows, c = x.size // x.shape[-1], x.shape[-1]
     grid = _grid(rows, c)
     partial = xp.empty((2, grid[1], c), np.float64)
     dgamma, dbeta = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
     kernel = _kernel("gradients_partial", x)
-    kernel(grid, (32, LINES), partial, dy, x, *_whole(mean), kernel.index(rows), c)
+    kernel(grid, (32, LINES), partial, dy, x, *_like(x, mean), kernel.index(rows), c)
     total = _kernel("gradients_total", x)
-    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_whole(var), np.float64(eps), grid[1], c)
+    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_like(x, var), np.float64(eps), grid[1], c)
     return dgamma, dbeta
 
 
@@ -67,10 +67,10 @@ def input_gradient(
 ) -> Array:
     """dx. sums: dgamma and dbeta of the whole batch of n rows; with n infinite, mean and var are constants."""
     xp = xp_of(x)
-    dy, x, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    (dy,), x, dx = _like(x, dy), xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
     rows, c = x.size // x.shape[-1], x.shape[-1]
     kernel = _kernel("batchnorm_backward", x)
-    vectors = _whole(gamma, mean, var, *sums)
+    vectors = _like(x, gamma, mean, var, *sums)
     kernel(_grid(rows, c), (32, LINES), dx, dy, x, *vectors, float(eps), float(n), kernel.index(rows), c)
     return dx
 
@@ -80,8 +80,9 @@ def _grid(rows: int, c: int) -> tuple[int, int]:
     return -(-c // 32), max(1, min(MOST_PARTS, -(-rows // (LINES * ROWS_A_THREAD))))
 
 
-def _whole(*vectors: Array) -> list[Array]:
-    return [xp_of(v).ascontiguousarray(v) for v in vectors]
+def _like(x: Array, *others: Array) -> list[Array]:
+    """The other arrays as a kernel for x must have them: in one row in memory, and of its dtype."""
+    return [xp_of(x).ascontiguousarray(other, x.dtype) for other in others]
 
 
 def _kernel(name: str, x: Array) -> Kernel:
