@@ -154,6 +154,9 @@ def test_mnist_stops_by_itself_and_says_why(mnist, tmp_path, capsys):
     assert_pictures(tmp_path / "output" / "mnist", *PICTURES)
     model = load_model(tmp_path / "output" / "mnist" / "model.zip")
     assert model.shapes == [(784,), (800,), (10,)]
+    Image.fromarray(minicnn.datasets.load("toy")[0][0][0]).save(tmp_path / "one.png")
+    assert predict(tmp_path / "output" / "mnist" / "model.zip", tmp_path / "one.png") == 0  # flattened on the way
+    assert capsys.readouterr().out.count(" %") == 3
 
 
 def test_mnist_restores_the_best_epoch(mnist, no_figures, tmp_path):
@@ -251,6 +254,16 @@ def test_small_vggnet_goes_on_where_it_was(images, no_figures, tmp_path):
     for name in ("loss", "val_loss", "test_accuracy", "report"):
         assert parts[name] == whole[name], name
     assert_pictures(tmp_path / "parts", "varied.png")
+
+
+def test_without_scikit_learn_nothing_is_begun(monkeypatch, folder, tmp_path):
+    import train_images
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(InputError, match="pip install scikit-learn"):
+        train_images.main(train_images.parser.parse_args([str(folder)]))
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_model_that_does_not_say_enough_cannot_name_pictures(tmp_path, folder):
