@@ -179,19 +179,20 @@ def _put_aside(state: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {name: _put_aside(value, arrays) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
         return [_put_aside(value, arrays) for value in state]
-    if isinstance(state, (np.float64, np.bool_, np.integer)):
-        return state.item()
     if hasattr(state, "dtype"):
+        array = np.asarray(to_host(state))
+        if array.ndim == 0 and (array.dtype.kind in "biu" or array.dtype == np.float64):  # which JSON holds exactly
+            return array.item()
         name = f"place/{len(arrays)}"
-        arrays[name] = to_host(state)
-        return {"__array__": name}
+        arrays[name] = array
+        return {"__array__": name, "shape": array.shape}
     return state
 
 
 def _put_back(state: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The reverse of _put_aside. What was an array or a number without axes becomes a NumPy number."""
+    """The reverse of _put_aside. What was an array without axes becomes a number."""
     if isinstance(state, dict):
         if "__array__" in state:
-            return arrays[state["__array__"]][()]
+            return arrays[state["__array__"]].reshape(state["shape"])[()]
         return {name: _put_back(value, arrays) for name, value in state.items()}
     return [_put_back(value, arrays) for value in state] if isinstance(state, list) else state

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import minicnn
+from minicnn.backend import to_host
 from minicnn.callbacks import (
     BackupAndRestore,
     Callback,
@@ -77,7 +78,7 @@ def assert_same(a: minicnn.Sequential, b: minicnn.Sequential) -> None:
     assert a.rng.bit_generator.state == b.rng.bit_generator.state
     for key, slots in a.optimizer.state.items():
         for one, other in zip(slots, b.optimizer.state[key], strict=True):
-            assert one.tobytes() == other.tobytes()
+            assert to_host(one).tobytes() == to_host(other).tobytes()
 
 
 OPTIMIZERS = {
@@ -136,6 +137,26 @@ def test_the_other_callbacks_remember(tmp_path, save_freq):
     assert "log.csv" in files and "best.zip" in files and "epoch-2.zip" in files
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_every_kind_of_number_and_array_is_remembered_as_it_was(tmp_path):
+    things = {
+        "numbers": [1, 2.5, True, None, "text", float("inf"), 1e-320, 2**80],
+        "single": np.float32(0.1), "double": np.float64(0.1), "whole": np.int64(3), "flag": np.bool_(True),
+        "arrays": [np.arange(6, dtype=np.int16).reshape(2, 3).T, np.zeros((0, 3)), {"inner": np.ones((1, 2, 1))}],
+    }  # fmt: skip
+
+    class Keeper(Callback):
+        remembers = ("things",)
+        things = None
+
+    first, second = Keeper(), Keeper()
+    first.things = things
+    made = iter([first, second])
+    crash_and_resume(tmp_path, 7, extra=lambda: [next(made)])
+    np.testing.assert_equal(second.things, things)
+    assert second.things["single"].dtype == np.float32 and second.things["single"].shape == ()
+    assert second.things["arrays"][0].shape == (3, 2) and second.things["arrays"][1].shape == (0, 3)
 
 
 def test_a_callback_of_ones_own_is_remembered_by_the_names_it_gives(tmp_path):

@@ -129,6 +129,17 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
     assert first != other
 
 
+def test_a_run_that_ended_early_goes_on(tmp_path):
+    flags = ("--dataset", "toy", "--limit", 300, "--output")
+    whole = run(tmp_path, "train_fashion_mnist.py", *flags, "whole", "--epochs", 2)
+    run(tmp_path, "train_fashion_mnist.py", *flags, "parts", "--epochs", 1)
+    parts = run(tmp_path, "train_fashion_mnist.py", *flags, "parts", "--epochs", 2, "--resume")
+    assert "resuming at epoch 2" in parts and "Epoch 1/2" not in parts
+    assert parts.splitlines()[-1] == whole.splitlines()[-1]
+    anew = run(tmp_path, "train_fashion_mnist.py", *flags, "parts", "--epochs", 1)
+    assert "Epoch 1/1" in anew
+
+
 @pytest.mark.parametrize(
     ("flags", "hint"),
     [
