@@ -360,6 +360,18 @@ def test_looking_inside_a_model_on_the_gpu(cupy):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_wrong_gradient_is_found_on_the_gpu(cupy):
+    class OneWrong(Dense):
+        def backward(self, dy, ctx):
+            dx = super().backward(dy, ctx)
+            ctx.grads["w"] *= 1.5
+            return dx
+
+    with minicnn.device("gpu"):
+        report = minicnn.gradcheck.check_layer(OneWrong(2), (3,))
+    assert not report.arrays["dw"].ok and report.arrays["dx"].ok and report.arrays["dw"].hint
+
+
 # ---- TF32 ------------------------------------------------------------------------------------------------------------
 
 
