@@ -123,7 +123,8 @@ def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
             "--image", "this model does not take images.", "a model of samples (H, W), (H, W, 1) or (H, W, 3).",
             f"one of samples {shape}.", "use --dataset, or model.trace(x, y) in Python.",
         )  # fmt: skip
-    image = open_image(path).convert("RGB" if shape[2:] == (3,) else "L")
+    with open_image(path) as file:
+        image = file.convert("RGB" if shape[2:] == (3,) else "L")
     size = f"{image.height}×{image.width} pixels"
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(shape), size
 

@@ -7,6 +7,7 @@ BrokenFileError, which names the file, the place in it, and the reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -28,8 +29,8 @@ MOST_AXES = 32
 MOST_PIXELS = 50_000_000
 # Packed files may grow by this factor, small ones up to MOST_SMALL bytes: numbers hardly shrink, unless they are zeros.
 GROWTH, MOST_SMALL = 20, 64 << 20
-# Of the formats that Pillow knows, those of simple parsers. Others start programs (EPS) or take memory when opened.
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM")
+# Of the formats that Pillow knows: others are rare, and one of them (EPS) starts a program.
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 BLOCK = 1 << 20  # bytes
 
 
@@ -248,18 +249,47 @@ def _checked_directory(stream: BinaryIO) -> int:
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def open_image(path: Any) -> Any:
-    """A decoded Pillow image of at most MOST_PIXELS. Raises BrokenFileError, FileNotFoundError and the like."""
-    from PIL import Image
+@contextmanager
+def open_image(path: Any) -> Iterator[Any]:
+    """A decoded Pillow image of at most MOST_PIXELS, from a path or an open file, inside `checked`.
 
-    fix = "open it in an image program and save it as PNG."
-    expected = f"a whole image, {', '.join(IMAGE_FORMATS)}."
-    with open_file(path) as stream, checked(path, "this file cannot be read as an image.", expected, fix):
-        image = Image.open(stream, formats=IMAGE_FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise BrokenFileError(
-                path, "the image is too large.", f"at most {MOST_PIXELS:,} pixels.",
-                f"{image.width:,}×{image.height:,} pixels.", "make it smaller in an image program.",
-            )  # fmt: skip
+    Raises BrokenFileError, FileNotFoundError and the like.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    source = contextlib.nullcontext(path) if hasattr(path, "read") else open_file(path)
+    name = getattr(path, "name", "the image") if hasattr(path, "read") else path
+    expected = "a whole PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file."
+    fix = "open it in an image viewer; save it again, or leave it out."
+    with source as stream, checked(name, "this cannot be read as an image.", expected, fix):
+        _check_pixels(*_webp_size(stream))
+        try:
+            image = Image.open(stream, formats=IMAGE_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("bytes of no known image format") from None
+        _check_pixels(*image.size)
         image.load()
-        return image
+        yield image
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{height:,}×{width:,} pixels; at most {MOST_PIXELS:,} are read")
+
+
+def _webp_size(stream: Any) -> tuple[int, int]:
+    """(width, height) of a WebP file, (0, 0) of any other: Pillow takes the memory already when it opens one.
+
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    start = stream.tell()
+    head = stream.read(30)
+    stream.seek(start)
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF

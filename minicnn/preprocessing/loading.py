@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicnn.errors import BrokenFileError, InputError, unknown_name
+from minicnn.errors import InputError, unknown_name
 from minicnn.files import atomic_write
+from minicnn.reading import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,16 +48,8 @@ def load_img(
             name, "this is a folder.", "an image file.", "a folder.",
             "name a file in it; image_dataset_from_directory reads whole folders.",
         )  # fmt: skip
-    try:
-        with Image.open(path) as file:
-            img = _in_mode(ImageOps.exif_transpose(file), color_mode)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow's readers raise a dozen kinds of error for broken files
-        raise BrokenFileError(
-            str(name), "this cannot be read as an image.", "a whole PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file.",
-            _cause(error), "open it in an image viewer; save it again, or leave it out.",
-        ) from error  # fmt: skip
+    with open_image(path) as file:
+        img = _in_mode(ImageOps.exif_transpose(file), color_mode)
     if size is not None and img.size != size[::-1]:
         box = _centred(img.size, size[::-1]) if keep_aspect_ratio else None
         img = img.resize(size[::-1], getattr(Image.Resampling, interpolation.upper()), box=box)
@@ -80,13 +73,6 @@ def _centred(size: Size, wanted: Size) -> tuple[int, int, int, int]:
     box_width, box_height = max(1, min(width, height * w // h)), max(1, min(height, width * h // w))
     left, top = (width - box_width) // 2, (height - box_height) // 2
     return left, top, left + box_width, top + box_height
-
-
-def _cause(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if type(error).__name__ == "UnidentifiedImageError":
-        text = "bytes of no known image format"
-    return f"{text.rstrip('.')}."
 
 
 def img_to_array(img: Any, data_format: str | None = None, dtype: Any = np.float32) -> np.ndarray:
