@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError
+from minicnn.reading import open_file, open_zip
 
 FIRST_BYTES = b"\x89HDF\r\n\x1a\n"
 MOST_NAMES = 100_000
@@ -34,11 +35,11 @@ def holds_hdf5(filepath: Any, member: str) -> bool:
     head = _head(filepath)
     if head[:2] != b"PK":
         return head == FIRST_BYTES
-    try:
-        with zipfile.ZipFile(filepath) as archive:
-            return member in archive.namelist()
-    except (zipfile.BadZipFile, ValueError):
-        return False
+    with open_file(filepath) as stream:
+        try:
+            return member in open_zip(stream).namelist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            return False
 
 
 @contextmanager
@@ -142,12 +143,13 @@ def listed(names: Iterable[Any], most: int = 20) -> str:
 
 
 def _head(filepath: Any) -> bytes:
-    with open(filepath, "rb") as file:
+    with open_file(filepath) as file:
         return file.read(len(FIRST_BYTES))
 
 
 def _from_zip(filepath: Any, member: str) -> io.BytesIO:
-    with zipfile.ZipFile(filepath) as archive:
+    with open_file(filepath) as stream:
+        archive = open_zip(stream)
         info = archive.getinfo(member)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > Path(filepath).stat().st_size:
             raise BrokenFileError(

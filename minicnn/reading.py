@@ -15,11 +15,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError
+
+if TYPE_CHECKING:
+    import zipfile
 
 MOST_TEXT = 8 << 20  # bytes of JSON
 MOST_DEPTH = 100  # brackets inside brackets
@@ -155,8 +158,8 @@ class Archive:
     def __init__(self, stream: BinaryIO, texts: tuple[str, ...]):
         import zipfile
 
-        size = _checked_directory(stream)
-        self._zip = zipfile.ZipFile(stream)
+        self._zip = open_zip(stream)
+        size = os.fstat(stream.fileno()).st_size
         self._members: dict[str, zipfile.ZipInfo] = {}
         self.arrays: dict[str, Header] = {}
         end = 0  # of the member before
@@ -226,11 +229,13 @@ def open_archive(path: Any, kind: str, writer: str, texts: tuple[str, ...], fix:
         yield Archive(stream, texts)
 
 
-def _checked_directory(stream: BinaryIO) -> int:
-    """The size of a zip file, after a look at its last bytes: the table of contents ends there, and is small.
+def open_zip(stream: BinaryIO) -> zipfile.ZipFile:
+    """A zip file, after a look at its last bytes: the table of contents must end there, and be small.
 
-    zipfile would read a table of any length, and accept rubbish after it.
+    zipfile would read a table of any length, and accept rubbish after it. Raises ValueError, BadZipFile.
     """
+    import zipfile
+
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 98))
     tail = stream.read()
@@ -243,7 +248,7 @@ def _checked_directory(stream: BinaryIO) -> int:
         length = int.from_bytes(tail[40:48], "little")
     if length > min(MOST_DIRECTORY, size):
         raise ValueError(f"a table of contents of {length:,} bytes; at most {MOST_DIRECTORY:,} are read")
-    return size
+    return zipfile.ZipFile(stream)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ import damage
 from minicnn import keras_files, utils
 from minicnn.datasets import cifar10
 from minicnn.datasets.idx import read_idx
-from minicnn.errors import InputError
+from minicnn.errors import BrokenFileError, InputError
 from minicnn.inspect.trace import Trace
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential, load_model
@@ -166,6 +166,30 @@ def damaged(corpus: dict[str, Case], seed: int, number: int) -> tuple[str, str, 
     return kind, getattr(way, "__name__", "damage"), way(rng, content)
 
 
+def misbehaving() -> dict[str, Callable[[Path], Any]]:
+    """Readers that must be found out, all but the last two; for the tests of the fuzzer itself."""
+
+    def hang(path: Path) -> None:
+        while True:
+            pass
+
+    def refuse(path: object) -> None:
+        raise BrokenFileError(path, "It is broken.", "A whole one.", "Half of it.", "Give up.")
+
+    return {
+        "takes memory": lambda path: bytearray(2 * MEBIBYTES << 20),
+        "hangs": hang,
+        "runs a program": lambda path: subprocess.run(["true"]),
+        "writes elsewhere": lambda path: path.with_name("evil").write_text("x"),
+        "deletes": lambda path: path.unlink(),
+        "dies": lambda path: os.abort(),
+        "divides by 0": lambda path: 1 // 0,
+        "names no file": lambda path: refuse("somewhere"),
+        "refuses": refuse,
+        "reads": lambda path: path.read_bytes(),
+    }
+
+
 # ---- the worker ------------------------------------------------------------------------------------------------------
 
 
@@ -177,8 +201,8 @@ class Broke(BaseException):
     """Something happened that no file may bring about."""
 
 
-def work(seed: int) -> None:
-    """Read case numbers, answer each with a line of JSON."""
+def work(seed: int, badly: bool) -> None:
+    """Read case numbers, answer each with a line of JSON. badly: the cases are those of misbehaving()."""
     watching = False
 
     def watch(event: str, arguments: Any) -> None:
@@ -193,17 +217,17 @@ def work(seed: int) -> None:
     signal.signal(signal.SIGPROF, alarm)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = make_corpus(folder)
         target = folder / "damaged"
-        for kind, (content, _, read) in corpus.items():  # the undamaged ones are read, and all that is needed imported
-            target.write_bytes(content)
-            try:
-                read(target)
-            except Exception as error:
-                raise SystemExit(f"the undamaged {kind} cannot be read: {error}") from error
+        if badly:
+            corpus: dict[str, Case] = {kind: (b"x", [damage.flip], read) for kind, read in misbehaving().items()}
+        else:
+            corpus = make_corpus(folder)
+            _read_undamaged(corpus, target)
         print("ready", flush=True)
         for line in sys.stdin:
             kind, way, content = damaged(corpus, seed, int(line))
+            if badly:
+                kind = list(corpus)[int(line)]
             target.write_bytes(content)
             limit_memory(MEBIBYTES << 20)
             start, watching = time.process_time(), kind != "backup"  # a backup's reader writes a folder of its own
@@ -222,6 +246,16 @@ def work(seed: int) -> None:
                 limit_memory(None)
             answer |= {"kind": kind, "damage": way, "seconds": round(time.process_time() - start, 3)}
             print(json.dumps(answer), flush=True)
+
+
+def _read_undamaged(corpus: dict[str, Case], target: Path) -> None:
+    """They must be fine; and what their readers import is imported before the memory is limited."""
+    for kind, (content, _, read) in corpus.items():
+        target.write_bytes(content)
+        try:
+            read(target)
+        except Exception as error:
+            raise SystemExit(f"the undamaged {kind} cannot be read: {error}") from error
 
 
 def _writes(arguments: Any) -> bool:
@@ -254,13 +288,13 @@ def limit_memory(more: int | None) -> None:
 class Worker:
     """A process that reads damaged files; a new one takes its place when it dies."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, badly: bool = False):
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "0"}
         root = str(Path(__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", "--seed", str(seed)], env=environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
+            [sys.executable, __file__, "--worker", "--seed", str(seed), *["--badly"] * badly],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
         if not self.process.stdout.readline():
@@ -288,9 +322,9 @@ class Worker:
         return self.process.wait()
 
 
-def run(count: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:
+def run(count: int, seed: int, first: int = 0, badly: bool = False) -> Iterator[dict[str, Any]]:
     """The answers to `count` cases. A worker's death is one, too."""
-    worker = Worker(seed)
+    worker = Worker(seed, badly)
     try:
         for number in range(first, first + count):
             answer = worker.ask(number)
@@ -298,7 +332,7 @@ def run(count: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:
                 code = worker.end()
                 answer = {"end": "fault", "error": f"the process ended with {code}", "kind": "?", "damage": "?",
                           "seconds": 0.0}  # fmt: skip
-                worker = Worker(seed)
+                worker = Worker(seed, badly)
             yield answer | {"number": number}
     finally:
         worker.end()
@@ -338,10 +372,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first case")
     parser.add_argument("--only", type=int, help="this case alone, here")
     parser.add_argument("--record", help="write the result there")
+    parser.add_argument("--badly", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.seed)
+        work(options.seed, options.badly)
         return 0
     if options.only is not None:
         again(options.seed, options.only)
