@@ -8,6 +8,7 @@ h5py, the package that can do it, is imported when it is needed.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,7 @@ def opened(filepath: Any, member: str) -> Iterator[File]:
         ) from error  # fmt: skip
     try:
         source = filepath if _head(filepath) == FIRST_BYTES else _from_zip(filepath, member)
+        _probe(filepath, source)
         with h5py.File(source, "r") as root:
             yield File(filepath, root)
     except InputError:
@@ -145,6 +147,29 @@ def listed(names: Iterable[Any], most: int = 20) -> str:
 def _head(filepath: Any) -> bytes:
     with open_file(filepath) as file:
         return file.read(len(FIRST_BYTES))
+
+
+def _probe(filepath: Any, source: Any) -> None:
+    """BrokenFileError where another process that walks through the file dies or does not come to an end."""
+    import subprocess
+    import sys
+
+    data = source.getvalue() if isinstance(source, io.BytesIO) else None
+    path = "-" if data is not None else os.path.abspath(os.fspath(filepath))
+    folder = Path(__file__).parents[1]
+    command = [sys.executable, "-c", "from minicnn.hdf5_probe import main; main()", path]
+    # It shall find the same h5py.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
+    try:
+        end = subprocess.run(command, input=data, cwd=folder, env=environment, capture_output=True, timeout=120)
+        failed = end.returncode != 0
+    except subprocess.TimeoutExpired:
+        failed = True
+    if failed:
+        raise BrokenFileError(
+            filepath, "the HDF5 library cannot read this file.", "a file that Keras wrote.",
+            "bytes that it crashes on, or goes round in circles.", _AGAIN,
+        )  # fmt: skip
 
 
 def _from_zip(filepath: Any, member: str) -> io.BytesIO:

@@ -32,6 +32,7 @@ ROOMS = [
         "utils",
         "datasets",
         "hdf5",
+        "hdf5_probe",
     ],
     ["layers"],
     ["losses", "metrics", "optimizers", "preprocessing"],
