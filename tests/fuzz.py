@@ -36,17 +36,17 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-import damage
+import damage  # noqa: E402
 
-from minicnn import keras_files, utils
-from minicnn.datasets import cifar10
-from minicnn.datasets.idx import read_idx
-from minicnn.errors import BrokenFileError, InputError
-from minicnn.inspect.trace import Trace
-from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
-from minicnn.models import Sequential, load_model
-from minicnn.preprocessing.image import load_img
-from minicnn.reading import checked, parse_json
+from minicnn import keras_files, utils  # noqa: E402
+from minicnn.datasets import cifar10  # noqa: E402
+from minicnn.datasets.idx import read_idx  # noqa: E402
+from minicnn.errors import BrokenFileError, InputError  # noqa: E402
+from minicnn.inspect.trace import Trace  # noqa: E402
+from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D  # noqa: E402
+from minicnn.models import Sequential, load_model  # noqa: E402
+from minicnn.preprocessing.image import load_img  # noqa: E402
+from minicnn.reading import checked, parse_json  # noqa: E402
 
 SECONDS, MEBIBYTES = 2, 512
 GIVE_UP = 60  # seconds on the clock, after which a worker is killed: it may be in code that hears no alarm
