@@ -9,6 +9,11 @@ from numbers import Real
 from typing import Any
 
 
+def visible(text: object) -> str:
+    """A text for a terminal: characters that would steer it, such as escape sequences, become visible escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+
+
 class InputError(ValueError):
     """Something the user passed does not fit. Names the place, and says how to mend it.
 
@@ -19,7 +24,7 @@ class InputError(ValueError):
         self.where, self.problem = str(where), problem
         self.expected, self.received, self.fix = expected, received, fix
         super().__init__(
-            f"{where}: {problem}\n  Expected: {expected}\n  Received: {received}\n  What to do: {fix}"
+            visible(f"{where}: {problem}\n  Expected: {expected}\n  Received: {received}\n  What to do: {fix}")
         )
 
     def __reduce__(self):

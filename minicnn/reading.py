@@ -55,7 +55,8 @@ def checked(path: Any, problem: str, expected: str, fix: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        received = f"{type(error).__name__}: {shortened(str(error))}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # most of those are raised here
+        received = f"{kind}{shortened(str(error)).rstrip('.')}."
         raise BrokenFileError(path, problem, expected, received, fix) from error
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from minicnn.errors import visible
 from minicnn.layers.conv import Conv2D
 from minicnn.models import Sequential
 
@@ -37,7 +38,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
     if details:
         lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
     for line in lines:
-        (print_fn or print)(line)
+        (print_fn or print)(visible(line))
 
 
 def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:

@@ -128,6 +128,8 @@ def _check_shapes(t: Trace) -> None:
         for group in (layer.grads, layer.applied, layer.updated, layer.slots, layer.slots_after):
             for name, array in group.items():
                 _same(layer.key, name, array.shape, layer.params[name.partition("/")[0]].shape)
+        _same_names(layer.key, "updated", layer.updated, layer.params if t.optimizer is not None else {})
+        _same_names(layer.key, "slots_after", layer.slots_after, layer.slots)
         for name, array in layer.state_after.items():
             _same(layer.key, name, array.shape, layer.state[name].shape)
         before = layer.y.shape
@@ -135,6 +137,11 @@ def _check_shapes(t: Trace) -> None:
     for name, given in (("y_true", t.y_true), ("losses", t.losses)):
         if given is not None:
             _same("the trace", name, given.shape[:1], (n,))
+
+
+def _same_names(where: str, group: str, found: Arrays, wanted: Arrays) -> None:
+    if found.keys() != wanted.keys():
+        raise ValueError(f"{group} of {where} holds {sorted(found)} instead of {sorted(wanted)}")
 
 
 def _same(where: str, name: str, found: Shape, wanted: Shape) -> None:

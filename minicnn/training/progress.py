@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 
 Logs = Mapping[str, Any]
 
@@ -117,7 +117,7 @@ def check_verbose(verbose: Any) -> None:
 
 
 def _items(logs: Logs | None) -> list[str]:
-    return [f"{name} {_number(value)}" for name, value in (logs or {}).items()]
+    return [f"{visible(name)} {_number(value)}" for name, value in (logs or {}).items()]
 
 
 def _number(value: Any) -> str:

@@ -71,7 +71,7 @@ def write_page(trace: Trace, path: Any, image: int = 0) -> None:
     """Write the page about sample `image` of the traced batch to `path`. Raises as page_html, or OSError."""
     text = page_html(trace, image)
     with atomic_write(path) as file:
-        file.write(text.encode(errors="replace"))  # names of files may hold what no text may
+        file.write(text.encode())
 
 
 def page_html(trace: Trace, image: int = 0) -> str:
@@ -112,7 +112,8 @@ def _assemble(trace: Trace, data: dict[str, Any]) -> str:
         "DATA": json.dumps(_plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }  # fmt: skip
     pieces = (folder / "template.html").read_text("utf-8").split("@")
-    return "".join(parts.get(piece, piece) for piece in pieces)
+    text = "".join(parts.get(piece, piece) for piece in pieces)
+    return text.encode(errors="replace").decode()  # names of files may hold what no text may
 
 
 def _sha256(text: str) -> str:
