@@ -28,6 +28,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -354,6 +355,19 @@ def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def shown(answers: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All answers; faults are printed as they come."""
+    result = []
+    for answer in answers:
+        result.append(answer)
+        if answer["end"] == "fault":
+            print(f"case {answer['number']}: {answer['kind']}, {answer['damage']}: {answer['error']}", flush=True)
+            print("    " + "\n    ".join(answer.get("trace", "").splitlines()[-7:]), flush=True)
+        if len(result) % 1000 == 0:
+            print(f"{len(result)} cases, {sum(a['end'] == 'fault' for a in result)} faults", flush=True)
+    return result
+
+
 def again(seed: int, number: int) -> None:
     """One case in this very process, without limits."""
     with tempfile.TemporaryDirectory() as name:
@@ -372,6 +386,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the first case")
     parser.add_argument("--only", type=int, help="this case alone, here")
+    parser.add_argument("--jobs", type=int, default=1, help="workers at a time")
     parser.add_argument("--record", help="write the result there")
     parser.add_argument("--badly", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -382,14 +397,11 @@ def main() -> int:
     if options.only is not None:
         again(options.seed, options.only)
         return 0
-    answers = []
-    for answer in run(options.count, options.seed, options.first):
-        answers.append(answer)
-        if answer["end"] == "fault":
-            print(f"case {answer['number']}: {answer['kind']}, {answer['damage']}: {answer['error']}", flush=True)
-            print("    " + "\n    ".join(answer.get("trace", "").splitlines()[-7:]), flush=True)
-        if len(answers) % 1000 == 0:
-            print(f"{len(answers)} cases, {sum(a['end'] == 'fault' for a in answers)} faults", flush=True)
+    share = -(-options.count // options.jobs)
+    starts = range(options.first, options.first + options.count, share)
+    with ThreadPoolExecutor(options.jobs) as pool:  # the threads only wait for their workers
+        parts = list(pool.map(lambda first: shown(run(share, options.seed, first)), starts))
+    answers = [answer for part in parts for answer in part]
     result = summary(answers)
     print(json.dumps(result | {"faults": len(result["faults"])}, indent=1))
     if options.record:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import http.server
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -265,3 +271,151 @@ def test_check_md5(tmp_path: Path):
         with pytest.raises(BrokenFileError, match=MD5) as error:
             fetch.check_md5(path, file)
         assert error.value.where == str(path)
+
+
+# ---- servers that mean harm, processes that die ----------------------------------------------------------------------
+
+
+def endless(handler):
+    """Chunks without end, until the client goes."""
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+    except OSError:
+        handler.close_connection = True
+
+
+def slowly(pause: float, count: int, whole: bool = True):
+    """`count` pieces with pauses between them; then the rest, or silence."""
+
+    def reply(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+        try:
+            for i in range(count):
+                handler.wfile.write(CONTENT[i : i + 1])
+                handler.wfile.flush()
+                time.sleep(pause)
+            if whole:
+                handler.wfile.write(CONTENT[count:])
+        except OSError:
+            handler.close_connection = True
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (endless, "sent more than"),
+        (sends(CONTENT, declared=len(CONTENT) - 1), "offers"),
+        (sends(CONTENT, declared=10**15), "offers"),
+        (sends(CONTENT, declared=-5), "offers -5"),
+        (slowly(1, 1), "timed out"),
+        (slowly(0.02, 40), "less than 1,000 bytes a second"),
+    ],
+    ids=["endless", "says too little", "says too much", "says nonsense", "falls silent", "drips"],
+)
+def test_servers_that_lie_or_dawdle(server: Server, tmp_path: Path, monkeypatch, bad, reason):
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.15)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    server.replies["/a"] = [bad]
+    with pytest.raises(DownloadError, match=reason):
+        fetch.download(data_file(server, "/a"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redirects_in_a_circle_end(server: Server, tmp_path: Path):
+    server.replies = {"/a": [answers(302, Location=server.address + "/b")],
+                      "/b": [answers(302, Location=server.address + "/a")]}  # fmt: skip
+    with pytest.raises(DownloadError, match="answered 302"):
+        fetch.download(data_file(server, "/a"), tmp_path)
+    assert len(server.asked) < 20 and list(tmp_path.iterdir()) == []
+
+
+def test_https_never_falls_back_to_http(server: Server, tmp_path: Path, monkeypatch):
+    """The server's https is played by http: what is tested is where a redirect may lead."""
+
+    class Connection(http.client.HTTPConnection):
+        def __init__(self, *args, context=None, check_hostname=None, **options):
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
+    monkeypatch.setattr(fetch, "_SCHEMES", ("https",))
+    secure = server.address.replace("http:", "https:")
+    file = data_file(server, "/a")._replace(mirrors=(secure + "/a",))
+    server.replies = {"/a": [answers(302, Location=server.address + "/b")], "/b": [sends(CONTENT)]}
+    with pytest.raises(DownloadError, match="leads to http:.*not https"):
+        fetch.download(file, tmp_path)
+    assert server.asked == ["/a"] and list(tmp_path.iterdir()) == []
+    server.replies["/a"] = [answers(302, Location=secure + "/b")]
+    assert fetch.download(file, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_proxy_is_asked_unless_no_proxy_names_the_server(server: Server, tmp_path: Path, monkeypatch):
+    for variable in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("http_proxy", server.address)
+    file = data_file(server)._replace(mirrors=("http://data.invalid/file.gz",))
+    server.replies["http://data.invalid/file.gz"] = [sends(CONTENT)]
+    assert fetch.download(file, tmp_path).read_bytes() == CONTENT
+    assert server.asked == ["http://data.invalid/file.gz"]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.replies["/a"] = [sends(CONTENT)]
+    fetch.download(data_file(server, "/a"), tmp_path / "again")
+    assert server.asked[1:] == ["/a"]
+
+
+PROGRAM = """
+import sys
+from minicnn.datasets import fetch
+fetch._SCHEMES, fetch._PAUSE = ("http",), 0.01
+file = fetch.DataFile("set", "file.gz", int(sys.argv[2]), sys.argv[3], (sys.argv[1],))
+print(fetch.download(file, fetch.Path(sys.argv[4])), flush=True)
+"""
+
+
+def start(server: Server, folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "no_proxy": "127.0.0.1"}
+    command = [sys.executable, "-c", PROGRAM, server.address + "/a", str(len(CONTENT)), MD5, str(folder)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT] if os.name != "nt" else [])
+def test_killed_in_the_middle_and_started_again(server: Server, tmp_path: Path, number):
+    server.replies["/a"] = [slowly(20, 1), sends(CONTENT)]
+    process = start(server, tmp_path)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.glob("*.part")) and time.monotonic() < deadline:
+        if process.poll() is None and list(tmp_path.glob("*.part")):
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate()
+    left = list(tmp_path.iterdir())
+    assert [path.suffix for path in left] == ([".part"] if number == signal.SIGKILL else [])
+    for path in left:
+        os.utime(path, (1e9, 1e9))  # as if it had been long ago
+    assert fetch.download(data_file(server, "/a"), tmp_path).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
+
+
+def test_what_another_process_is_writing_is_left_alone(server: Server, tmp_path: Path):
+    (tmp_path / "file.gz.abc.part").write_bytes(b"new")
+    server.replies["/a"] = [sends(CONTENT)]
+    fetch.download(data_file(server, "/a"), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.gz", "file.gz.abc.part"]
+
+
+def test_two_processes_at_once(server: Server, tmp_path: Path):
+    server.replies["/a"] = [slowly(0.02, 5)]
+    processes = [start(server, tmp_path) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == [str(tmp_path / "file.gz")] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
+    assert (tmp_path / "file.gz").read_bytes() == CONTENT

@@ -23,6 +23,8 @@ Data = tuple[Split, Split]  # ((x_train, y_train), (x_test, y_test))
 
 ATTEMPTS = 3  # rounds over the mirrors
 TIMEOUT = 30.0  # seconds without a byte
+SLOWEST = 1000  # bytes a second, on average after the first TIMEOUT seconds
+STALE = 3600.0  # seconds after which a part of a file is that of a process that was killed
 BLOCK = 1 << 18  # bytes
 _PAUSE = 1.0  # seconds before the second round, doubled before each further one
 _SCHEMES = ("https",)  # tests of a server on this machine replace it
@@ -153,6 +155,7 @@ def download(file: DataFile, folder: Path) -> Path:
             f"{error}.",
             "put the files in a folder of your own and set MINICNN_DATA to it.",
         ) from error
+    _clear(folder, file.name)
     reasons: dict[str, str] = {}
     mirrors = list(file.mirrors)
     for attempt in range(ATTEMPTS):
@@ -173,6 +176,17 @@ def download(file: DataFile, folder: Path) -> Path:
         "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + ".",
         f"bring {file.mirrors[0]} to that place from a machine with a network; or {file.otherwise}",
     )
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Remove what processes left behind that were killed in the middle of this file's download."""
+    import contextlib
+    import time
+
+    for part in folder.glob(f"{name}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def _download_from(address: str, file: DataFile, target: Path) -> Path:
@@ -217,6 +231,7 @@ def _download_from(address: str, file: DataFile, target: Path) -> Path:
 def _blocks(address: str, size: int) -> Generator[bytes, None, None]:
     """The body in blocks, then b""; never more than size + 1 bytes. Network errors become _MirrorError."""
     import http.client
+    import time
     import urllib.error
     import urllib.parse
     import urllib.request
@@ -239,8 +254,12 @@ def _blocks(address: str, size: int) -> Generator[bytes, None, None]:
             if length != str(size):
                 kind = response.headers.get_content_type()
                 raise _MirrorError(f"offers {length} bytes of {kind} instead of {size:,}", final=True)
-            while left and (block := response.read(min(BLOCK, left))):
+            start = time.monotonic()
+            while left and (block := response.read1(min(BLOCK, left))):
                 left -= len(block)
+                seconds = time.monotonic() - start
+                if seconds > TIMEOUT and size - left < SLOWEST * seconds:
+                    raise _MirrorError(f"sends less than {SLOWEST:,} bytes a second", final=False)
                 yield block
     except urllib.error.HTTPError as error:
         error.close()

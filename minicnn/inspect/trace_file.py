@@ -14,7 +14,8 @@ import numpy as np
 from minicnn import losses, optimizers
 from minicnn.files import atomic_write
 from minicnn.inspect.trace import Arrays, LayerTrace, Trace
-from minicnn.layers.base import Shape
+from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
+from minicnn.layers.base import ActivatedLayer, Shape
 from minicnn.reading import open_archive, parse_json
 
 HEADER = "trace.json"
@@ -40,11 +41,19 @@ def load(filepath: Any) -> Trace:
         for layer in t.layers:
             _check_types(layer, layer.key)
         _check_shapes(t)
+        if t.optimizer is not None:
+            _check_numbers(t.optimizer, iterations=int, learning_rate=(int, float))
         for entry, known in ((t.loss_function, losses), (t.optimizer, optimizers)):
             if entry is not None and hasattr(known, entry["class_name"]):
                 config = {name: value for name, value in entry["config"].items() if name != "learning_rate"}
                 known.get({"class_name": entry["class_name"], "config": config})
         return t
+
+
+def _check_numbers(entry: dict[str, Any], **kinds: Any) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
+            raise TypeError(f"{name} is no number, but {entry[name]!r}")
 
 
 def _flatten(t: Trace) -> Arrays:
@@ -119,6 +128,9 @@ def _check_shapes(t: Trace) -> None:
             for name, shape in made.array_shapes(sample).items():
                 array = layer.state[name] if name in layer.state else layer.params[name]
                 _same(layer.key, name, array.shape, shape)
+            missing = _between(made, layer, t.training) - layer.kept.keys()
+            if missing:
+                raise ValueError(f"{sorted(missing)} of {layer.key} are missing")
         for name, given, like in (("dy", layer.dy, layer.y), ("dx", layer.dx, layer.x)):
             if given is not None:
                 _same(layer.key, name, given.shape, like.shape)
@@ -137,6 +149,17 @@ def _check_shapes(t: Trace) -> None:
     for name, given in (("y_true", t.y_true), ("losses", t.losses)):
         if given is not None:
             _same("the trace", name, given.shape[:1], (n,))
+
+
+def _between(made: Layer, layer: LayerTrace, training: bool) -> set[str]:
+    """What must be in `kept`: see LayerTrace."""
+    if isinstance(made, ActivatedLayer):
+        more = {"relu": {"mask"}, "softmax": {"max", "exp", "sum"}}.get(made.activation.name, set())
+        return {"z", *more} | ({"dz"} if layer.dy is not None else set())
+    if isinstance(made, BatchNormalization):
+        return {"mean", "var", "x_hat", "of_batch"}
+    masked = isinstance(made, Dropout) and training and made.rate > 0
+    return {"winner"} if isinstance(made, MaxPooling2D) else {"mask"} if masked else set()
 
 
 def _same_names(where: str, group: str, found: Arrays, wanted: Arrays) -> None:
