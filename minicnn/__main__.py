@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.errors import InputError, unknown_name
+from minicnn.errors import InputError, unknown_name, visible
 
 DESCRIPTION = "minicnn: convolutional neural networks in NumPy, written to be read."
 EXAMPLES = """\
@@ -79,9 +79,9 @@ def _explain(options: argparse.Namespace) -> None:
     mode = "training mode: dropout, and the statistics of this one image"
     if not options.training:
         mode = "evaluation mode, as in predict"
-    print(f"{options.model}, {mode}\n{source}; {scaling}\n{sentence}")
+    print(visible(f"{options.model}, {mode}\n{source}; {scaling}\n{sentence}"))
     for place in options.at:
-        print(f"\n{explain(t, *parse(t, place))}")
+        print(visible(f"\n{explain(t, *parse(t, place))}"))
     if options.html:
         t.to_html(options.html)
         print(f"\nThe whole step is in {options.html}: open it in a browser.")

@@ -459,3 +459,27 @@ def test_the_files_first_bytes_decide_not_its_name(tmp_path):
     shutil.copy(FIXTURES / "keras_net.h5", tmp_path / "keras.minicnn")
     assert keras_files.is_keras_file(tmp_path / "keras.minicnn")
     network().load_weights(tmp_path / "keras.minicnn")
+
+
+def test_what_the_hdf5_library_dies_or_hangs_on_is_refused(tmp_path, monkeypatch):
+    """A process of its own meets it first; here that process is told to end as such a one does."""
+    from minicnn import hdf5
+
+    path = shutil.copy(FIXTURES / "keras_net.h5", tmp_path / "net.h5")
+    run, ends = subprocess.run, []
+
+    def killed(command, **options):
+        ends.append(run([command[0], "-c", "import os; os.abort()"], **options))
+        return ends[-1]
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    before = network().get_weights()
+    model = network()
+    model.set_weights(before)
+    with pytest.raises(BrokenFileError, match="the HDF5 library cannot read this file"):
+        model.load_weights(path)
+    assert ends[0].returncode != 0
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    monkeypatch.undo()
+    hdf5._probe(path, path)
