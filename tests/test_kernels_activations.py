@@ -81,3 +81,15 @@ def test_approximate_gelu_is_near_the_exact_one_but_not_it():
     x = random((100,), 3)
     difference = np.abs(activations.gelu_forward(x) - activations.gelu_forward(x, approximate=True)).max()
     assert 1e-5 < difference < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4, 2), (1, 6)])
+def test_bias_and_relu_together(shape, dtype):
+    z, b = random(shape, 1, dtype), random(shape[-1:], 2, dtype)
+    before = b.copy()
+    expected = reference.bias_relu(z, b)
+    y = activations.bias_relu(z, b)
+    assert_same(y, expected, 1e-6 if dtype is np.float32 else 1e-12)
+    assert np.shares_memory(y, z) and y.dtype == dtype
+    np.testing.assert_array_equal(b, before)

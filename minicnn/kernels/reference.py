@@ -469,6 +469,14 @@ def relu_forward(x: Array) -> Array:
     return _each(lambda v: v if v > 0 else 0.0, x)
 
 
+def bias_relu(z: Array, b: Array) -> Array:
+    """Add each channel's bias, then negative numbers become 0."""
+    y = np.empty_like(z)
+    for place in np.ndindex(z.shape):
+        y[place] = max(z[place] + b[place[-1]], 0.0)
+    return y
+
+
 def relu_backward(dy: Array, y: Array) -> Array:
     """The slope is 1 where the output is positive, else 0 (at the kink, too)."""
     return _each(lambda g, out: g if out > 0 else 0.0, dy, y)
