@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import losses, optimizers
+from minicnn import constraints, losses, optimizers, regularizers
 from minicnn.files import atomic_write
 from minicnn.inspect.trace import Arrays, LayerTrace, Trace
 from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
@@ -40,6 +40,7 @@ def load(filepath: Any) -> Trace:
         _check_types(t, "the trace")
         for layer in t.layers:
             _check_types(layer, layer.key)
+            _check_rules(layer)
         _check_shapes(t)
         if t.optimizer is not None:
             _check_numbers(t.optimizer, iterations=int, learning_rate=(int, float))
@@ -113,6 +114,18 @@ def _check_types(obj: Any, where: str) -> None:
             right = all(isinstance(item, part) for item in (value.values() if isinstance(value, dict) else value))
         if not right:
             raise TypeError(f"{f.name} of {where} is of type {type(value).__name__}, not {name}")
+
+
+def _check_rules(layer: LayerTrace) -> None:
+    """TypeError, KeyError or ValueError where a regularizer or constraint is not what its get_config would say."""
+    for ending, rules in (("_regularizer", regularizers), ("_constraint", constraints)):
+        for name, entry in layer.config.items():
+            if not name.endswith(ending) or entry is None or isinstance(entry, str):  # a text: of the user's own
+                continue
+            if not isinstance(entry["class_name"], str) or not isinstance(entry["config"], dict):
+                raise TypeError(f"{name} of {layer.key} is {entry!r}")
+            if hasattr(rules, entry["class_name"]) and rules.get(entry).get_config().keys() != entry["config"].keys():
+                raise ValueError(f"{name} of {layer.key} is {entry!r}")
 
 
 def _check_shapes(t: Trace) -> None:
