@@ -31,6 +31,24 @@ class InputError(ValueError):
         return type(self), (self.where, self.problem, self.expected, self.received, self.fix)
 
 
+class NotFiniteError(InputError):
+    """NaN or infinity appeared while a model was learning. `where` is the layer, or "the loss".
+
+    direction: "forward", "backward" or "update". epoch, batch: counted from 0.
+    """
+
+    def __init__(
+        self, where: object, problem: str, expected: str, received: str, fix: str,
+        direction: str = "forward", epoch: int = 0, batch: int = 0,
+    ):  # fmt: skip
+        super().__init__(where, problem, expected, received, fix)
+        self.direction, self.epoch, self.batch = direction, epoch, batch
+
+    def __reduce__(self):
+        kind, arguments = super().__reduce__()
+        return kind, (*arguments, self.direction, self.epoch, self.batch)
+
+
 class BrokenFileError(InputError):
     """A file is there, but it is not what it should be. `where` is its path."""
 

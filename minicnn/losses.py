@@ -111,7 +111,7 @@ class CategoricalCrossentropy(_CrossEntropy):
         target, logits = self._smooth(y_true, y_pred), self._logits(y_pred, ctx)
         if logits is not None:
             return kernels.softmax_cross_entropy_forward(logits, target)
-        total = y_pred.sum(axis=-1, keepdims=True)
+        total = _sum_of_row(y_pred)
         p = xp_of(y_pred).clip(y_pred / total, EPSILON, 1 - EPSILON)
         return -(target * xp_of(p).log(p)).sum(axis=-1)
 
@@ -120,7 +120,7 @@ class CategoricalCrossentropy(_CrossEntropy):
         if logits is not None:
             p = self._probabilities(y_pred)
             return self._hand_over(kernels.softmax_cross_entropy_backward(logits, target, batch_size, p), ctx)
-        total = y_pred.sum(axis=-1, keepdims=True)
+        total = _sum_of_row(y_pred)
         p = xp_of(y_pred).clip(y_pred / total, EPSILON, 1 - EPSILON)
         inside = p == y_pred / total
         mass = (target * inside).sum(axis=-1, keepdims=True)
@@ -179,6 +179,12 @@ class BinaryCrossentropy(_CrossEntropy):
 
     def _smooth(self, target: Array) -> Array:
         return target if self.label_smoothing == 0 else target * (1 - self.label_smoothing) + self.label_smoothing / 2
+
+
+def _sum_of_row(y_pred: Array) -> Array:
+    """What probabilities are divided by to sum to 1. A row of zeros stays one."""
+    total = y_pred.sum(axis=-1, keepdims=True)
+    return total + (total == 0)
 
 
 def _outputs(y_pred: Array, batch_size: int | None) -> int:

@@ -26,6 +26,7 @@ from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Input
 from minicnn.reading import shortened
 from minicnn.training.data import check_array, check_input
+from minicnn.training.finite import quiet
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
@@ -413,6 +414,7 @@ class Sequential(Layer):
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         device: str | None = None,
+        check_finite: bool = False,
     ) -> History:
         """Train. Returns History: history.history["loss"], ["accuracy"], ["val_loss"], … by epoch.
 
@@ -423,6 +425,8 @@ class Sequential(Layer):
         verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto": 1 on a terminal and in notebooks, else 2.
         validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).
         shuffle: in a new order in every epoch. device: as `model.to(device)` before it; None: where the model is.
+        check_finite: look at every number of every step. At the first NaN or infinity a NotFiniteError names layer,
+        direction and batch, and the model is as it was before that step.
         Raises InputError before training where something does not fit.
         """
         from minicnn.training.loop import fit
@@ -430,7 +434,7 @@ class Sequential(Layer):
         with self._computing(batch_size, device):
             return fit(
                 self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
-                initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
+                initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, check_finite,
             )  # fmt: skip
 
     def evaluate(
@@ -471,6 +475,7 @@ class Sequential(Layer):
         with self._computing(batch_size, device):
             return predict(self, x, batch_size, verbose, steps, callbacks)
 
+    @quiet
     def __call__(self, x: Any, training: bool = False) -> Array:
         """The outputs for one batch, in one piece and without a bar."""
         x = check_input(self, check_array("x", x), "x")

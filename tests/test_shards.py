@@ -106,7 +106,8 @@ def test_shards_agree_with_one_piece_to_rounding(threads):
 
 
 def test_a_last_batch_smaller_than_the_number_of_threads():
-    (one, history), (several, other) = trained(1, n=11), trained(3, n=11)  # batches of 10 and 1
+    with pytest.warns(UserWarning, match="a single sample"):
+        (one, history), (several, other) = trained(1, n=11), trained(3, n=11)  # batches of 10 and 1
     np.testing.assert_allclose(history["loss"], other["loss"], rtol=1e-10)
     for a, b in zip(one.get_weights(), several.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)

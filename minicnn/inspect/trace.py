@@ -23,6 +23,7 @@ from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.losses import check_targets, loss_gradient, prepare_targets
 from minicnn.training.data import check_array, check_samples
+from minicnn.training.finite import quiet
 from minicnn.training.shards import Workers
 from minicnn.training.step import forward, new_pages, update
 
@@ -145,6 +146,7 @@ class Trace:
         return trace_file.load(filepath)
 
 
+@quiet
 def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
     """Record one step of `model` on the batch x, y. See Trace; nothing about the model changes.
 

@@ -36,6 +36,7 @@ class Callback:
 
     remembers: tuple[str, ...] = ()
     comes_last = False  # whether its hooks are called after those of all others
+    finds_nan = False  # whether fit shall look where NaN or infinity begins, and leave it in place.not_finite
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -546,10 +547,19 @@ class ReduceLROnPlateau(MonitorCallback):
 
 
 class TerminateOnNaN(Callback):
-    """Stop training as soon as the loss of a batch is NaN or infinite."""
+    """Stop training as soon as a batch's loss, a gradient or a parameter is NaN or infinite, and say where it began.
+
+    A batch whose loss or gradients are not finite is not learned from: the model keeps what it had learned before it.
+    """
+
+    finds_nan = True
 
     def on_batch_end(self, batch: int, logs: Logs = None) -> None:
         loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
+        error = None if self.place is None else self.place.not_finite
+        if error is not None:
+            print(f"Training stops. {error}")
+            self.model.stop_training = True
+        elif loss is not None and not math.isfinite(loss):
             print(f"Batch {batch}: the loss is {float(loss)}, training stops")
             self.model.stop_training = True

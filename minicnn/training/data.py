@@ -99,7 +99,9 @@ class GeneratorBatches:
             )  # fmt: skip
         self.iterator: Iterator[Any] | None = None
         self.used = self.skipped = 0  # batches of the iterator: that training has had, and that an earlier run had
-        self.states: deque[Any] = deque()  # the source's own, after each batch that was drawn but not used yet
+        self.drawn = 0  # batches of this epoch that training has had; empty ones, which it leaves out, count as well
+        # Of each batch that was drawn but not used yet: how many were drawn with it, the source's own state after it.
+        self.coming: deque[tuple[int, Any]] = deque()
 
     def __len__(self) -> int:
         return 0 if self.steps is None else self.steps
@@ -108,22 +110,35 @@ class GeneratorBatches:
         return self.epoch()
 
     def epoch(self, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
+        """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one.
+
+        A batch without samples, which a source may give as its last, is left out.
+        """
         if self.iterator is None or not self._goes_on():
             self.iterator = iter(self.source)
         for _ in range(self.skipped):
             next(self.iterator, None)
-        self.skipped, count = 0, first
-        self.states.clear()
+        if first == 0:
+            self.drawn = 0
+        self.skipped, count, given, state = 0, self.drawn, first, self.state
+        self.coming.clear()
         # No more than this epoch's: what follows belongs to whoever takes the generator on.
-        coming = self.iterator if self.steps is None else islice(self.iterator, self.steps - first)
+        coming = self.iterator if self.steps is None else islice(self.iterator, self.steps - count)
         tells = hasattr(self.source, "state_dict")
         with closing(prefetched((batch, self.source.state_dict() if tells else None) for batch in coming)) as batches:
             for batch, state in batches:
                 count += 1
-                if tells:
-                    self.states.append(state)
+                if is_empty(batch):
+                    continue
+                given += 1
+                self.coming.append((count, state))
                 yield checked_pair(self.name, batch, self.check)
+        if given == 0 and count > 0:
+            raise all_empty(self.name, count)
+        if self.coming:  # on a GPU the last batch is still under way
+            self.coming[-1] = count, state
+        else:
+            self._reach(count, state)
         if count < (self.steps or 1):
             raise InputError(
                 self.name, "the batches ended too early.",
@@ -137,25 +152,39 @@ class GeneratorBatches:
 
     def advance(self) -> None:
         """Training has learned from one more batch. Others may have been drawn ahead: they do not count yet."""
-        self.used += 1
-        if self.states:
-            self.state = self.states.popleft()
+        self._reach(*self.coming.popleft())
+
+    def _reach(self, count: int, state: Any) -> None:
+        self.used += count - self.drawn
+        self.drawn, self.state = count, state
 
     def end_epoch(self) -> None:
-        self.states.clear()
+        self.coming.clear()
         if not self._goes_on():
             self.used = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"used": self.used, "source": self.state}
+        return {"used": self.used, "drawn": self.drawn, "source": self.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The source goes to its place itself where it can; else what the earlier run had is drawn and dropped."""
-        self.used, self.state = state["used"], state["source"]
+        self.used, self.drawn, self.state = state["used"], state["drawn"], state["source"]
         if self.state is not None:
             self.source.load_state_dict(self.state)
         else:
             self.skipped = self.used
+
+
+def is_empty(batch: Any) -> bool:
+    """Whether a pair (x, y) has no sample in it."""
+    return isinstance(batch, (tuple, list)) and len(batch) == 2 and hasattr(batch[0], "__len__") and len(batch[0]) == 0
+
+
+def all_empty(name: str, batches: int) -> InputError:
+    return InputError(
+        name, "there is no sample in any batch of the epoch.", "at least one batch (x, y) with samples.",
+        f"{batches} empty batches.", "check how it makes them, and from what.",
+    )  # fmt: skip
 
 
 def checked_pair(name: str, batch: Any, check: Check) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from numbers import Real
@@ -12,8 +13,10 @@ import numpy as np
 from minicnn.backend import to_host
 from minicnn.errors import InputError
 from minicnn.losses import check_targets, warn_unless_probabilities
+from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_lost
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
+from minicnn.training.finite import Guard
 from minicnn.training.history import History
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
@@ -33,7 +36,7 @@ Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 def fit(
     model: Any, x: Any, y: Any, batch_size: int | None, epochs: int, verbose: str | int, callbacks: Any,
     validation_split: float, validation_data: Any, shuffle: bool, initial_epoch: int, steps_per_epoch: int | None,
-    validation_steps: int | None, validation_batch_size: int | None,
+    validation_steps: int | None, validation_batch_size: int | None, finite: bool = False,
 ) -> History:  # fmt: skip
     """See `Sequential.fit`."""
     _require_compiled(model, "fit")
@@ -60,6 +63,10 @@ def fit(
     model.history, model.stop_training = history, False
     place = Place(model, batches, validation, events.callbacks, initial_epoch)
     events.set_place(place)
+    guard = None
+    if finite or any(callback.finds_nan for callback in events.callbacks):
+        guard = Guard(model, place, thorough=finite)
+    lost = False
     with _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
         events.on_train_begin()  # a backup may now have moved `place` to where an earlier run ended
@@ -69,7 +76,10 @@ def fit(
                 events.on_epoch_begin(epoch)
             bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             try:
-                logs = _train_epoch(model, place, workers, events, bar)
+                logs = _train_epoch(model, place, workers, events, bar, guard)
+                if not (lost or model.stop_training or math.isfinite(logs["loss"])):
+                    lost = True
+                    warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=4)
                 if validation is not None:
                     judged = _evaluate(model, validation, workers, events)
                     logs.update({f"val_{name}": value for name, value in judged.items()})
@@ -82,15 +92,19 @@ def fit(
     return history
 
 
-def _train_epoch(model: Any, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar) -> Logs:
+def _train_epoch(
+    model: Any, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar, guard: Guard | None
+) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = Running(model)
     with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
         for x, y in each("data", on_device(batches, model.device)):
             events.on_train_batch_begin(place.step)
+            if len(x) == 1 and not place.warned:
+                place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=5)
             with interrupts_wait():
-                place.advance(*train_step(model, x, y, workers), len(x))
+                place.advance(*train_step(model, x, y, workers, guard), len(x))
             if events.listens("on_train_batch_end"):
                 events.on_train_batch_end(place.step - 1, place.running.logs())
             bar.update(len(x), place.running.logs)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
+from minicnn.errors import NotFiniteError
+
 State = dict[str, Any]
 
 
@@ -55,6 +57,8 @@ class Place:
         self.model, self.batches, self.validation, self.callbacks = model, batches, validation, callbacks
         self.epoch, self.step, self.running = epoch, 0, Running(model)
         self.logs: dict[str, Any] = {}
+        self.warned = False  # of a batch of one sample
+        self.not_finite: NotFiniteError | None = None  # where NaN or infinity began, if a callback wants to know
 
     def done(self) -> tuple[int, int]:
         """Samples and batches of the running epoch that an earlier run has had."""

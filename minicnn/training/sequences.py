@@ -8,11 +8,9 @@ from contextlib import closing
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
-
 from minicnn.errors import InputError
 from minicnn.preprocessing.epochs import Epochs
-from minicnn.training.data import Batch, Check, checked_pair
+from minicnn.training.data import Batch, Check, all_empty, checked_pair, is_empty
 from minicnn.training.prefetch import prefetched
 from minicnn.utils import PyDataset
 
@@ -79,18 +77,21 @@ class SequenceBatches:
             self._start = self._place()
         self._coming.clear()
         self.at, left = self.at + first, self.steps - first
-        start = self.at
+        start, given = self.at, first
         while True:
             while start >= len(self.source):  # in here, not in the thread, which has no more to make then
                 start -= len(self.source)
                 self._end_pass(start)
             if left <= 0:
+                if given == 0:
+                    raise all_empty(self.name, self.steps)
                 return
             stop = min(len(self.source), start + left)
             with closing(prefetched(self.source[i] for i in range(start, stop))) as batches:
                 for i, batch in enumerate(batches, start):
                     batch = batch if self.pair is None else self.pair(batch)
-                    if not _is_empty(batch):
+                    if not is_empty(batch):
+                        given += 1
                         self._coming.append((self.passes, i + 1))
                         yield checked_pair(self.name, batch, self.check)
             start, left = stop, left - (stop - start)
@@ -128,8 +129,3 @@ class SequenceBatches:
         while self.passes < state["passes"]:
             self._end_pass(0)
         self.at, self._start = state["at"], state
-
-
-def _is_empty(batch: Any) -> bool:
-    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-    return pair and isinstance(batch[0], np.ndarray) and len(batch[0]) == 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from minicnn.backend import Array
 from minicnn.errors import InputError
+from minicnn.training.finite import quiet
 from minicnn.training.profiling import POOL_NAME, carried, stage
 
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
@@ -133,6 +134,7 @@ class Workers:
             return [f(0, None)]
         meeting = AllReduce(n)
 
+        @quiet
         def work(k: int) -> Any:
             try:
                 return f(k, meeting.of_worker(k))
@@ -145,7 +147,13 @@ class Workers:
                 return future.result()
 
         elsewhere = carried(work)
-        futures: list[Future] = [self.pool.submit(elsewhere, k) for k in range(1, n)]
+        futures: list[Future] = []
+        try:
+            for k in range(1, n):
+                futures.append(self.pool.submit(elsewhere, k))
+        except BaseException:  # an interrupt, or the interpreter is ending: those that were sent off must not wait
+            meeting.barrier.abort()
+            raise
         results, errors = [], []
         for get in (partial(work, 0), *(partial(result, future) for future in futures)):
             try:
@@ -183,5 +191,13 @@ class _Blas:
             if self.holders == 0:
                 self.limit.restore_original_limits()
 
+    def forget_holders(self) -> None:
+        """In a process that was forked off: whoever held BLAS, or this lock, is a thread of the parent."""
+        held, self.lock, self.holders = self.holders > 0, threading.Lock(), 0
+        if held:
+            self.limit.restore_original_limits()
+
 
 _blas = _Blas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blas.forget_holders)

@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
+from minicnn.training.finite import Guard, quiet
 from minicnn.training.inference import infer, largest_activation, pieces, plan
 from minicnn.training.profiling import stage, watched
 from minicnn.training.shards import Workers, split
@@ -67,18 +68,23 @@ def first_learning(layers: Sequence[Layer]) -> int:
     return next((i for i, layer in enumerate(layers) if layer.params and layer.trainable), len(layers))
 
 
-def train_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+@quiet
+def train_step(
+    model: Any, x: Array, y: Array, workers: Workers, guard: Guard | None = None
+) -> tuple[Any, list[Any]]:
     """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update.
 
+    guard: looks for NaN and infinity, and raises or leaves the update out where it finds them.
     On the GPU the sums are arrays without axes, which nobody waits for: the next step is sent off while this one runs.
     """
     layers, loss, n = model.flat_layers, model.loss, len(x)
+    if guard is not None and guard.thorough:
+        layers = guard.layers()
     shards = split(n, workers.shards)
     lowest = first_learning(layers)
     step, seed = model.optimizer.iterations, model.new_seed()
 
-    def one_shard(k: int, all_reduce: Any) -> tuple[Pages, Any, list[Any]]:
-        shard = shards[k]
+    def learn(layers: Sequence[Any], shard: slice, all_reduce: Any) -> tuple[Pages, Any, list[Any]]:
         pages = new_pages(layers, True, True, step, seed, shard.start, all_reduce)
         y_pred = forward(layers, pages, model.as_input(x[shard]))
         with stage("loss and metrics"):
@@ -86,15 +92,23 @@ def train_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, l
             losses = loss.per_sample(y_true, y_pred, pages[-1])
             metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
             dy = loss_gradient(loss, y_true, y_pred, pages[-1], n)
+        if guard is not None:
+            guard.look_at_loss(losses, dy, y_pred)
         backward(layers, pages, dy, stop=lowest)
         return pages, losses.sum(dtype=np.float64), metrics
 
-    results = workers.run(one_shard, len(shards))
+    results = workers.run(lambda k, all_reduce: learn(layers, shards[k], all_reduce), len(shards))
     all_pages = [pages for pages, _, _ in results]
+    total = sum(losses for _, losses, _ in results)
     with stage("optimizer"):
-        penalty = update(model, all_pages, workers)
-    total = sum(losses for _, losses, _ in results) + penalty * n
-    return total, [sum(values) for values in zip(*(metrics for _, _, metrics in results), strict=True)]
+        if guard is None:
+            penalty = update(model, all_pages, workers)
+        else:
+            penalty = guard.update(
+                x, total, all_pages, lambda: update(model, all_pages, workers),
+                again=lambda layers: learn(layers, slice(0, n), None),
+            )  # fmt: skip
+    return total + penalty * n, [sum(values) for values in zip(*(metrics for _, _, metrics in results), strict=True)]
 
 
 def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
@@ -121,6 +135,7 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
     return penalty
 
 
+@quiet
 def evaluate_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
     """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
     loss = model.loss
@@ -135,6 +150,7 @@ def evaluate_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any
     return total + len(x) * model.penalty(), values
 
 
+@quiet
 def predict_step(model: Any, x: Array, workers: Workers) -> Array:
     """The predictions for one batch."""
     parts = _infer(model, x, workers, lambda y_pred, ctx, samples: y_pred)
