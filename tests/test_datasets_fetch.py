@@ -372,6 +372,8 @@ def test_a_proxy_is_asked_unless_no_proxy_names_the_server(server: Server, tmp_p
 
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 import sys
 from minicnn.datasets import fetch
 fetch._SCHEMES, fetch._PAUSE = ("http",), 0.01

@@ -25,6 +25,14 @@ from minicnn.training.shards import Workers
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_counts():
+    """Whoever starts the tests in the background of a shell starts them with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def data() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
     return rng.random((40, 6)), rng.integers(0, 3, 40)
@@ -186,8 +194,9 @@ def test_fit_in_another_thread_changes_no_handler():
 
 
 SCRIPT = """
-import os, sys, threading
+import os, signal, sys, threading
 import numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 from test_interrupts import after, assert_same, data, network
 import minicnn
