@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["cpu", "strict", "gpu"],
         help="where the tests of layers and models run; without it on the CPU and on the stand-in for CuPy",
     )
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in a random order, the same for a seed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                   and not i.get_closest_marker("cpu")]  # fmt: skip
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
+    if config.getoption("--shuffle") is not None:
+        random.Random(config.getoption("--shuffle")).shuffle(items)
 
 
 @pytest.fixture(autouse=True)

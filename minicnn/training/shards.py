@@ -116,7 +116,8 @@ class Workers:
 
     def __enter__(self) -> Workers:
         _blas.hold(self.blas_threads)
-        self.pool = ThreadPoolExecutor(self.threads - 1, POOL_NAME) if self.threads > 1 else None
+        limit = partial(_blas.limit_here, self.blas_threads)
+        self.pool = ThreadPoolExecutor(self.threads - 1, POOL_NAME, limit) if self.threads > 1 else None
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -167,37 +168,47 @@ class Workers:
 
 
 class _Blas:
-    """Holds BLAS to one thread while at least one `with Workers` block is open, in whichever thread."""
+    """Holds BLAS to one thread while a `with Workers` block is open.
+
+    Every thread sets the limit for itself, and takes back its own: some BLAS libraries have one number for the process,
+    in others that of the main thread bounds those of the rest. All go back to what was there before the first block.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders = 0
         self.controller: Any = None
-        self.limit: Any = None
+        self.before: Any = None  # the limit that the first of the holders set: it knows how to undo it
 
     def hold(self, threads: int) -> None:
         with self.lock:
-            if self.holders == 0:
-                if self.controller is None:
-                    from threadpoolctl import ThreadpoolController
+            if self.controller is None:
+                from threadpoolctl import ThreadpoolController
 
-                    self.controller = ThreadpoolController().select(user_api="blas")
-                self.limit = self.controller.limit(limits=threads)
+                self.controller = ThreadpoolController().select(user_api="blas")
+            limit = self.controller.limit(limits=threads)
+            if self.holders == 0:
+                self.before = limit
             self.holders += 1  # only now: whoever did not get hold of it does not let go of it
+
+    def limit_here(self, threads: int) -> None:
+        """The same for a thread that works for a holder, and ends with it."""
+        with self.lock:
+            self.controller.limit(limits=threads)
 
     def release(self) -> None:
         with self.lock:
             self.holders -= 1
-            if self.holders == 0:
-                self.limit.restore_original_limits()
+            self.before.restore_original_limits()
 
     def forget_holders(self) -> None:
-        """In a process that was forked off: whoever held BLAS, or this lock, is a thread of the parent."""
-        held, self.lock, self.holders = self.holders > 0, threading.Lock(), 0
-        if held:
-            self.limit.restore_original_limits()
+        """In a process that was forked off: the holders are threads of the parent, and so is who took the lock."""
+        self.lock, self.holders = threading.Lock(), 0
 
 
 _blas = _Blas()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_blas.forget_holders)
+if hasattr(os, "register_at_fork"):  # no fork while BLAS is told something: its own locks would stay closed for ever
+    os.register_at_fork(
+        before=lambda: _blas.lock.acquire(), after_in_parent=lambda: _blas.lock.release(),
+        after_in_child=_blas.forget_holders,
+    )  # fmt: skip
