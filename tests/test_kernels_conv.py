@@ -16,6 +16,8 @@ CASES = [
     ((1, 6, 7, 2), (3, 3), {"padding": 1, "stride": 2}),
     ((2, 6, 5, 1), (2, 3), {"stride": 3}),  # window smaller than the stride, rows dropped
     ((1, 8, 7, 2), (3, 2), {"stride": (2, 3)}),
+    ((1, 5, 6, 2), (3, 3), {"stride": (1, 2), "padding": "same"}),
+    ((1, 6, 5, 1), (3, 3), {"stride": (2, 1)}),
     ((1, 4, 5, 2), (3, 3), {"padding": (2, 1)}),
     ((1, 4, 4, 2), (2, 3), {"padding": ((0, 2), (1, 0))}),
     ((1, 5, 4, 1), (2, 2), {"padding": ((2, 3), (0, 4)), "stride": 2}),  # border wider than the window

@@ -115,3 +115,14 @@ def test_the_naive_twins_pass_the_same_checks():
             random((3, 4)),
             targets(kind, 3, 4, np.float64),
         )
+
+
+@pytest.mark.parametrize("total", [0.5, 3.0])
+def test_targets_that_do_not_sum_to_one(total):
+    """The derivative is p times the sum of t, minus t."""
+    logits = random((4, 5), 1)
+    target = np.abs(random((4, 5), 2))
+    target *= total / target.sum(axis=1, keepdims=True)
+    dlogits = softmax.softmax_cross_entropy_backward(logits, target)
+    assert_same(dlogits, reference.softmax_cross_entropy_backward(logits, target), 1e-12)
+    assert_same(dlogits, (softmax.softmax_forward(logits) * total - target) / 4, 1e-12)

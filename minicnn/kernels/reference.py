@@ -627,14 +627,14 @@ def softmax_cross_entropy_backward(
 ) -> Array:
     """Prediction minus truth, divided by the batch size: the gradient of the mean loss.
 
-        d log p_k / d logit_j = (k = j) - p_j,     so    -sum over k of t_k * ((k = j) - p_j)  =  p_j - t_j,
+        d log p_k / d logit_j = (k = j) - p_j,     so    -sum over k of t_k * ((k = j) - p_j)  =  p_j * sum of t - t_j,
 
-    because the t_k add up to 1. batch_size: the samples in the whole batch, if logits is only a shard of it. p: the
-    softmax of the logits, if it is known already.
+    and the t_k of a distribution add up to 1. batch_size: the samples in the whole batch, if logits is only a shard of
+    it. p: the softmax of the logits, if it is known already.
     """
     p = softmax_forward(logits.astype(np.float64)) if p is None else p
     t = _as_probabilities(target, logits.shape)
     dlogits = np.zeros(logits.shape, dtype=logits.dtype)
     for n, k in np.ndindex(logits.shape):
-        dlogits[n, k] = (p[n, k] - float(t[n, k])) / (batch_size or len(logits))
+        dlogits[n, k] = (p[n, k] * float(t[n].sum()) - float(t[n, k])) / (batch_size or len(logits))
     return dlogits
