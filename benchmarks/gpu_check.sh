@@ -20,6 +20,9 @@ python -m pytest --device gpu -q -x 2>&1 | tee "$out/tests.txt"
 echo "== the same network on both devices"
 python examples/cpu_vs_gpu.py --device gpu --output "$out" 2>&1 | tee "$out/cpu_vs_gpu.txt"
 
+echo "== the training step as a CUDA graph: the same losses, and the time of both"
+python benchmarks/cuda_graph.py 2>&1 | tee "$out/cuda_graph.txt"
+
 echo "== measurements"
 python benchmarks/kernels.py --device gpu --output "$out/kernels.json" 2>&1 | tee "$out/kernels.txt"
 python benchmarks/models.py --device gpu --peers torch --output "$out/models.json" 2>&1 | tee "$out/models.txt"

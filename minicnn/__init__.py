@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _SUBMODULES = {
     "activations", "applications", "backend", "backup", "callbacks", "constraints", "datasets", "errors", "files",
     "gradcheck", "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers",
-    "preprocessing", "random", "regularizers", "saving", "schedules", "training", "utils",
+    "preprocessing", "random", "recording", "regularizers", "saving", "schedules", "training", "utils",
 }  # fmt: skip
 _NAMES = {
     "Sequential": "minicnn.models",
@@ -23,6 +23,7 @@ _NAMES = {
     "profile": "minicnn.inspect.profile",
     "device": "minicnn.backend",
     "set_tf32": "minicnn.backend",
+    "set_cuda_graph": "minicnn.training.graph",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }

@@ -14,11 +14,13 @@ import pytest
 # These run twice: on the CPU, and as if there were a GPU, on the strict stand-in for CuPy (strict_cupy.py).
 # With --device gpu they alone run, on the real thing.
 ON_DEVICES = """
-test_backup test_callbacks test_constraints_regularizers test_device test_fit test_kernels_activations
+test_backup test_callbacks test_constraints_regularizers test_cuda_graph test_device test_fit test_kernels_activations
 test_kernels_conv test_kernels_conv_algorithms test_kernels_dense test_kernels_dropout test_kernels_geometry_im2col
 test_kernels_norm test_kernels_pool test_kernels_softmax test_layers test_losses test_metrics test_models
 test_optimizers test_saving test_summary
 """
+
+OF_DEVICES = ("test_cuda_graph", "test_device")  # which ask for a device themselves: not on the CPU
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     devices = [chosen] if chosen else ["cpu", "strict"]
     if metafunc.definition.get_closest_marker("cpu"):
         devices = devices[:1]
-    if metafunc.module.__name__ == "test_device":  # compares devices itself
+    if metafunc.module.__name__ in OF_DEVICES and not metafunc.definition.get_closest_marker("cpu"):
         devices = [chosen or "strict"]
     metafunc.parametrize("device_of_test", devices, indirect=True)
 
@@ -74,7 +76,7 @@ def device_of_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         gpu = minicnn.device("gpu")
     except minicnn.errors.InputError as error:
         pytest.skip(f"{error.problem} {error.received}")
-    if request.module.__name__ == "test_device":
+    if request.module.__name__ in OF_DEVICES:
         yield name
         return
     on_device.move_calls(request.module, monkeypatch)

@@ -9,6 +9,7 @@ where CuPy is silent:
 - x[i] = v with an i that names a place twice: which v stays is drawn by lot;
 - new memory holds NaN, and so does a copy in flight, until its stream was waited for;
 - arrays of two devices do not meet;
+- CUDA graphs: see strict_graph.py;
 - `log` counts what makes the host wait ("sync": float(x), x.get(), a boolean mask) and what travels ("to_device").
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import cuda_on_cpu
 import numpy as np
+import strict_graph
 
 log: Counter[str] = Counter()
 device_count = 2
@@ -47,13 +49,14 @@ class Flags:
 class ndarray:  # noqa: N801
     """An array "on the device": holds a NumPy array that nobody outside may see."""
 
-    __slots__ = ("__weakref__", "_host", "device")
+    __slots__ = ("__weakref__", "_host", "_memory", "device")
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         assert memptr is None and strides is None, "the stand-in has no pointers"
         self._host, self.device = _new(shape, dtype, order), _current_device()
+        self._memory = strict_graph.Memory.of(self._host)
 
     dtype = property(lambda self: self._host.dtype)
     shape = property(lambda self: self._host.shape)
@@ -86,43 +89,43 @@ class ndarray:  # noqa: N801
     # ---- what makes the host wait ----
 
     def get(self, stream=None, order="C", out=None, blocking=True):
-        log["sync"] += 1
+        _wait()
         return self._host.copy(order)
 
     def item(self):
-        log["sync"] += 1
+        _wait()
         return self._host.item()
 
     def tolist(self):
-        log["sync"] += 1
+        _wait()
         return self._host.tolist()
 
     def __float__(self):
-        log["sync"] += 1
+        _wait()
         return float(self._host)
 
     def __int__(self):
-        log["sync"] += 1
+        _wait()
         return int(self._host)
 
     def __index__(self):
-        log["sync"] += 1
+        _wait()
         return self._host.__index__()
 
     def __bool__(self):
-        log["sync"] += 1
+        _wait()
         return bool(self._host)
 
     def __repr__(self):
-        log["sync"] += 1
+        _wait()
         return repr(self._host)
 
     def __reduce__(self):
-        log["sync"] += 1
+        _wait()
         return _unpickled, (self._host,)
 
     def nonzero(self):
-        log["sync"] += 1
+        _wait()
         return tuple(_wrap(i, self.device) for i in self._host.nonzero())
 
     # ---- indices ----
@@ -134,33 +137,33 @@ class ndarray:  # noqa: N801
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key):
-        return _wrap(np.asarray(self._host[_key(key)]), self.device)
+        return _derived(self, lambda host, index: host[index], _key(key), of=key)
 
     def __setitem__(self, key, value):
         if isinstance(value, np.ndarray):
             raise TypeError("a NumPy array was assigned to a part of a CuPy array")
-        host_key, value = _key(key), _host(value)
-        if not any(isinstance(k, np.ndarray) for k in (host_key if isinstance(host_key, tuple) else (host_key,))):
-            self._host[host_key] = value
-            return
-        places = np.arange(self.size).reshape(self.shape)[host_key]
-        values = np.broadcast_to(value, places.shape).ravel()
-        order = _lot.permutation(places.size)  # of several values for one place any may be the last
-        self._host[np.unravel_index(places.ravel()[order], self.shape)] = values[order]
+        graph = _capture()
+        host_key, value, sent = _key(key), _host(value), value
+        if graph is not None:
+            graph.use(self, key, sent)
+            host = self._host
+            graph.operations.append(lambda: _put(host, host_key, value))
+        else:
+            _put(self._host, host_key, value)
 
     # ---- methods ----
 
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
-        return _wrap(self._host.astype(dtype, order=order, casting=casting or "unsafe", copy=copy), self.device)
+        return _derived(self, lambda host: host.astype(dtype, order=order, casting=casting or "unsafe", copy=copy))
 
     def copy(self, order="C"):
-        return _wrap(self._host.copy(order), self.device)
+        return _derived(self, lambda host: host.copy(order))
 
     def conj(self):
         return _apply("conj", np.conjugate, (self,), {})
 
     def fill(self, value):
-        self._host.fill(_host(value))
+        self[...] = value
 
     def set(self, arr, stream=None):
         if not isinstance(arr, np.ndarray):
@@ -168,22 +171,24 @@ class ndarray:  # noqa: N801
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise ValueError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
         log["to_device"] += 1
+        if (graph := _capture()) is not None:
+            graph.refuse("a copy from the host")
         self._host[...] = arr
 
     def view(self, dtype=None, type=None):
         return _wrap(self._host.view() if dtype is None else self._host.view(dtype), self.device)
 
     def reshape(self, *shape, order="C", copy=None):
-        return _wrap(self._host.reshape(*shape, order=order), self.device)
+        return _derived(self, lambda host: host.reshape(*shape, order=order))
 
     def transpose(self, *axes):
         return _wrap(self._host.transpose(*axes), self.device)
 
     def ravel(self, order="C"):
-        return _wrap(self._host.ravel(order), self.device)
+        return _derived(self, lambda host: host.ravel(order))
 
     def flatten(self, order="C"):
-        return _wrap(self._host.flatten(order), self.device)
+        return _derived(self, lambda host: host.flatten(order))
 
     def squeeze(self, axis=None):
         return _wrap(self._host.squeeze(axis), self.device)
@@ -239,6 +244,16 @@ class ndarray:  # noqa: N801
         return _apply("all", np.all, (self,), {"axis": axis, "out": out, "keepdims": keepdims})
 
 
+def _put(host: np.ndarray, key: Any, value: Any) -> None:
+    if not any(isinstance(k, np.ndarray) for k in (key if isinstance(key, tuple) else (key,))):
+        host[key] = value
+        return
+    places = np.arange(host.size).reshape(host.shape)[key]
+    values = np.broadcast_to(value, places.shape).ravel()
+    order = _lot.permutation(places.size)  # of several values for one place any may be the last
+    host[np.unravel_index(places.ravel()[order], host.shape)] = values[order]
+
+
 def _operator(name: str, ufunc: np.ufunc):
     def forward(self, other):
         return _apply(name, ufunc, (self, other), {})
@@ -275,7 +290,9 @@ def _new(shape, dtype, order="C") -> np.ndarray:
     array = np.empty(shape, dtype, order)
     if largest_allocation is not None and array.nbytes > largest_allocation:
         raise OutOfMemoryError(f"Out of memory allocating {array.nbytes:,} bytes")
-    array.fill(np.nan if array.dtype.kind in "fc" else array.dtype.kind == "b" or np.iinfo(array.dtype).max)
+    strict_graph.poison(array)
+    if (graph := _capture()) is not None:
+        graph.own.append(array)
     return array
 
 
@@ -284,6 +301,7 @@ def _wrap(result: Any, device: Device | None = None) -> Any:
     if isinstance(result, (np.ndarray, np.generic)):
         array = ndarray.__new__(ndarray)
         array._host, array.device = np.asarray(result), device or _current_device()
+        array._memory = strict_graph.Memory.of(array._host)
         if largest_allocation is not None and array._host.base is None and array.nbytes > largest_allocation:
             raise OutOfMemoryError(f"Out of memory allocating {array.nbytes:,} bytes")
         return array
@@ -314,7 +332,9 @@ def _key(key: Any) -> Any:
     parts = key if isinstance(key, tuple) else (key,)
     if any(isinstance(part, (list, np.ndarray)) for part in parts):
         raise TypeError("an index from the host: it would be copied to the device each time")
-    log["sync"] += sum(isinstance(part, ndarray) and part.dtype.kind == "b" for part in parts)
+    for part in parts:
+        if isinstance(part, ndarray) and part.dtype.kind == "b":
+            _wait()
     return _host(key)
 
 
@@ -325,8 +345,35 @@ def _apply(name: str, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs.pop("out", None)
     elif not isinstance(out, ndarray):
         raise TypeError(f"cupy.{name}: out must be a CuPy array")
-    result = function(*map(_host, args), **{key: _host(value) for key, value in kwargs.items()})
-    return out if out is not None else _wrap(result)
+    host_args, host_kwargs = tuple(map(_host, args)), {key: _host(value) for key, value in kwargs.items()}
+    if (graph := _capture()) is None:
+        result = function(*host_args, **host_kwargs)
+        return out if out is not None else _wrap(result)
+    result = graph.compute(name, function, host_args, host_kwargs, None if out is None else out._host)
+    made = out if out is not None else _wrap(result)
+    graph.use(*args, *kwargs.values(), made)
+    return made
+
+
+def _derived(array: ndarray, function: Any, *args: Any, of: Any = None) -> Any:
+    """function(the NumPy array inside, *args): a view, or an array of its own."""
+    if (graph := _capture()) is None:
+        return _wrap(np.asarray(function(array._host, *args)), array.device)
+    made = _wrap(graph.compute("", lambda host: np.asarray(function(host, *args)), (array._host,), {}, None))
+    graph.use(array, of, made)
+    return made
+
+
+def _capture() -> strict_graph.Graph | None:
+    """The graph that the current stream captures, if it does."""
+    return cuda.get_current_stream()._graph
+
+
+def _wait() -> None:
+    """Whoever calls this waits for the device."""
+    log["sync"] += 1
+    if (graph := _capture()) is not None:
+        graph.refuse("the host waits for the device")
 
 
 # ---- the module ------------------------------------------------------------------------------------------------------
@@ -446,7 +493,7 @@ def _function_of(name: str, signature: inspect.Signature):
         if reads_arrays:
             _require_arrays(name, given)
         if name == "where" and len(given) == 1:
-            log["sync"] += 1
+            _wait()
         if name in ("allclose", "array_equal"):
             return _wrap(np.asarray(function(*(_host(v) for v in given.values()))))
         out = given.pop("out", None)
@@ -487,12 +534,21 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     if isinstance(obj, ndarray):
         if not copy and (dtype is None or obj.dtype == dtype) and (order in "KA" or obj.flags.c_contiguous):
             return obj
-        return _wrap(np.array(_host(obj), dtype, order=order, ndmin=ndmin))
+        _host(obj)  # of this device?
+        return _derived(obj, lambda host: np.array(host, dtype, order=order, ndmin=ndmin))
     log["to_device"] += 1
     host = np.array(obj, dtype, order=order, ndmin=ndmin)  # refuses lists of CuPy arrays
     if host.dtype.kind not in "?biufc":
         raise ValueError(f"Unsupported dtype {host.dtype}")
     stream = cuda.get_current_stream()
+    if strict_graph.pinned_allocator is not None:
+        strict_graph.pinned_allocator(host.nbytes)
+    if stream._graph is not None:  # at each launch: from memory that has long been somebody else's
+        lost = np.empty_like(host)
+        strict_graph.poison(lost)
+        made = _wrap(stream._graph.compute("", np.copy, (lost,), {}, None))
+        stream._graph.use(made)
+        return made
     if stream is Stream.null or host.ndim == 0:
         return _wrap(host)
     there = _wrap(_new(host.shape, host.dtype))
@@ -561,7 +617,7 @@ class Device:
         return f"<CUDA Device {self.id}>"
 
     def synchronize(self):
-        log["sync"] += 1
+        _wait()
 
 
 def _current_device() -> Device:
@@ -576,6 +632,8 @@ class Stream:
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self._in_flight: list[tuple[np.ndarray, np.ndarray]] = []  # (where to, what)
         self._outer: list[Stream] = []
+        self._graph: strict_graph.Graph | None = None  # while it captures
+        self._non_blocking = non_blocking
 
     def __enter__(self):
         self._outer.append(cuda.get_current_stream())
@@ -589,6 +647,17 @@ class Stream:
         _here.stream = self
         return self
 
+    def begin_capture(self, mode=None):
+        if not self._non_blocking or self._graph is not None:
+            raise strict_graph.CaptureError("cudaErrorStreamCaptureUnsupported: only a non-blocking stream captures")
+        self._graph = strict_graph.Graph()
+
+    def end_capture(self):
+        graph, self._graph = self._graph, None
+        if graph is None or graph.broken:
+            raise strict_graph.CaptureError("cudaErrorStreamCaptureInvalidated: there is nothing to end")
+        return graph
+
     def record(self, event=None):
         event = event or Event()
         event._copies = list(self._in_flight)
@@ -598,7 +667,7 @@ class Stream:
         event._arrive()
 
     def synchronize(self):
-        log["sync"] += 1
+        _wait()
         self.record()._arrive()
 
 
@@ -613,7 +682,7 @@ class Event:
         (stream or cuda.get_current_stream()).record(self)
 
     def synchronize(self):
-        log["sync"] += 1
+        _wait()
         self._arrive()
 
     def _arrive(self):
@@ -626,12 +695,30 @@ cuda = types.SimpleNamespace(
     get_current_stream=lambda: getattr(_here, "stream", Stream.null),
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: device_count, getDevice=lambda: _current_device().id,
-        memGetInfo=lambda: (1 << 20, 1 << 30), deviceSynchronize=lambda: log.update(sync=1),
+        memGetInfo=lambda: (1 << 20, 1 << 30), deviceSynchronize=lambda: _wait(),
         is_hip=False,
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-    is_available=lambda: device_count > 0,
+    is_available=lambda: device_count > 0, MemoryPool=strict_graph.MemoryPool,
+    using_allocator=strict_graph.using_allocator,
+    set_pinned_memory_allocator=strict_graph.set_pinned_memory_allocator,
 )  # fmt: skip
+
+
+class RawModule(cuda_on_cpu.RawModule):
+    """Its kernels are captured like everything else: with their numbers as they are, arrays by their place."""
+
+    def get_function(self, name: str) -> Any:
+        kernel = super().get_function(name)
+
+        def start(grid, block, args, **options):
+            if (graph := _capture()) is None:
+                return kernel(grid, block, args, **options)
+            graph.use(*args)
+            hosts = tuple(arg._host if isinstance(arg, ndarray) else arg for arg in args)
+            return graph.operations.append(lambda: kernel(grid, block, hosts, **options))
+
+        return start
 
 
 def module(own_kernels: bool = True) -> types.ModuleType:
@@ -646,7 +733,8 @@ def module(own_kernels: bool = True) -> types.ModuleType:
     contents["lib"] = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
     # Our CUDA kernels run here too, as C++. Without a compiler this is a GPU of AMD's, which they do not serve.
     own_kernels = own_kernels and cuda_on_cpu.COMPILER is not None
-    cupy.RawModule = cuda_on_cpu.RawModule
+    cupy.RawModule = RawModule
+    cupy.get_default_pinned_memory_pool = strict_graph.get_default_pinned_memory_pool
     contents["cuda"] = types.SimpleNamespace(**vars(cuda))
     contents["cuda"].runtime = types.SimpleNamespace(**{**vars(cuda.runtime), "is_hip": not own_kernels})
     vars(cupy).update(contents, is_available=cuda.is_available, __version__="strict")
@@ -660,6 +748,7 @@ def install(monkeypatch: Any, own_kernels: bool = True) -> types.ModuleType:
     """
     cupy = module(own_kernels)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(strict_graph, "pinned_allocator", None)
     log.clear()
     return cupy
 

@@ -9,6 +9,8 @@ Naive twins: `reference.relu_forward` and so on.
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -142,10 +144,17 @@ _Q = (1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.549377788878198
       5.57535340817727675546e2)  # fmt: skip
 
 
+@cache
+def _coefficients(xp: Any, device: str) -> list[Array]:
+    """Those of the four polynomials, once for each device."""
+    return [xp.asarray(coefficients) for coefficients in (_T, _U, _P, _Q)]
+
+
 def _erf(x: Array) -> Array:
     xp = xp_of(x)
     z = xp.abs(x).astype(np.float64)
     small, large = xp.minimum(z, 1), xp.minimum(xp.maximum(z, 1), 8)
-    near = small * xp.polyval(xp.asarray(_T), small**2) / xp.polyval(xp.asarray(_U), small**2)
-    far = 1 - xp.exp(-(large**2)) * xp.polyval(xp.asarray(_P), large) / xp.polyval(xp.asarray(_Q), large)
+    t, u, p, q = _coefficients(xp, str(x.device))
+    near = small * xp.polyval(t, small**2) / xp.polyval(u, small**2)
+    far = 1 - xp.exp(-(large**2)) * xp.polyval(p, large) / xp.polyval(q, large)
     return (xp.sign(x) * xp.where(z < 1, near, far)).astype(x.dtype)

@@ -26,6 +26,7 @@ from minicnn.backend import Array, tiles, xp_of
 from minicnn.kernels.conv_choice import algorithm_for
 from minicnn.kernels.geometry import IntPair, Padding
 from minicnn.kernels.im2col import Windows
+from minicnn.recording import matmul
 
 
 def conv2d_forward(
@@ -70,5 +71,5 @@ def _bias_gradient(dy: Array) -> Array:
         rows = dy[part].reshape(-1, c_out)
         if len(ones) != len(rows):
             ones = xp.ones(len(rows), dy.dtype)
-        db += ones @ rows
+        db += matmul(ones, rows)
     return db

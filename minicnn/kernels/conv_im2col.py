@@ -15,6 +15,7 @@ from __future__ import annotations
 from minicnn.backend import Array, scratch, xp_of
 from minicnn.kernels import cuda
 from minicnn.kernels.im2col import Windows, im2col_tiles
+from minicnn.recording import matmul
 
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
@@ -24,7 +25,7 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     y = xp_of(x).empty((len(x), *windows.out, c_out), x.dtype)
     for tile, cols in im2col_tiles(x, windows):
         rows = y[tile].reshape(-1, c_out)  # a view: a tile of y is contiguous
-        xp_of(x).matmul(cols, matrix, out=rows)
+        matmul(cols, matrix, out=rows)
         if b is not None:
             rows += b
     return y
@@ -35,7 +36,7 @@ def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> 
     xp, c_out = xp_of(x), w.shape[3]
     dw = xp.zeros((w.size // c_out, c_out), x.dtype)
     for tile, cols in im2col_tiles(x, windows):
-        dw += xp.matmul(cols.T, dy[tile].reshape(-1, c_out), out=scratch(xp, "dw", dw.shape, dw.dtype))
+        dw += matmul(cols.T, dy[tile].reshape(-1, c_out), out=scratch(xp, "dw", dw.shape, dw.dtype))
     return _input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
 
 
@@ -50,10 +51,10 @@ def _input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
         return forward(dy, xp.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2)), None, back)
     c_in, c_out = w.shape[2:]
     if cuda.serves(dy):
-        cols = dy.reshape(-1, c_out) @ w.reshape(-1, c_out).T
+        cols = matmul(dy.reshape(-1, c_out), w.reshape(-1, c_out).T)
         return cuda.col2im(cols, (len(dy), *windows.image, c_in), windows)
     padded = xp.zeros((len(dy), *windows.padded, c_in), dy.dtype)
     for i in range(kh):
         for j in range(kw):
-            padded[windows.tap(i, j)] += dy @ w[i, j].T
+            padded[windows.tap(i, j)] += matmul(dy, w[i, j].T)
     return xp.ascontiguousarray(padded[windows.inside])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from minicnn.backend import Array, tiles, xp_of
 from minicnn.kernels.im2col import Windows
+from minicnn.recording import matmul
 
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
@@ -24,7 +25,7 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
         padded = windows.pad(x[part])
         for i in range(kh):
             for j in range(kw):
-                y[part] += padded[windows.tap(i, j)] @ w[i, j]
+                y[part] += matmul(padded[windows.tap(i, j)], w[i, j])
         if b is not None:
             y[part] += b
     return y
@@ -39,11 +40,11 @@ def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> 
         padded, rows = windows.pad(x[part]), dy[part].reshape(-1, c_out)
         for i in range(kh):
             for j in range(kw):
-                dw[i, j] += padded[windows.tap(i, j)].reshape(-1, c_in).T @ rows
+                dw[i, j] += matmul(padded[windows.tap(i, j)].reshape(-1, c_in).T, rows)
         if dx is not None:
             padded = xp.zeros(padded.shape, x.dtype)
             for i in range(kh):
                 for j in range(kw):
-                    padded[windows.tap(i, j)] += dy[part] @ w[i, j].T
+                    padded[windows.tap(i, j)] += matmul(dy[part], w[i, j].T)
             dx[part] = padded[windows.inside]
     return dx, dw

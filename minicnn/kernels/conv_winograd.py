@@ -30,6 +30,7 @@ import numpy as np
 
 from minicnn.backend import Array, scratch, xp_of
 from minicnn.kernels.im2col import Tile, Windows
+from minicnn.recording import matmul
 
 # From the paper, sections 4.1 and 4.3: tile -> (At, G, Bt).
 MATRICES = {
@@ -89,7 +90,7 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None
     u = _two_sided(g, w, "u")
     y = xp.empty((len(x), *windows.out, c_out), x.dtype)
     for place, v in _input_tiles(x, windows, m, V_BYTES):
-        products = xp.matmul(v, u, out=scratch(xp, "products", (*v.shape[:3], c_out), v.dtype))
+        products = matmul(v, u, out=scratch(xp, "products", (*v.shape[:3], c_out), v.dtype))
         _put_tiles(_two_sided(at, products, "tiles"), y[place], b)
     return y
 
@@ -107,9 +108,9 @@ def backward(
     # Adding to du costs a pass over it; where it is large, more tiles at a time make fewer passes.
     for (images, _), v in _input_tiles(x, windows, m, max(V_BYTES, du.nbytes // 2), bands=False):
         z = _two_sided(at.T, _take_tiles(dy[images], v.shape[2], m), "dy tiles")
-        du += xp.matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", du.shape, du.dtype))
+        du += matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", du.shape, du.dtype))
         if dx is not None:
-            dv = xp.matmul(z, ut, out=scratch(xp, "tiles", v.shape, v.dtype))
+            dv = matmul(z, ut, out=scratch(xp, "tiles", v.shape, v.dtype))
             _add_tiles(_two_sided(bt.T, dv, "tiles"), dx[images], windows, m)
     return dx, xp.array(_two_sided(g.T, du, "dw"))
 
@@ -129,9 +130,9 @@ def _two_sided(matrix: Array, tiles: Array, name: str) -> Array:
     xp, (k, a), rest = xp_of(tiles), matrix.shape, tiles.shape[2:]
     columns = tiles.size // (a * a)
     half = scratch(xp, "half", (k, a, columns), tiles.dtype)
-    xp.matmul(matrix, tiles.reshape(a, a * columns), out=half.reshape(k, a * columns))
+    matmul(matrix, tiles.reshape(a, a * columns), out=half.reshape(k, a * columns))
     whole = scratch(xp, name, (k, k, columns), tiles.dtype)
-    return xp.matmul(matrix, half, out=whole).reshape(k, k, *rest)
+    return matmul(matrix, half, out=whole).reshape(k, k, *rest)
 
 
 def _input_tiles(

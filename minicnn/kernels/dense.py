@@ -9,11 +9,12 @@ Naive twins: `reference.dense_forward`, `reference.dense_backward`.
 from __future__ import annotations
 
 from minicnn.backend import Array, xp_of
+from minicnn.recording import matmul
 
 
 def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:
     """y (N, out) from x (N, in), w (in, out) and b (out,) or None."""
-    y = xp_of(x).matmul(x, w)
+    y = matmul(x, w)
     if b is not None:
         y += b
     return y
@@ -24,7 +25,7 @@ def dense_backward(
 ) -> tuple[Array | None, Array, Array]:
     """(dx, dw, db) from dy (N, out): the shapes of x, w and b. dx is None unless `need_dx`."""
     rows, x_rows = dy.reshape(-1, w.shape[1]), x.reshape(-1, w.shape[0])
-    dx = (rows @ w.T).reshape(x.shape) if need_dx else None
-    dw = x_rows.T @ rows
-    db = xp_of(dy).ones(len(rows), dy.dtype) @ rows  # the column sums, faster than rows.sum(axis=0)
+    dx = matmul(rows, w.T).reshape(x.shape) if need_dx else None
+    dw = matmul(x_rows.T, rows)
+    db = matmul(xp_of(dy).ones(len(rows), dy.dtype), rows)  # the column sums, faster than rows.sum(axis=0)
     return dx, dw, db

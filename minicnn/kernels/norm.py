@@ -23,6 +23,7 @@ import numpy as np
 
 from minicnn.backend import Array, scratch, tiles, xp_of
 from minicnn.kernels import cuda
+from minicnn.recording import matmul
 
 AllReduce: TypeAlias = Callable[[Array], Array]  # the sum of an array over all shards of the batch
 
@@ -171,4 +172,4 @@ def _repeated(v: Array, repeat: int) -> Array:
 def _column_sums(rows: Array, c: int) -> Array:
     """(C,) sums over wide rows. `ones @ rows` is faster than rows.sum(axis=0)."""
     xp = xp_of(rows)
-    return (xp.ones(len(rows), rows.dtype) @ rows).reshape(-1, c).sum(axis=0)
+    return matmul(xp.ones(len(rows), rows.dtype), rows).reshape(-1, c).sum(axis=0)

@@ -152,16 +152,14 @@ def _gradients(pages: Sequence[Sequence[Context]]) -> list[Array]:
 def _memory_of(model: Any) -> Callable[[], None]:
     """Keeps what an update changes; returns the function that brings it back."""
     optimizer, layers = model.optimizer, model.flat_layers
-    arrays = [p for layer in layers for p in layer.params.values()]
+    arrays = [a for layer in layers for a in (*layer.params.values(), *layer.state.values())]
     arrays += [slot for slots in optimizer.state.values() for slot in slots]
-    copies, states = [array.copy() for array in arrays], [dict(layer.state) for layer in layers]
+    copies = [array.copy() for array in arrays]
     slots, iterations = dict(optimizer.state), optimizer.iterations
 
     def undo() -> None:
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy
-        for layer, state in zip(layers, states, strict=True):
-            layer.state.update(state)
         optimizer.state, optimizer.iterations = slots, iterations
 
     return undo

@@ -17,6 +17,7 @@ from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_los
 from minicnn.training.callbacks import CallbackList
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.finite import Guard
+from minicnn.training.graph import Step, step_for
 from minicnn.training.history import History
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
@@ -25,7 +26,7 @@ from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose
 from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
-from minicnn.training.step import evaluate_step, predict_step, train_step
+from minicnn.training.step import evaluate_step, predict_step
 from minicnn.training.transfer import on_device
 from minicnn.utils import PyDataset
 
@@ -69,6 +70,7 @@ def fit(
     lost = False
     with _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
+        train_step = step_for(model)
         events.on_train_begin()  # a backup may now have moved `place` to where an earlier run ended
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
@@ -76,7 +78,7 @@ def fit(
                 events.on_epoch_begin(epoch)
             bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             try:
-                logs = _train_epoch(model, place, workers, events, bar, guard)
+                logs = _train_epoch(model, train_step, place, workers, events, bar, guard)
                 if not (lost or model.stop_training or math.isfinite(logs["loss"])):
                     lost = True
                     warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=4)
@@ -93,8 +95,9 @@ def fit(
 
 
 def _train_epoch(
-    model: Any, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar, guard: Guard | None
-) -> Logs:
+    model: Any, train_step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar,
+    guard: Guard | None,
+) -> Logs:  # fmt: skip
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = Running(model)

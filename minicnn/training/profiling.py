@@ -241,6 +241,11 @@ def _wait_for(y: Array) -> None:
         xp.cuda.get_current_stream().synchronize()
 
 
+def is_running() -> bool:
+    """Whether a profile is being made."""
+    return _recorder is not None
+
+
 def start(recorder: Recorder) -> None:
     """Let every thread write on this recorder. Raises InputError while another one is at work."""
     global _recorder

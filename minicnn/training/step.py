@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
+from minicnn.recording import plainly
 from minicnn.training.finite import Guard, quiet
 from minicnn.training.inference import infer, largest_activation, pieces, plan
 from minicnn.training.profiling import stage, watched
@@ -70,19 +71,21 @@ def first_learning(layers: Sequence[Layer]) -> int:
 
 @quiet
 def train_step(
-    model: Any, x: Array, y: Array, workers: Workers, guard: Guard | None = None
-) -> tuple[Any, list[Any]]:
+    model: Any, x: Array, y: Array, workers: Workers, guard: Guard | None = None,
+    step_and_seed: tuple[Any, Any] | None = None,
+) -> tuple[Any, list[Any]]:  # fmt: skip
     """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update.
 
     guard: looks for NaN and infinity, and raises or leaves the update out where it finds them.
     On the GPU the sums are arrays without axes, which nobody waits for: the next step is sent off while this one runs.
+    step_and_seed: in place of the optimizer's count of steps and a fresh seed (minicnn/training/graph.py).
     """
     layers, loss, n = model.flat_layers, model.loss, len(x)
     if guard is not None and guard.thorough:
         layers = guard.layers()
     shards = split(n, workers.shards)
     lowest = first_learning(layers)
-    step, seed = model.optimizer.iterations, model.new_seed()
+    step, seed = step_and_seed or (model.optimizer.iterations, model.new_seed())
 
     def learn(layers: Sequence[Any], shard: slice, all_reduce: Any) -> tuple[Pages, Any, list[Any]]:
         pages = new_pages(layers, True, True, step, seed, shard.start, all_reduce)
@@ -117,7 +120,8 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
     grads: dict[tuple[str, str], list[Array]] = {}
     penalty: Any = 0.0
     for i, (key, layer) in enumerate(zip(model.layer_keys, model.flat_layers, strict=True)):
-        layer.state.update(all_pages[0][i].state)  # the same on every page: statistics are those of the whole batch
+        for name, new in all_pages[0][i].state.items():
+            layer.state[name][...] = new  # the same on every page: statistics are those of the whole batch
         if not layer.trainable:
             continue
         for name, p in layer.params.items():
@@ -127,7 +131,7 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
             if regularizer is not None:
                 penalty = penalty + regularizer.penalty(p)
                 grads[key, name][0] += regularizer.gradient(p)
-    model.optimizer.apply(params, grads, workers)
+    plainly(model.optimizer.apply, params, grads, workers)
     for layer in model.flat_layers:
         for name, constraint in layer.constraints.items():
             if constraint is not None and name in layer.params and layer.trainable:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from minicnn.backend import Array, xp_of
 from minicnn.kernels.cuda.launch import Kernel, kernel_for
+from minicnn.recording import EachStep, recording
 
 
 def relu_forward(x: Array, out: Array | None = None) -> Array:
@@ -43,31 +45,43 @@ class Mask:
     An array would be written once and read twice. Instead both passes draw the same random numbers.
     """
 
-    state: int
-    increment: int
+    numbers: Any  # four words: the state's high and low half, those of the increment; in a CUDA graph an array
     threshold: int  # of 65536
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], rate: float, seed: int, first: int) -> Mask:
+    def of(cls, shape: tuple[int, ...], rate: float, seed: int | EachStep, first: int) -> Mask:
         """The same mask as `minicnn.kernels.dropout_mask` for the same arguments."""
-        generator = np.random.PCG64(seed)
-        generator.advance(first * _words(shape))
-        state = generator.state["state"]
-        return cls(state["state"], state["inc"], min(round(rate * 65536), 65535))
+        skip = first * _words(shape)
+        if isinstance(seed, EachStep):
+            later, ours = seed, recording()
+            assert ours is not None, "only a recording has numbers of later"
+            numbers: Any = ours.numbers(lambda: _start(later.now(), skip), 4)
+        else:
+            numbers = _start(seed, skip)
+        return cls(numbers, min(round(rate * 65536), 65535))
 
 
 def dropout(x: Array, mask: Mask, rate: float) -> Array:
     """y = x * mask / (1 - rate) for x (N, ...). The way back is the same function of dy."""
     xp = xp_of(x)
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
-    kernel, words = _kernel("dropout", x), _words(x.shape)
-    state = [np.uint64(part) for n in (mask.state, mask.increment) for part in (n >> 64, n % 2**64)]
+    each_step = not isinstance(mask.numbers, tuple)
+    kernel, words = _kernel("dropout_each_step" if each_step else "dropout", x), _words(x.shape)
+    numbers = (mask.numbers,) if each_step else mask.numbers
     sizes = kernel.index(x.size // len(x)), kernel.index(words)
     # A thread's first number costs as much as twenty more, so the threads are few, and take several words each.
     count = len(x) * words
     blocks = (min(-(-count // 1024), 1024),)
-    kernel(blocks, (256,), y, x, 1 / (1 - rate), np.uint32(mask.threshold), *state, *sizes, kernel.index(count))
+    kernel(blocks, (256,), y, x, 1 / (1 - rate), np.uint32(mask.threshold), *numbers, *sizes, kernel.index(count))
     return y
+
+
+def _start(seed: int, skip: int) -> tuple[np.uint64, ...]:
+    """The numbers of a Mask: where the generator of this seed is after `skip` words."""
+    generator = np.random.PCG64(seed)
+    generator.advance(skip)
+    state = generator.state["state"]
+    return tuple(np.uint64(part) for n in (state["state"], state["inc"]) for part in (n >> 64, n % 2**64))
 
 
 def _words(shape: tuple[int, ...]) -> int:
