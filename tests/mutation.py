@@ -56,7 +56,7 @@ TARGETS = {
 MORE = [
     "test_layers.py", "test_models.py", "test_fit.py", "test_shards.py", "test_inference.py", "test_bad_input.py",
     "test_saving.py", "test_summary.py", "test_gradcheck.py", "test_losses.py", "test_optimizers.py", "test_trace.py",
-    "test_negative_controls.py", "test_negative_controls_training.py", "test_freezing.py",
+    "test_cuda_kernels.py", "test_negative_controls.py", "test_negative_controls_training.py", "test_freezing.py",
     *sorted(path.name for path in ROOT.glob("tests/test_kernels_*.py")),
 ]  # fmt: skip
 
@@ -76,6 +76,7 @@ EQUIVALENT = {
     "return min((2, 4), key=": "both tiles give the same numbers",
     "for factor in (2, 3, 5)": "any size that is large enough will do for the transform",
     "step = min(BLOCK": "how many numbers are in a piece",
+    "zeros = xp_of(x).zeros(x.shape[1:]": "zeros of any shape that fits",
     "guess = rows[": "any guess of the mean will do",
     "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
     "if self.iterations % FLUSH_EVERY": "when numbers of 1e-38 become 0",

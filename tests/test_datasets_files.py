@@ -38,7 +38,7 @@ def test_read_idx(tmp_path: Path, code, pack):
 
 
 WHOLE = idx_bytes(ARRAY)
-ZIPPED = gzip.compress(WHOLE)
+ZIPPED = gzip.compress(WHOLE, mtime=0)
 DAMAGED = ZIPPED[:-8] + bytes([ZIPPED[-8] ^ 1]) + ZIPPED[-7:]  # one bit of the stored checksum
 
 
@@ -47,20 +47,23 @@ DAMAGED = ZIPPED[:-8] + bytes([ZIPPED[-8] ^ 1]) + ZIPPED[-7:]  # one bit of the 
     [
         (b"", "no IDX file.*an empty file"),
         (b"<html>not found</html>", "no IDX file.*an HTML page of 22 bytes"),
-        (gzip.compress(b"<html>not found</html>"), "no IDX file.*a gzip file of .* starts with 3c 68 74 6d"),
+        (gzip.compress(b"<html>not found</html>", mtime=0), "no IDX file.*a gzip file of .* starts with 3c 68 74 6d"),
         (b"\0\0\x07\1" + bytes(8), "no IDX file"),
         (b"\0\1\x08\1" + bytes(8), "no IDX file"),
         (b"\0\0\x08\xff" + bytes(2000), "no IDX file"),
         (WHOLE[:10], "shape in the header"),
         (WHOLE[:-1], "cut short.*24 bytes after the header.*23 bytes"),
-        (gzip.compress(WHOLE[:-1]), "cut short.*23 of 24 bytes"),
+        (gzip.compress(WHOLE[:-1], mtime=0), "cut short.*23 of 24 bytes"),
         (WHOLE + b"\0", "too long"),
-        (gzip.compress(WHOLE + bytes(100)), "too long"),
+        (gzip.compress(WHOLE + bytes(100), mtime=0), "too long"),
         (ZIPPED[:-9], "damaged or cut short"),
         (ZIPPED[:15], "damaged or cut short"),
         (DAMAGED, "damaged or cut short"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, 1 << 20, 1 << 20, 1 << 20), "cut short.*1048576"),
-        (gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 512, 512, 512)), "shape in the header.*at most 67,108,864"),
+        (
+            gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 512, 512, 512), mtime=0),
+            "shape in the header.*at most 67,108,864",
+        ),
     ],
 )
 def test_broken_idx_is_named(tmp_path: Path, content, text):
@@ -244,6 +247,6 @@ def test_mnist_in_the_place_of_fashion_mnist(data_dir: Path, tmp_path: Path, mon
     assert error.value.where == str(wrong) and file.md5 in error.value.fix
 
     labels = np.random.default_rng(0).integers(0, 10, 60000).astype(np.uint8)
-    wrong.write_bytes(gzip.compress(idx_bytes(labels), 1))
+    wrong.write_bytes(gzip.compress(idx_bytes(labels), 1, mtime=0))
     with pytest.raises(BrokenFileError, match="unknown data of the right shape"):
         idx_sets._read(file)

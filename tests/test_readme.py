@@ -41,7 +41,7 @@ def test_readme_begins_with_the_two_commands():
     assert begin <= 3
     assert lines[begin + 1 : begin + 4] == [
         "python -m pip install . && python examples/quickstart.py",
-        'python -m pip install ".[test]" && python -m pytest',
+        'python -m pip install ".[test]" && python -m pytest -n auto',
         "```",
     ]
 
