@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import json
 import os
 import random
 import shutil
@@ -100,7 +101,11 @@ class Mutant(NamedTuple):
     source: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.before}  ->  {self.after}"
+        return f"{self.file}:{self.line}: {self.change}"
+
+    @property
+    def change(self) -> str:
+        return f"{self.before}  ->  {self.after}"
 
 
 def mutants(file: str) -> list[Mutant]:
@@ -164,7 +169,7 @@ def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
                     in_words = isinstance(node, ast.Call) and _name(node.func) in ONLY_WORDS
                     if in_words and isinstance(child, ast.Constant):
                         continue
-                    if isinstance(child, ast.keyword) and child.arg == "strict":
+                    if isinstance(child, ast.keyword) and child.arg in ("strict", "copy"):
                         continue
                     stack.append(child)
 
@@ -220,11 +225,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="mutate only files whose name contains this")
+    parser.add_argument("--again", help="a record: try only its survivors, after tests or EQUIVALENT were added to")
     parser.add_argument("--record", help="write what was measured to a JSON file")
     args = parser.parse_args()
 
     everything = [mutant for file in TARGETS if args.only in file for mutant in mutants(file)]
     chosen = random.Random(args.seed).sample(everything, min(args.count, len(everything)))
+    tried = len(chosen)
+    if args.again:
+        earlier = json.loads(Path(args.again).read_text(encoding="utf-8"))
+        survivors = {tuple(text.split(":", 2)[::2]) for text in earlier["survivors"]}
+        chosen = [mutant for mutant in everything if (mutant.file, f" {mutant.change}") in survivors]
+        tried = earlier["tried"] - (len(survivors) - len(chosen))  # the others are known to make no difference now
     print(f"{len(everything)} mutants are possible, {len(chosen)} are tried.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         trees: SimpleQueue[Path] = SimpleQueue()
@@ -252,14 +264,13 @@ def main() -> None:
 
         with ThreadPoolExecutor(args.jobs) as pool:
             alive = [mutant for mutant, lives in zip(chosen, pool.map(judge, chosen), strict=True) if lives]
-    share = len(alive) / max(1, len(chosen))
-    print(f"{len(alive)} of {len(chosen)} mutants survived: {share:.1%}")
+    print(f"{len(alive)} of {tried} mutants survived: {len(alive) / max(1, tried):.1%}")
     if args.record:
         sys.path.insert(0, str(ROOT / "benchmarks"))
         from record import write_record
 
         write_record(args.record, {
-            "seed": args.seed, "possible": len(everything), "tried": len(chosen), "survived": len(alive),
+            "seed": args.seed, "possible": len(everything), "tried": tried, "survived": len(alive),
             "survivors": [str(mutant) for mutant in alive],
         })  # fmt: skip
 
