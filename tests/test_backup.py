@@ -90,6 +90,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.cpu  # one such run on the other devices is enough: test_the_other_callbacks_remember
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("batch", "save_freq"), [(6, "epoch"), (13, "epoch"), (3, 1), (9, 2), (11, 5), (20, 4)])
 def test_a_resumed_run_ends_like_one_that_was_never_stopped(tmp_path, optimizer, batch, save_freq):
@@ -232,6 +233,7 @@ class Batches:
         return iter([(x[i * 8 : i * 8 + 8], y[i * 8 : i * 8 + 8]) for i in range(STEPS)])
 
 
+@pytest.mark.cpu  # one such run on the other devices is enough: test_the_other_callbacks_remember
 @pytest.mark.parametrize("save_freq", ["epoch", 3])
 @pytest.mark.parametrize("source", [lambda: noisy(3), Stateful, Batches])
 def test_generators_go_on_where_they_were(tmp_path, source, save_freq):
@@ -345,6 +347,7 @@ def test_a_model_file_is_no_backup(tmp_path):
         train(network(), BackupAndRestore(tmp_path))
 
 
+@pytest.mark.cpu  # one such run on the other devices is enough: test_the_other_callbacks_remember
 @pytest.mark.parametrize(
     ("other", "options", "what"),
     [
