@@ -65,7 +65,7 @@ MORE = [
 SPEED_ONLY = {"COLS_BYTES", "V_BYTES", "TILE_BYTES", "BLOCK", "WINOGRAD_CHANNELS", "WINOGRAD_TILES", "FFT_TAPS"}
 # Calls whose other arguments are only examples for an error message, or only guard against our own mistakes.
 ONLY_WORDS = {"_optional", "_number", "checked_number", "zip"}
-# A statement that begins so -> why no change in it makes a difference to the numbers.
+# A change that begins so -> why it makes no difference to the numbers. Some stand for all changes of a statement.
 EQUIVALENT = {
     "rows = max(1, COLS_BYTES": "how many rows are in a tile",
     "step = max(1, min(n, rows": "how many images are in a tile",
@@ -80,6 +80,14 @@ EQUIVALENT = {
     "zeros = xp_of(x).zeros(x.shape[1:]": "zeros of any shape that fits",
     "guess = rows[": "any guess of the mean will do",
     "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
+    "if rest == 1": "any size that is large enough will do for the transform",
+    "head = y[:1000]": "how many targets an error message looks at",
+    "elif y.ndim == 2 and len(output_shape) == 1": "which advice an error gives",
+    "return 'class numbers' if": "the words of an error",
+    "return xp_of(y_pred).abs(y_pred - y_true).reshape(len(y_pred), -1).mean(axis=1)  ->  "
+    "return xp_of(y_pred).abs(y_pred - y_true).reshape(len(y_pred), -2)": "reshape takes any negative number for -1",
+    "mass = (target * inside).sum(axis=-1, keepdims=True)  ->  mass = (target * inside).sum(axis=+1":
+        "the arrays have two axes",
     "if self.iterations % FLUSH_EVERY": "when numbers of 1e-38 become 0",
 }
 
@@ -118,8 +126,9 @@ def mutants(file: str) -> list[Mutant]:
         before = ast.unparse(_head(statement))
         change()
         after = ast.unparse(_head(statement))
-        if before != after and not before.startswith(tuple(EQUIVALENT)):
-            found.append(Mutant(file, statement.lineno, before, after, ast.unparse(tree)))
+        mutant = Mutant(file, statement.lineno, before, after, ast.unparse(tree))
+        if before != after and not mutant.change.startswith(tuple(EQUIVALENT)):
+            found.append(mutant)
     return found
 
 
