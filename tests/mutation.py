@@ -81,6 +81,7 @@ EQUIVALENT = {
     "guess = rows[": "any guess of the mean will do",
     "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
     "if rest == 1": "any size that is large enough will do for the transform",
+    "able = ALGORITHMS": "whether an algorithm can do it does not depend on the number of images",
     "head = y[:1000]": "how many targets an error message looks at",
     "elif y.ndim == 2 and len(output_shape) == 1": "which advice an error gives",
     "return 'class numbers' if": "the words of an error",

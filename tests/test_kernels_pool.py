@@ -24,6 +24,8 @@ CASES = [
     ((1, 6, 7, 2), (3, 2), {"stride": (2, 1), "padding": 1}),
     ((1, 5, 4, 2), (2, 3), {"padding": ((0, 1), (2, 0)), "stride": 1}),
     ((1, 5, 4, 2), (1, 3), {"padding": "same", "stride": (2, 1)}),
+    ((1, 5, 6, 2), 2, {"stride": (1, 2)}),  # windows overlap one way only
+    ((1, 6, 5, 2), 2, {"stride": (2, 1)}),
     ((1, 3, 5, 3), (3, 5), {}),  # one window, the whole image
     ((2, 3, 3, 2), 1, {}),
     ((1, 5, 4, 1), 1, {"stride": 2}),
