@@ -212,11 +212,10 @@ def scratch(xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     count = 1
     for size in shape:
         count *= size
-    key = f"{name} {dtype}"
-    buffer = getattr(_scratch, key, None)
+    buffers, key = _scratch.__dict__, (name, dtype)
+    buffer = buffers.get(key)
     if buffer is None or buffer.size < count:
-        buffer = np.empty(count, dtype)
-        setattr(_scratch, key, buffer)
+        buffer = buffers[key] = np.empty(count, dtype)
     return buffer[:count].reshape(shape)
 
 

@@ -53,6 +53,16 @@ def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, monkeypatch
     np.testing.assert_array_equal(x, before)
 
 
+def test_a_network_without_a_dense_layer_goes_through_in_pieces_to_its_end(monkeypatch):
+    sizes, forward = [], Conv2D.forward
+    monkeypatch.setattr(Conv2D, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
+    monkeypatch.setattr(inference, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
+    model, x = model_of(Conv2D(4, 3, padding="same"), Flatten()), random((7, 8, 8, 3), 1, np.float32)
+    predictions = model.predict(x, verbose=0)
+    assert sizes == [3, 3, 1]
+    np.testing.assert_allclose(predictions, one_by_one(model, x), rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_is_the_same_in_pieces(monkeypatch):
     model, x, y = network(), random((7, 8, 8, 3), 1, np.float32), random((7, 4), 2, np.float32)
     model.compile("sgd", "mse", metrics=["mae"])

@@ -143,6 +143,16 @@ def test_a_batch_really_is_cut(monkeypatch):
     assert sorted(sizes) == [3, 3, 4]
 
 
+@pytest.mark.parametrize(("batch", "shards_and_blas"), [(32, (1, 3)), (128, (3, 1))])
+def test_a_small_batch_for_many_weights_is_left_to_blas(batch, shards_and_blas):
+    dense = Sequential([Input((1000,)), Dense(500), Dense(3)])
+    workers = shards.Workers.for_model(dense, batch)
+    assert (workers.shards, workers.blas_threads) == shards_and_blas
+    convolution = Sequential([Input((14, 14, 4)), Conv2D(64, 3), Conv2D(16, 3), Flatten(), Dense(300)])
+    workers = shards.Workers.for_model(convolution, batch)
+    assert convolution.count_params() > shards.MIN_PARAMS_TO_SHARE and workers.shards == 3 and workers.blas_threads == 1
+
+
 # ---- cutting ---------------------------------------------------------------------------------------------------------
 
 

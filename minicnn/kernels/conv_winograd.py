@@ -63,6 +63,10 @@ MATRICES = {
 # What the transformed tiles v may take: small enough to stay in the cache until the matrix products read them.
 V_BYTES = 1 << 19
 
+# OpenBLAS multiplies matrices as they stand when that takes at most so many multiplications. Larger ones it first
+# copies into another order, and for 6 rows that takes longer than the multiplications: so longer rows are cut.
+SMALL_PRODUCT, COLUMNS = 10**6, 1 << 13
+
 LIMITS = "a kernel of 3×3, stride 1 and dilation 1."
 
 
@@ -91,7 +95,9 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None
     y = xp.empty((len(x), *windows.out, c_out), x.dtype)
     for place, v in _input_tiles(x, windows, m, V_BYTES):
         products = matmul(v, u, out=scratch(xp, "products", (*v.shape[:3], c_out), v.dtype))
-        _put_tiles(_two_sided(at, products, "tiles"), y[place], b)
+        if b is not None:
+            products[1, 1] += b  # the second column of At is all ones: it hands this place to every output of the tile
+        _put_tiles(_two_sided(at, products, "tiles"), y[place])
     return y
 
 
@@ -130,9 +136,26 @@ def _two_sided(matrix: Array, tiles: Array, name: str) -> Array:
     xp, (k, a), rest = xp_of(tiles), matrix.shape, tiles.shape[2:]
     columns = tiles.size // (a * a)
     half = scratch(xp, "half", (k, a, columns), tiles.dtype)
-    matmul(matrix, tiles.reshape(a, a * columns), out=half.reshape(k, a * columns))
+    _from_left(matrix, tiles.reshape(a, a * columns), half.reshape(k, a * columns))
     whole = scratch(xp, name, (k, k, columns), tiles.dtype)
-    return matmul(matrix, half, out=whole).reshape(k, k, *rest)
+    _from_left(matrix, half, whole)
+    return whole.reshape(k, k, *rest)
+
+
+def _from_left(matrix: Array, x: Array, y: Array) -> None:
+    """y = matrix @ x, with y (…, k, n) from matrix (k, a) and x (…, a, n): a few rows of great length."""
+    n = x.shape[-1]
+    whole = n - n % COLUMNS
+    if xp_of(x) is not np or n * matrix.size <= SMALL_PRODUCT:
+        matmul(matrix, x, out=y)
+        return
+    blocks = (n // COLUMNS, COLUMNS)
+    matmul(
+        matrix, x[..., :whole].reshape(*x.shape[:-1], *blocks).swapaxes(-3, -2),
+        out=y[..., :whole].reshape(*y.shape[:-1], *blocks).swapaxes(-3, -2),
+    )
+    if whole < n:
+        matmul(matrix, x[..., whole:], out=y[..., whole:])
 
 
 def _input_tiles(
@@ -166,17 +189,14 @@ def _input_tiles(
             yield place, _two_sided(bt, tiles.reshape(a, a, -1, c), "tiles")
 
 
-def _put_tiles(tiles: Array, y: Array, b: Array | None) -> None:
-    """Write tiles (m, m, T, C) to their places in y (N, OH, OW, C), and add b."""
+def _put_tiles(tiles: Array, y: Array) -> None:
+    """Write tiles (m, m, T, C) to their places in y (N, OH, OW, C)."""
     xp, m, (n, oh, ow, c) = xp_of(y), len(tiles), y.shape
     rows, columns = -(-oh // m), -(-ow // m)
     tiles = tiles.reshape(m, m, n, rows, columns, c).transpose(2, 3, 0, 4, 1, 5)
     whole = y if (rows * m, columns * m) == (oh, ow) else scratch(xp, "whole", (n, rows * m, columns * m, c), y.dtype)
     places = whole.reshape(n, rows, m, columns, m, c)
-    if b is None:
-        xp.copyto(places, tiles)
-    else:
-        xp.add(tiles, b, out=places)
+    xp.copyto(places, tiles)
     if whole is not y:
         y[...] = whole[:, :oh, :ow]
 

@@ -3,7 +3,8 @@
     - Dropout does nothing: it is skipped.
     - A batch normalisation right after a convolution or a dense layer is linear, too: the two become one layer.
     - Nobody will read the pages again: a result may take the place of the numbers that it was made of.
-    - The samples do not depend on each other: a large batch goes through in pieces that stay in the cache.
+    - The samples do not depend on each other: a large batch goes through in pieces that stay in the cache, up to the
+      first dense layer. Its parameters are many, and reading them is its work: they meet all samples at once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.weighted import WeightedLayer
 from minicnn.training.profiling import watched
 
-# What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but the dense layers'
-# parameters are read once a piece.
+# What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but every layer has work
+# to do that does not depend on their size.
 PIECE_BYTES = 1 << 22
 
 
@@ -57,6 +58,12 @@ def pieces(samples: slice, sample_bytes: int) -> list[slice]:
     """`samples` in pieces of which one with all its numbers, `sample_bytes` each, stays in the cache."""
     step = max(1, PIECE_BYTES // max(1, sample_bytes))
     return [slice(start, min(start + step, samples.stop)) for start in range(samples.start, samples.stop, step)]
+
+
+def cut_at_dense(layers: list[Layer]) -> tuple[list[Layer], list[Layer]]:
+    """The layers before the first dense one, and those from it on."""
+    cut = next((i for i, layer in enumerate(layers) if type(layer) is Dense), len(layers))
+    return layers[:cut], layers[cut:]
 
 
 def largest_activation(model: Any) -> int:

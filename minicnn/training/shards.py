@@ -24,6 +24,9 @@ from minicnn.training.profiling import POOL_NAME, carried, stage
 MIN_MACS_PER_SHARD = 4_000_000
 # From this many parameters on, the optimizer's work on them is shared by the threads.
 MIN_PARAMS_TO_SHARE = 400_000
+# A network of dense layers uses each of its many weights once a sample. If a small batch of it were cut, every thread
+# would read all weights for a few rows: up to so many samples, BLAS shall cut the weights instead.
+MAX_BATCH_OF_WEIGHTS = 64
 
 _num_threads: int | None = None
 
@@ -112,7 +115,11 @@ class Workers:
         shards = shards_for(batch_size, macs)
         if batch_size == 1 and macs >= MIN_MACS_PER_SHARD:
             return cls(1, 1, threads)
-        return cls(threads if shards > 1 or model.count_params() >= MIN_PARAMS_TO_SHARE else 1, shards)
+        params = model.count_params()
+        many = params >= MIN_PARAMS_TO_SHARE
+        if many and shards > 1 and batch_size <= MAX_BATCH_OF_WEIGHTS and macs <= 2 * params:
+            return cls(threads, 1, threads)
+        return cls(threads if shards > 1 or many else 1, shards)
 
     def __enter__(self) -> Workers:
         _blas.hold(self.blas_threads)

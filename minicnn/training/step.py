@@ -18,7 +18,7 @@ from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
 from minicnn.recording import plainly
 from minicnn.training.finite import Guard, quiet
-from minicnn.training.inference import infer, largest_activation, pieces, plan
+from minicnn.training.inference import cut_at_dense, infer, largest_activation, pieces, plan
 from minicnn.training.profiling import stage, watched
 from minicnn.training.shards import Workers, split
 
@@ -163,11 +163,17 @@ def predict_step(model: Any, x: Array, workers: Workers) -> Array:
 
 def _infer(model: Any, x: Array, workers: Workers, use: Callable[[Array, Context, slice], Any]) -> list[Any]:
     """[use(output, last page, samples), …] for the pieces of the batch x, in evaluation mode."""
-    layers, shards = plan(model.flat_layers), split(len(x), workers.shards)
+    front, rest = cut_at_dense(plan(model.flat_layers))
+    shards = split(len(x), workers.shards)
     sample_bytes = largest_activation(model) * model.dtype.itemsize
 
     def one_shard(k: int, _: Any) -> list[Any]:
-        samples = pieces(shards[k], sample_bytes) if model.device == "cpu" else [shards[k]]
-        return [use(*infer(layers, model.as_input(x[some])), some) for some in samples]
+        some = pieces(shards[k], sample_bytes) if front and model.device == "cpu" else [shards[k]]
+        outputs = [infer(front, model.as_input(x[piece])) for piece in some]
+        if rest:
+            features = [y for y, _ in outputs]
+            joined = features[0] if len(features) == 1 else xp_of(features[0]).concatenate(features)
+            outputs, some = [infer(rest, joined)], [shards[k]]
+        return [use(y, ctx, piece) for (y, ctx), piece in zip(outputs, some, strict=True)]
 
     return [result for results in workers.run(one_shard, len(shards)) for result in results]
