@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -51,6 +52,23 @@ class NotFiniteError(InputError):
 
 class BrokenFileError(InputError):
     """A file is there, but it is not what it should be. `where` is its path."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """There is no file of this name. `where` is its path. A FileNotFoundError, too, with its errno and filename."""
+
+    def __init__(self, where: object):
+        super().__init__(
+            where, "this file does not exist.", "the path of a file.", "a name that nothing has.",
+            f"look for a slip in the name; relative paths start at {os.getcwd()}.",
+        )  # fmt: skip
+        self.errno, self.filename = errno.ENOENT, str(where)
+
+    def __str__(self) -> str:  # not OSError's
+        return str(self.args[0])
+
+    def __reduce__(self):
+        return type(self), (self.where,)
 
 
 class WriteError(InputError, OSError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from minicnn.errors import BrokenFileError, InputError
+from minicnn.errors import BrokenFileError, InputError, MissingFileError
 
 if TYPE_CHECKING:
     import zipfile
@@ -66,8 +66,14 @@ def shortened(text: str, length: int = 300) -> str:
 
 
 def open_file(path: Any) -> BinaryIO:
-    """A file to read. Raises FileNotFoundError and the like, and BrokenFileError for a folder, a device or a pipe."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    """A file to read. Raises MissingFileError (a FileNotFoundError), OSError where the system refuses to open it, and
+    BrokenFileError for a folder, a device or a pipe.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise MissingFileError(path) from None
+    if not stat.S_ISREG(mode):
         raise BrokenFileError(
             path, "this is no file.", "a file.", "a folder, a device or a pipe.", "pass the path of a file."
         )

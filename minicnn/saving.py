@@ -22,7 +22,7 @@ import numpy as np
 from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
-from minicnn.files import atomic_write
+from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
 from minicnn.reading import Archive, check_finite, checked, open_archive, shortened
 
@@ -336,8 +336,6 @@ def generator_from(state: dict[str, Any]) -> np.random.Generator:
 
 def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.ndarray], overwrite: bool) -> None:
     """One file with config.json and the arrays. Raises InputError, WriteError, FileExistsError unless overwrite."""
-    import zipfile
-
     if not overwrite and Path(filepath).exists():
         raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
     try:
@@ -347,12 +345,7 @@ def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.nd
             filepath, "the model's configuration cannot be written.", "numbers, names, and objects with get_config().",
             f"{error}.", "use a class with get_config() in the place of a function, or model.save_weights().",
         ) from error  # fmt: skip
-    with atomic_write(filepath) as file, zipfile.ZipFile(file, "w") as archive:
-        # A fixed date: equal models give equal files.
-        archive.writestr(zipfile.ZipInfo("config.json"), text)
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+    write_zip(filepath, arrays, text)
 
 
 @contextmanager

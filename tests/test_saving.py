@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import zipfile
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from helpers import random
 from PIL import Image
 
-from minicnn import activations, layers, losses, optimizers, saving, schedules, utils
+from minicnn import activations, layers, losses, optimizers, schedules, utils
 from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError
+from minicnn.files import atomic_write
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer, LeakyReLU, MaxPooling2D
 from minicnn.models import Sequential, load_model
 from minicnn.preprocessing.image import ImageInput
@@ -245,7 +247,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
 
 def test_an_interrupt_while_writing_leaves_nothing(tmp_path):
     def interrupted():
-        with saving.atomic_write(tmp_path / "m") as file:
+        with atomic_write(tmp_path / "m") as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
@@ -385,8 +387,11 @@ def test_an_array_that_hides_a_pickle_is_not_opened(tmp_path):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="does not exist") as missing:
         load_model(tmp_path / "nowhere")
+    error = missing.value
+    assert isinstance(error, InputError) and error.filename == error.where == str(tmp_path / "nowhere")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) and os.getcwd() in error.fix
     with pytest.raises(InputError, match="folder does not exist") as caught:
         network().save(tmp_path / "no" / "such" / "m")
     assert "mkdir" in caught.value.fix

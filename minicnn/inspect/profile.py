@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from minicnn.errors import InputError
-from minicnn.saving import atomic_write
+from minicnn.files import atomic_write
 from minicnn.training import profiling
 from minicnn.training.profiling import Recorder, Total, Track
 

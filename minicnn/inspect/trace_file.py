@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import constraints, losses, optimizers, regularizers
-from minicnn.files import atomic_write
+from minicnn.files import write_zip
 from minicnn.inspect.trace import Arrays, LayerTrace, Trace
 from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
 from minicnn.layers.base import ActivatedLayer, Shape
@@ -27,9 +27,7 @@ _KINDS: dict[str, Any] = {
 
 def save(t: Trace, filepath: Any) -> None:
     """Write the trace. Arrays have names like "2/grads/w"."""
-    arrays: dict[str, Any] = _flatten(t)
-    with atomic_write(filepath) as file:
-        np.savez_compressed(file, **arrays)
+    write_zip(filepath, _flatten(t), level=6)
 
 
 def load(filepath: Any) -> Trace:
