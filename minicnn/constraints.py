@@ -1,9 +1,12 @@
-"""What weights must fulfil after every step: callables `w -> new w` of the same dtype."""
+"""What weights must fulfil after every step: callables `w -> new w` of the same dtype, or `w` itself as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from minicnn.backend import Array, xp_of
 from minicnn.registry import names_of, resolve
@@ -26,7 +29,7 @@ class MaxNorm(Constraint):
 
     axis: the axes along one weight vector. 0 suits a dense kernel (in, out): one vector for each output unit;
     (0, 1, 2) a convolution kernel (KH, KW, C_in, C_out): one vector for each filter.
-    Srivastava et al. 2014, section 5.1.
+    Srivastava et al. 2014, section 5.1. Where none is too long, `w` itself comes back.
     """
 
     def __init__(self, max_value: float = 2, axis: int | Sequence[int] = 0):
@@ -34,6 +37,8 @@ class MaxNorm(Constraint):
 
     def __call__(self, w: Array) -> Array:
         norms = _norms(w, self.axis)
+        if xp_of(w) is np and not (norms > self.max_value).any():  # a GPU would have to be waited for
+            return w
         return w * (norms.clip(0, self.max_value) / (EPSILON + norms))
 
     def get_config(self):
@@ -61,9 +66,12 @@ class UnitNorm(Constraint):
 
 
 def _norms(w: Array, axis: int | Sequence[int]) -> Array:
-    axes = axis if isinstance(axis, int) else tuple(axis)
-    xp = xp_of(w)
-    return xp.sqrt(xp.sum(xp.square(w), axis=axes, keepdims=True))
+    """The lengths of the vectors along the axes, which stay with length 1."""
+    xp, axes = xp_of(w), normalize_axis_tuple(axis, w.ndim)
+    names = "abcdefgh"[: w.ndim]
+    kept = "".join(name for i, name in enumerate(names) if i not in axes)
+    squares = xp.einsum(f"{names},{names}->{kept}", w, w)  # no array of all squares is made
+    return xp.sqrt(xp.expand_dims(squares, axes))
 
 
 max_norm = maxnorm = MaxNorm

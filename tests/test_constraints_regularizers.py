@@ -28,7 +28,13 @@ def test_unit_norm_equals_keras():
 
 def test_max_norm_leaves_short_vectors_and_zeros_alone():
     w = np.array([[0.3, 0.0], [0.4, 0.0]])
-    np.testing.assert_allclose(constraints.MaxNorm(1)(w), w, rtol=1e-6)
+    assert constraints.MaxNorm(1)(w) is w
+    np.testing.assert_allclose(constraints.MaxNorm(0.4)(w), w * 0.8, rtol=1e-6)  # only the first is too long
+
+
+def test_norms_along_axes_that_are_not_there():
+    with pytest.raises(np.exceptions.AxisError):
+        constraints.MaxNorm(1, axis=(0, 1, 2))(W)
 
 
 def test_max_norm_of_conv_filters():

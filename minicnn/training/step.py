@@ -135,7 +135,10 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
     for layer in model.flat_layers:
         for name, constraint in layer.constraints.items():
             if constraint is not None and name in layer.params and layer.trainable:
-                layer.params[name][...] = constraint(layer.params[name])
+                p = layer.params[name]
+                new = constraint(p)
+                if new is not p:
+                    p[...] = new
     return penalty
 
 
