@@ -26,4 +26,8 @@ python benchmarks/cuda_graph.py 2>&1 | tee "$out/cuda_graph.txt"
 echo "== measurements"
 python benchmarks/kernels.py --device gpu --output "$out/kernels.json" 2>&1 | tee "$out/kernels.txt"
 python benchmarks/models.py --device gpu --peers torch --output "$out/models.json" 2>&1 | tee "$out/models.txt"
+python benchmarks/scaling.py --device gpu --output "$out/scaling.json" 2>&1 | tee "$out/scaling.txt"
+
+echo "== whole trainings: the accuracy on both devices, and the CIFAR-10 network"
+python benchmarks/fashion_mnist.py --model cnn --device both --seeds 0 1 2 --output "$out" 2>&1 | tee "$out/accuracy.txt"
 python examples/train_cifar10.py --device gpu --output "$out/cifar10" --record "$out/cifar10.json" 2>&1 | tee "$out/cifar10.txt"

@@ -7,6 +7,7 @@
 
 Each side runs in a process of its own. The sides take turns, round by round, so that a machine whose speed drifts slows
 all of them alike. A ratio is that of the medians: our time to that of the fastest peer, each in its fastest variant.
+On a GPU, float32 and TF32 are compared apart.
 What a round of each side is stands at the top of worker_minicnn.py, worker_torch.py and worker_tensorflow.py.
 """
 
@@ -92,14 +93,18 @@ def pinned(threads: int) -> dict[str, str]:
     return os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
 
 
-def variants(framework: str, workload: Workload) -> list[str]:
-    """The ways in which a peer may do it: the fastest counts."""
+def variants(framework: str, workload: Workload, device: str) -> list[str]:
+    """The ways in which a side may do it: the fastest counts. Those with tf32, on a GPU, count among themselves."""
+    precisions = ["", "tf32"] if device == "gpu" else [""]
+    if framework == "minicnn":
+        return precisions
     if framework == "tensorflow":
         return ["step", "fit"] if "through fit" in workload.title else ["step"]
-    images = any(op.kind == "conv" for op in workload.ops)
-    if images:
-        return ["nchw", "channels_last"]
-    return ["nchw", "flushed"]
+    if any(op.kind == "conv" for op in workload.ops):
+        ways = ["nchw", "channels_last"]
+    else:
+        ways = ["nchw"] if device == "gpu" else ["nchw", "flushed"]
+    return [f"{way} {precision}".strip() for precision in precisions for way in ways]
 
 
 class Benchmark:
@@ -137,19 +142,19 @@ class Benchmark:
     def measure(self, name: str, threads: int, rounds: int) -> dict[str, Any]:
         """All sides of one workload, in turn. Prints their times and returns the record."""
         workload = workloads.get(name, self.args.quick)
-        sides = [Side("minicnn", self.command("minicnn", name, threads), threads)]
+        sides: list[Side] = []
         try:
-            for framework in self.peers:
-                for variant in variants(framework, workload):
+            for framework in ("minicnn", *self.peers):
+                for variant in variants(framework, workload, self.args.device):
                     command = self.command(framework, name, threads, variant)
-                    sides.append(Side(f"{framework} {variant}", command, threads))
+                    sides.append(Side(f"{framework} {variant}".strip(), command, threads))
             for turn in range(rounds + WARM_UP):
                 for side in sides:
                     side.run(count=turn >= WARM_UP)
         finally:  # also where one failed, or someone pressed Ctrl-C
             for side in sides:
                 side.close()
-        result = compared(sides, workload, threads)
+        result = compared(sides, workload, threads, self.args.device)
         print(f"\n{workload.title}, {threads} thread{'s' if threads > 1 else ''}")
         for side in sides:
             spread = f"{min(side.rounds):.2f}-{max(side.rounds):.2f}"
@@ -174,23 +179,33 @@ def differences(workload: Workload, ours: list[float], theirs: list[float]) -> s
     return ""
 
 
-def compared(sides: list[Side], workload: Workload, threads: int) -> dict[str, Any]:
-    """The record of one workload: each side's times, and the ratios to the peers."""
+def compared(sides: list[Side], workload: Workload, threads: int, device: str) -> dict[str, Any]:
+    """The record of one workload: each side's times, and the ratios to the peers; those of TF32 under "tf32"."""
     result: dict[str, Any] = {
         "title": workload.title, "threads": threads, "batch": workload.batch, "mode": workload.mode,
-        "goal": workload.goal, "sides": {side.name: side.result() for side in sides},
+        "goal": workload.goal_on(device), "sides": {side.name: side.result() for side in sides},
     }  # fmt: skip
-    if len(sides) > 1:
-        ours, best = sides[0], min(sides[1:], key=lambda side: side.median)
-        turns = sorted(a / b for a, b in zip(ours.rounds, best.rounds, strict=True))
-        result["fastest_peer"] = best.name
-        result["ratio"] = round(ours.median / best.median, 3)
-        result["ratio_by_round"] = {"lowest": round(turns[0], 3), "highest": round(turns[-1], 3)}
-        result["ratios"] = {side.name: round(ours.median / side.median, 3) for side in sides[1:]}
-        if best.peak_mb:
-            least = {side.name: round(ours.peak_mb / side.peak_mb, 3) for side in sides[1:]}
-            result["memory_ratios"] = least
+    exact = [side for side in sides if not side.name.endswith("tf32")]
+    if len(exact) > 1:
+        result |= ratios(exact)
+        rounded = [side for side in sides if side.name.endswith("tf32")]
+        if len(rounded) > 1:
+            result["tf32"] = ratios(rounded)
     return result
+
+
+def ratios(sides: list[Side]) -> dict[str, Any]:
+    """Of the first side, ours, to the others."""
+    ours, best = sides[0], min(sides[1:], key=lambda side: side.median)
+    turns = sorted(a / b for a, b in zip(ours.rounds, best.rounds, strict=True))
+    found: dict[str, Any] = {
+        "fastest_peer": best.name, "ratio": round(ours.median / best.median, 3),
+        "ratio_by_round": {"lowest": round(turns[0], 3), "highest": round(turns[-1], 3)},
+        "ratios": {side.name: round(ours.median / side.median, 3) for side in sides[1:]},
+    }  # fmt: skip
+    if best.peak_mb:
+        found["memory_ratios"] = {side.name: round(ours.peak_mb / side.peak_mb, 3) for side in sides[1:]}
+    return found
 
 
 def gain_of_threads(ours: dict[int, float], quick: bool) -> dict[str, Any]:
@@ -211,43 +226,59 @@ def gain_of_threads(ours: dict[int, float], quick: bool) -> dict[str, Any]:
     return gain
 
 
+def fastest(result: dict[str, Any], framework: str, precision: str = "") -> float | None:
+    """ms a step of a framework's fastest variant, in float32 or in TF32."""
+    times = [
+        side["ms_per_step"] for name, side in result["sides"].items()
+        if name.split()[0] == framework and name.endswith("tf32") == bool(precision)
+    ]  # fmt: skip
+    return min(times, default=None)
+
+
 def table(results: dict[str, Any]) -> str:
-    """Ours, the fastest variant of each peer, the ratio to the faster peer, and the goal."""
-    peers = dict.fromkeys(side.split()[0] for r in results.values() for side in list(r["sides"])[1:])
+    """Ours, the fastest variant of each peer, the ratio to the faster peer, and the goal; TF32 in rows of its own."""
+    peers = list(dict.fromkeys(side.split()[0] for r in results.values() for side in list(r["sides"])[1:]))
+    peers = [peer for peer in peers if peer != "minicnn"]
     head = f"{'ms a step':46} {'minicnn':>10}" + "".join(f"{p:>12}" for p in peers)
     lines = [head + (f"{'ratio':>8}{'goal':>7}" if peers else "")]
+    missed = False
     for result in results.values():
-        ours, *_ = result["sides"].values()
-        cells = f"{result['title'][:46]:46} {ours['ms_per_step']:10.2f}"
-        for peer in peers:
-            times = [side["ms_per_step"] for name, side in result["sides"].items() if name.startswith(f"{peer} ")]
-            cells += f"{min(times):12.2f}" if times else f"{'':12}"
-        if "ratio" in result:
-            star = "" if result["ratio"] <= result["goal"] else "  *"
-            cells += f"{result['ratio']:8.2f}{result['goal']:7.2f}{star}"
-        lines.append(cells)
-    missed = any(result.get("ratio", 0) > result["goal"] for result in results.values())
+        for precision in ("", "tf32"):
+            ours = fastest(result, "minicnn", precision)
+            if ours is None:
+                continue
+            cells = f"{'   the same in TF32' if precision else result['title'][:46]:46} {ours:10.2f}"
+            for peer in peers:
+                ms = fastest(result, peer, precision)
+                cells += f"{'':12}" if ms is None else f"{ms:12.2f}"
+            ratio = (result.get("tf32", {}) if precision else result).get("ratio")
+            if ratio is not None:
+                above = not precision and result["goal"] is not None and ratio > result["goal"]
+                missed = missed or above
+                goal = "" if precision or result["goal"] is None else f"{result['goal']:.2f}"
+                cells += f"{ratio:8.2f}{goal:>7}{'  *' if above else ''}"
+            lines.append(cells)
     return "\n".join([*lines, *(["* above the goal"] if missed else [])])
 
 
 def picture(results: dict[str, Any], path: str) -> None:
     """Bars: the time of each side as a part of the faster peer's, or in ms where there is no peer."""
     canvas, ax = plots.figure(7.5, 0.8 + 0.62 * len(results))
-    peers = list(dict.fromkeys(side.split()[0] for r in results.values() for side in list(r["sides"])[1:]))
-    names = ["minicnn", *peers]
+    names = list(dict.fromkeys(side.split()[0] for r in results.values() for side in r["sides"]))
+    peers = names[1:]
     height = 0.8 / len(names)
     for row, result in enumerate(results.values()):
-        sides = {name: [s["ms_per_step"] for k, s in result["sides"].items() if k.split()[0] == name] for name in names}
-        best = min((min(sides[peer]) for peer in peers if sides[peer]), default=1.0)
+        times = {name: fastest(result, name) for name in names}
+        best = min((times[peer] for peer in peers if times[peer] is not None), default=1.0)
         for k, name in enumerate(names):
-            if not sides[name]:
+            ms = times[name]
+            if ms is None:
                 continue
-            ms = min(sides[name])
             y = row + (k - (len(names) - 1) / 2) * height
             ax.barh(y, ms / best, height * 0.9, color=plots.OURS if k == 0 else plots.PEERS[k - 1],
                     label=name if row == 0 else None)  # fmt: skip
             ax.text(ms / best, y, f" {ms:.3g} ms", va="center", fontsize=7, color=plots.GREY)
-        if peers:
+        if peers and result["goal"] is not None:
             ax.plot([result["goal"]] * 2, [row - 0.45, row + 0.45], color=plots.GOAL, lw=1.2,
                     label="goal" if row == 0 else None)  # fmt: skip
     ax.set_yticks(range(len(results)), [result["title"].replace(", ", ",\n", 1) for result in results.values()])
@@ -266,7 +297,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that has the peers installed")
     parser.add_argument("--torch-python", help="the one that has PyTorch, if that is another")
     parser.add_argument("--tensorflow-python", help="the one that has TensorFlow, if that is another")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated")
+    parser.add_argument("--workloads", help="comma-separated (all that have a goal on the device)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="for every side (all cores)")
     parser.add_argument("--one-thread", default="cifar", help="workloads to be measured on one thread, too")
     parser.add_argument("--rounds", type=int, default=9)
@@ -275,6 +306,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few samples, one round: no times to rely on")
     parser.add_argument("--output", help="the record (results/models.json; with --quick none)")
     args = parser.parse_args()
+    args.workloads = args.workloads or ",".join(workloads.names_on(args.device))
     for name in [*args.workloads.split(","), *filter(None, args.one_thread.split(","))]:
         if name not in WORKLOADS:
             parser.error(f"no workload {name!r}; there are {', '.join(WORKLOADS)}")

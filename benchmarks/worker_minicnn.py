@@ -1,6 +1,7 @@
 """One side of benchmarks/models.py: minicnn. See protocol.py.
 
 Training goes through `fit`, with shuffling, checks and the accuracy; forward through `predict`: what a user calls.
+variant: tf32, which only a GPU knows, or nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Side:
 
     def __init__(self, workload: Workload, variant: str, device: str, dropout: bool):
         self.workload, self.xp = workload, module_for(device)
+        if variant == "tf32":
+            minicnn.set_tf32(True)
         self.model = build(workload, dropout).to(device)
         self.x, self.y = workloads.data(workload)
 

@@ -1,8 +1,9 @@
 """One side of benchmarks/models.py: PyTorch. See protocol.py.
 
-variant: words of nchw (the default layout), channels_last, flushed. flushed: numbers too small for float32's full
-precision count as 0 (torch.set_flush_denormal), which PyTorch does not do by itself. The running means in Adam fade
-into such numbers where a unit is dead.
+variant: words of nchw (the default layout), channels_last, flushed, tf32.
+    flushed: numbers too small for float32's full precision count as 0 (torch.set_flush_denormal), which PyTorch does
+    not do by itself. The running means in Adam fade into such numbers where a unit is dead.
+    tf32: a GPU may round the inputs of products to TF32. Without it nobody may; by itself, PyTorch allows cuDNN to.
 
 The bare loop: forward, loss, backward, step, on batches that lie ready in memory. Forward: eval and inference_mode.
 """
@@ -139,4 +140,5 @@ if __name__ == "__main__":
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.set_flush_denormal("flushed" in args.variant)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in args.variant
     work(Side, args)

@@ -174,7 +174,7 @@ def test_the_ratio_is_to_the_fastest_peer(benchmark):
         ("minicnn", [8.0, 9.0, 10.0], 100), ("torch nchw", [20.0, 20.0, 20.0], 400),
         ("torch channels_last", [9.0, 12.0, 30.0], 500), ("tensorflow step", [15.0, 15.0, 15.0], 800),
     )]  # fmt: skip
-    result = benchmark("models").compared(sides, workload, 2)
+    result = benchmark("models").compared(sides, workload, 2, "cpu")
     assert result["fastest_peer"] == "torch channels_last"
     assert result["ratio"] == 9 / 12
     assert result["ratios"] == {"torch nchw": 0.45, "torch channels_last": 0.75, "tensorflow step": 0.6}
@@ -184,6 +184,30 @@ def test_the_ratio_is_to_the_fastest_peer(benchmark):
     assert last.split()[-5:] == ["9.00", "12.00", "15.00", "0.75", "0.80"]
     result["sides"]["minicnn"]["ms_per_step"], result["ratio"] = 12.0, 1.0
     assert "above the goal" in benchmark("models").table({"cifar": result})
+
+
+def test_on_a_gpu_float32_and_tf32_are_compared_apart(benchmark):
+    models, workload = benchmark("models"), benchmark("workloads").get("cifar_512")
+    names = [f"{peer} {v}".strip() for peer in ("minicnn", "torch") for v in models.variants(peer, workload, "gpu")]
+    assert names == ["minicnn", "minicnn tf32", "torch nchw", "torch channels_last", "torch nchw tf32",
+                     "torch channels_last tf32"]  # fmt: skip
+    times = [12.0, 6.0, 10.0, 11.0, 5.0, 4.0]
+    sides = [side(benchmark, name, [ms, ms, ms], 0) for name, ms in zip(names, times, strict=True)]
+    result = models.compared(sides, workload, 2, "gpu")
+    assert result["ratio"] == 1.2 and result["fastest_peer"] == "torch nchw" and result["goal"] == 1.3
+    assert result["tf32"]["ratio"] == 1.5 and result["tf32"]["fastest_peer"] == "torch channels_last tf32"
+    whole, rounded = models.table({"cifar_512": result}).splitlines()[1:]
+    assert whole.split()[-4:] == ["12.00", "10.00", "1.20", "1.30"] and rounded.split()[-3:] == ["6.00", "4.00", "1.50"]
+    assert models.variants("torch", workload, "cpu") == ["nchw", "channels_last"]
+    names_on = benchmark("workloads").names_on
+    assert "cifar_512" in names_on("gpu") and "cifar_512" not in names_on("cpu")
+
+
+def test_accuracies_of_two_devices(benchmark):
+    within_noise = benchmark("fashion_mnist").within_noise
+    assert within_noise([0.930, 0.934, 0.932], [0.931, 0.935, 0.930])[0]
+    assert not within_noise([0.930, 0.934, 0.932], [0.90, 0.91, 0.905])[0]
+    assert within_noise([0.932], [0.936])[0] and not within_noise([0.932], [0.915])[0]
 
 
 def test_the_readme_shows_what_is_recorded(benchmark):
