@@ -61,7 +61,7 @@ MATRICES = {
 }
 
 # What the transformed tiles v may take: small enough to stay in the cache until the matrix products read them.
-V_BYTES = 1 << 19
+V_BYTES = 1 << 20
 
 # OpenBLAS multiplies matrices as they stand when that takes at most so many multiplications. Larger ones it first
 # copies into another order, and for 6 rows that takes longer than the multiplications: so longer rows are cut.
