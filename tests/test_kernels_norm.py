@@ -98,6 +98,20 @@ def test_large_mean_small_variance_in_float32(shape):
     assert_same(dbeta, m.sum(axes), 1e-4, "dbeta")
 
 
+@pytest.mark.parametrize("times", [0, 3, 5, 30])
+def test_a_mean_some_standard_deviations_from_0(times):
+    """With and without the pass that takes the mean off first; in one channel only, too."""
+    x = (rng(7).standard_normal((16, 16, 16, 3)) + [times, 0, -times / 2]).astype(np.float32)
+    dy = random(x.shape, 8, np.float32)
+    exact, m, axes = x.astype(np.float64), dy.astype(np.float64), (0, 1, 2)
+    mean, var, _ = norm.batchnorm_moments(x)
+    np.testing.assert_allclose(mean, exact.mean(axes), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(var, exact.var(axes), rtol=1e-5)
+    x_hat = (exact - exact.mean(axes)) / np.sqrt(exact.var(axes) + 1e-3)
+    _, dgamma, _ = norm.batchnorm_backward(dy, x, np.ones(3, np.float32), mean, var, 1e-3)
+    assert_same(dgamma, (m * x_hat).sum(axes), 1e-4, "dgamma")
+
+
 @pytest.mark.parametrize("shape", [(4096, 3), (64, 8, 8, 3)])
 def test_a_first_sample_unlike_the_others(shape):
     """No sample may stand in for the mean of all: a feature that is 0 once, a black image in front."""
