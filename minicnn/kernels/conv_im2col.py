@@ -23,7 +23,7 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     c_out = w.shape[3]
     matrix = w.reshape(-1, c_out)
     y = xp_of(x).empty((len(x), *windows.out, c_out), x.dtype)
-    for tile, cols in im2col_tiles(x, windows):
+    for tile, cols in im2col_tiles(x, windows, w.nbytes):
         rows = y[tile].reshape(-1, c_out)  # a view: a tile of y is contiguous
         matmul(cols, matrix, out=rows)
         if b is not None:
@@ -35,7 +35,7 @@ def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> 
     """(dx (N, H, W, C_in), dw (KH, KW, C_in, C_out)), dx None unless `need_dx`."""
     xp, c_out = xp_of(x), w.shape[3]
     dw = xp.zeros((w.size // c_out, c_out), x.dtype)
-    for tile, cols in im2col_tiles(x, windows):
+    for tile, cols in im2col_tiles(x, windows, w.nbytes):
         dw += matmul(cols.T, dy[tile].reshape(-1, c_out), out=scratch(xp, "dw", dw.shape, dw.dtype))
     return _input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
 

@@ -134,7 +134,8 @@ def col2im(
     return xp_of(cols).ascontiguousarray(padded[windows.inside])
 
 
-# What one tile of cols may take. Small enough to stay in the cache between im2col and the matrix product.
+# What one tile of cols may take, if the kernel takes less. Small enough to stay in the cache between im2col and the
+# matrix product.
 COLS_BYTES = 3 << 18
 # On a GPU there is no such cache. The fewer launches, the better; but its memory is not endless.
 GPU_COLS_BYTES = 1 << 28
@@ -142,11 +143,12 @@ GPU_COLS_BYTES = 1 << 28
 Tile = tuple[slice, slice]  # which images, and which rows of their outputs
 
 
-def im2col_tiles(x: Array, windows: Windows) -> Iterator[tuple[Tile, Array]]:
+def im2col_tiles(x: Array, windows: Windows, kernel_bytes: int = 0) -> Iterator[tuple[Tile, Array]]:
     """im2col in pieces: yields (tile, cols), where cols holds the windows of y[tile] in rows.
 
     A tile is a few whole images, or a band of rows of a large one. `cols` is scratch memory that the next tile
-    overwrites, so no array of size N*OH*OW*KH*KW*C ever exists.
+    overwrites, so no array of size N*OH*OW*KH*KW*C ever exists. It may be as large as the kernel that it meets: a
+    product of a few rows with a large matrix takes about as long as reading the matrix.
     """
     xp, n, c = xp_of(x), len(x), x.shape[3]
     (kh, kw), (oh, ow) = windows.kernel, windows.out
@@ -158,7 +160,7 @@ def im2col_tiles(x: Array, windows: Windows) -> Iterator[tuple[Tile, Array]]:
         for images in (slice(first, min(first + step, n)) for first in range(0, n, step)):
             yield (images, slice(0, oh)), cuda.im2col(x[images], windows)
         return
-    rows = max(1, COLS_BYTES // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
+    rows = max(1, max(COLS_BYTES, kernel_bytes) // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
     step = max(1, min(n, rows // (oh * ow)))  # images in a tile
     band = oh if step > 1 else max(1, min(oh, rows // ow))
     cols = scratch(xp, "cols", (step, band, ow, kh, kw, c), x.dtype)
