@@ -30,4 +30,7 @@ python benchmarks/scaling.py --device gpu --output "$out/scaling.json" 2>&1 | te
 
 echo "== whole trainings: the accuracy on both devices, and the CIFAR-10 network"
 python benchmarks/fashion_mnist.py --model cnn --device both --seeds 0 1 2 --output "$out" 2>&1 | tee "$out/accuracy.txt"
-python examples/train_cifar10.py --device gpu --output "$out/cifar10" --record "$out/cifar10.json" 2>&1 | tee "$out/cifar10.txt"
+for flag in "" --augment; do
+    python examples/train_cifar10.py --device gpu $flag --output "$out/cifar10$flag" --record "$out/cifar10$flag.json" 2>&1 \
+        | tee "$out/cifar10$flag.txt"
+done

@@ -21,7 +21,9 @@ Padding: TypeAlias = "str | int | Sequence[int] | Sequence[Sequence[int]]"
 
 def pair(value: IntPair) -> tuple[int, int]:
     """An int for both axes, or a pair (height, width)."""
-    if isinstance(value, Sequence):
+    if type(value) is int:
+        return value, value
+    if isinstance(value, (tuple, list, Sequence)):  # Sequence last: an abstract class takes ten times as long to ask
         height, width = value
         return int(height), int(width)
     return int(value), int(value)
