@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from minicnn.errors import InputError, visible
+from minicnn.inspect.diagnose import Diagnosis, Finding
 from minicnn.inspect.page.build import page_html
 from minicnn.layers import Conv2D, Dense, Flatten
 from minicnn.models import Sequential
@@ -99,6 +100,7 @@ def test_a_terminal_is_not_steered(name, capsys):
     model.summary()
     model.class_names = None
     print(InputError(f"/tmp/{name}", name, name, name, name))
+    print(Finding(name, "error", name, 1.0, name, name, name), Diagnosis(name))
     out = capsys.readouterr().out
     assert all(c.isprintable() or c == "\n" for c in out)
 

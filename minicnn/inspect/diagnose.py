@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.inspect.trace import twin_of
 from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.layers.core import Dropout
@@ -61,7 +61,7 @@ class Finding:
         label = f"{self.severity.upper() if self.severity in ('error', 'warning') else self.severity:8}"
         lines = [f"{label} {self.check} ({self.where}): {self.text}"]
         lines += [f"{'':9}{word} {text}" for word, text in (("Why:", self.reason), ("Fix:", self.fix)) if text]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Diagnosis:
     def __str__(self) -> str:
         counts = [(sum(f.severity == s for f in self.findings), s) for s in SEVERITIES]
         words = [f"{n} {s}{'s' if n > 1 and s != 'ok' else ''}" for n, s in counts if n]
-        return "\n".join([f"{self.title}: {', '.join(words)}", *map(str, self.findings)])
+        return visible("\n".join([f"{self.title}: {', '.join(words)}", *map(str, self.findings)]))
 
 
 def diagnose(model: Any, x: Any, y: Any, validation_data: Any = None) -> Diagnosis:

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.files import atomic_write
 from minicnn.training import profiling
 from minicnn.training.profiling import Recorder, Total, Track
@@ -167,7 +167,7 @@ class profile:  # noqa: N801 - used like a function
         head, *table, whole = (_line(cells, widths) for cells in lines)
         rule = "-" * max(map(len, (head, *table, whole)))
         table = [*table[:layers], *([rule] if layers else []), *table[layers:]]
-        return "\n".join([self.headline, head, rule, *table, rule, whole, "", *_notes(rows)])
+        return visible("\n".join([self.headline, head, rule, *table, rule, whole, "", *_notes(rows)]))
 
     def _repr_html_(self) -> str | None:
         """The table, which notebooks show; None while the block is running."""
