@@ -71,7 +71,7 @@ def algorithm_for(name: str, x: Array, c_out: int, windows: Windows) -> Algorith
 
 
 # Winograd's method pays from so many channels on, both in and out: below, its transforms cost more than it saves.
-WINOGRAD_CHANNELS = 32
+WINOGRAD_CHANNELS = 16
 # And from so many tiles on: the kernel must be transformed, too, however few images there are.
 WINOGRAD_TILES = 64
 # The Fourier transform pays from so many elements of a kernel on.
