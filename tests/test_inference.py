@@ -17,7 +17,7 @@ from minicnn.layers import (
     MaxPooling2D,
 )
 from minicnn.models import Sequential
-from minicnn.training import inference
+from minicnn.training import inference, step
 
 
 def model_of(*layers, shape=(8, 8, 3)):
@@ -44,9 +44,10 @@ def network():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 3000, 1 << 22])
-def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, monkeypatch):
-    monkeypatch.setattr(inference, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize(("piece_bytes", "group_bytes"), [(1, 1), (1, 3000), (3000, 1 << 26), (1 << 22, 1 << 26)])
+def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, group_bytes, monkeypatch):
+    monkeypatch.setattr(step, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(step, "GROUP_BYTES", group_bytes)
     model, x = network(), random((7, 8, 8, 3), 1, np.float32)
     before = x.copy()
     np.testing.assert_allclose(model.predict(x, verbose=0), one_by_one(model, x), rtol=1e-4, atol=1e-5)
@@ -56,10 +57,21 @@ def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, monkeypatch
 def test_a_network_without_a_dense_layer_goes_through_in_pieces_to_its_end(monkeypatch):
     sizes, forward = [], Conv2D.forward
     monkeypatch.setattr(Conv2D, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
-    monkeypatch.setattr(inference, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
+    monkeypatch.setattr(step, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
     model, x = model_of(Conv2D(4, 3, padding="same"), Flatten()), random((7, 8, 8, 3), 1, np.float32)
     predictions = model.predict(x, verbose=0)
     assert sizes == [3, 3, 1]
+    np.testing.assert_allclose(predictions, one_by_one(model, x), rtol=1e-4, atol=1e-5)
+
+
+def test_dense_layers_meet_groups_of_pieces(monkeypatch):
+    sizes, forward = [], Dense.forward
+    monkeypatch.setattr(Dense, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
+    monkeypatch.setattr(step, "PIECE_BYTES", 2 * 8 * 8 * 4 * 4)
+    monkeypatch.setattr(step, "GROUP_BYTES", 5 * 8 * 8 * 4 * 4)
+    model, x = model_of(Conv2D(4, 3, padding="same"), Flatten(), Dense(2)), random((12, 8, 8, 3), 1, np.float32)
+    predictions = model.predict(x, verbose=0)
+    assert sizes == [5, 5, 2]
     np.testing.assert_allclose(predictions, one_by_one(model, x), rtol=1e-4, atol=1e-5)
 
 
@@ -67,7 +79,7 @@ def test_evaluation_is_the_same_in_pieces(monkeypatch):
     model, x, y = network(), random((7, 8, 8, 3), 1, np.float32), random((7, 4), 2, np.float32)
     model.compile("sgd", "mse", metrics=["mae"])
     whole = model.evaluate(x, y, verbose=0)
-    monkeypatch.setattr(inference, "PIECE_BYTES", 1)
+    monkeypatch.setattr(step, "PIECE_BYTES", 1)
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0), whole, rtol=1e-5)
 
 

@@ -4,7 +4,7 @@
     - A batch normalisation right after a convolution or a dense layer is linear, too: the two become one layer.
     - Nobody will read the pages again: a result may take the place of the numbers that it was made of.
     - The samples do not depend on each other: a large batch goes through in pieces that stay in the cache, up to the
-      first dense layer. Its parameters are many, and reading them is its work: they meet all samples at once.
+      first dense layer. Its parameters are many, and reading them is its work: they meet a group of pieces at once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from minicnn.training.profiling import watched
 # What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but every layer has work
 # to do that does not depend on their size.
 PIECE_BYTES = 1 << 22
+# And of a group of pieces, that meets the dense layers together.
+GROUP_BYTES = 1 << 26
 
 
 def plan(layers: Sequence[Layer]) -> list[Layer]:
@@ -54,9 +56,9 @@ def folded(layer: Any, norm: BatchNormalization) -> Layer:
     return both
 
 
-def pieces(samples: slice, sample_bytes: int) -> list[slice]:
-    """`samples` in pieces of which one with all its numbers, `sample_bytes` each, stays in the cache."""
-    step = max(1, PIECE_BYTES // max(1, sample_bytes))
+def pieces(samples: slice, sample_bytes: int, most: int) -> list[slice]:
+    """`samples` in pieces whose largest activation takes `most` bytes; sample_bytes: that of one, 0 for one piece."""
+    step = max(1, most // sample_bytes if sample_bytes else samples.stop - samples.start)
     return [slice(start, min(start + step, samples.stop)) for start in range(samples.start, samples.stop, step)]
 
 

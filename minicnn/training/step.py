@@ -18,7 +18,7 @@ from minicnn.layers.base import Context, Layer
 from minicnn.losses import loss_gradient, prepare_targets
 from minicnn.recording import plainly
 from minicnn.training.finite import Guard, quiet
-from minicnn.training.inference import cut_at_dense, infer, largest_activation, pieces, plan
+from minicnn.training.inference import GROUP_BYTES, PIECE_BYTES, cut_at_dense, infer, largest_activation, pieces, plan
 from minicnn.training.profiling import stage, watched
 from minicnn.training.shards import Workers, split
 
@@ -168,15 +168,18 @@ def _infer(model: Any, x: Array, workers: Workers, use: Callable[[Array, Context
     """[use(output, last page, samples), …] for the pieces of the batch x, in evaluation mode."""
     front, rest = cut_at_dense(plan(model.flat_layers))
     shards = split(len(x), workers.shards)
-    sample_bytes = largest_activation(model) * model.dtype.itemsize
+    sample_bytes = largest_activation(model) * model.dtype.itemsize if model.device == "cpu" else 0
 
-    def one_shard(k: int, _: Any) -> list[Any]:
-        some = pieces(shards[k], sample_bytes) if front and model.device == "cpu" else [shards[k]]
+    def one_group(group: slice) -> list[Any]:
+        some = pieces(group, sample_bytes, PIECE_BYTES) if front else [group]
         outputs = [infer(front, model.as_input(x[piece])) for piece in some]
         if rest:
             features = [y for y, _ in outputs]
             joined = features[0] if len(features) == 1 else xp_of(features[0]).concatenate(features)
-            outputs, some = [infer(rest, joined)], [shards[k]]
+            outputs, some = [infer(rest, joined)], [group]
         return [use(y, ctx, piece) for (y, ctx), piece in zip(outputs, some, strict=True)]
+
+    def one_shard(k: int, _: Any) -> list[Any]:
+        return [result for group in pieces(shards[k], sample_bytes, GROUP_BYTES) for result in one_group(group)]
 
     return [result for results in workers.run(one_shard, len(shards)) for result in results]
