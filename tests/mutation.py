@@ -62,7 +62,10 @@ MORE = [
 ]  # fmt: skip
 
 # Constants that only say how the work is cut into pieces: any value gives the same numbers.
-SPEED_ONLY = {"COLS_BYTES", "V_BYTES", "TILE_BYTES", "BLOCK", "WINOGRAD_CHANNELS", "WINOGRAD_TILES", "FFT_TAPS"}
+SPEED_ONLY = {
+    "COLS_BYTES", "V_BYTES", "TILE_BYTES", "BLOCK", "SMALL_PRODUCT", "COLUMNS", "WINOGRAD_CHANNELS", "WINOGRAD_TILES",
+    "FFT_TAPS",
+}  # fmt: skip
 # Calls whose other arguments are only examples for an error message, or only guard against our own mistakes.
 ONLY_WORDS = {"_optional", "_number", "checked_number", "zip"}
 # A change that begins so -> why it makes no difference to the numbers. Some stand for all changes of a statement.
