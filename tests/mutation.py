@@ -70,7 +70,7 @@ SPEED_ONLY = {
 ONLY_WORDS = {"_optional", "_number", "checked_number", "zip"}
 # A change that begins so -> why it makes no difference to the numbers. Some stand for all changes of a statement.
 EQUIVALENT = {
-    "rows = max(1, COLS_BYTES": "how many rows are in a tile",
+    "rows = max(1, max(COLS_BYTES": "how many rows are in a tile",
     "step = max(1, min(n, rows": "how many images are in a tile",
     "band = oh if step > 1": "how many rows of an image are in a tile",
     "fit = max(1, v_bytes": "how many tiles are in a piece",
@@ -81,7 +81,9 @@ EQUIVALENT = {
     "for factor in (2, 3, 5)": "any size that is large enough will do for the transform",
     "step = min(BLOCK": "how many numbers are in a piece",
     "zeros = xp_of(x).zeros(x.shape[1:]": "zeros of any shape that fits",
-    "guess = rows[": "any guess of the mean will do",
+    "sample = x.reshape(count, c)[": "any guess of the mean will do",
+    "if bool((mean * mean <= 16 * var": "whether the mean is taken off first: both ways give the same sums",
+    "if xp_of(x) is not np or n * matrix.size": "whether long rows are cut",
     "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
     "if rest == 1": "any size that is large enough will do for the transform",
     "able = ALGORITHMS": "whether an algorithm can do it does not depend on the number of images",

@@ -97,6 +97,20 @@ def test_what_winograd_costs_in_float32(m, tolerance):
 
 
 @pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("columns", [1, 7, 24])
+def test_long_rows_are_cut_for_blas_and_come_out_the_same(m, columns, monkeypatch):
+    """With rests that are shorter, and without."""
+    x, w, b = arrays((3, 9, 7, 3), (3, 3))
+    how, dy = windows(x, w, {"padding": "same"}), random((3, 9, 7, w.shape[3]), 9)
+    whole = (conv_winograd.forward(x, w, b, how, m), *conv_winograd.backward(dy, x, w, how, True, m))
+    monkeypatch.setattr(conv_winograd, "SMALL_PRODUCT", 0)
+    monkeypatch.setattr(conv_winograd, "COLUMNS", columns)
+    cut = (conv_winograd.forward(x, w, b, how, m), *conv_winograd.backward(dy, x, w, how, True, m))
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert_same(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_wrong_number_in_a_winograd_matrix_is_rejected(m, which, monkeypatch):
     """Negative control: one sign of one matrix turned."""
