@@ -198,7 +198,16 @@ def blank(x: Array) -> Array:
 # what a batch needs does not. So the CPU kernels walk over the batch in tiles and reuse scratch memory between them.
 
 TILE_BYTES = 1 << 20
-_scratch = threading.local()
+
+
+class _Scratch(threading.local):
+    """Each thread's own buffers, by name and dtype."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, np.dtype], np.ndarray] = {}
+
+
+_scratch = _Scratch()
 
 
 def scratch(xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -212,7 +221,7 @@ def scratch(xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     count = 1
     for size in shape:
         count *= size
-    buffers, key = _scratch.__dict__, (name, dtype)
+    buffers, key = _scratch.buffers, (name, dtype)
     buffer = buffers.get(key)
     if buffer is None or buffer.size < count:
         buffer = buffers[key] = np.empty(count, dtype)

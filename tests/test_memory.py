@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def compiled(layers, optimizer="adam"):
     [(cifar, 32, "adam"), (plain, 32, "rmsprop"), (wide, 32, "adam"), (wide, 64, "sgd")],
 )
 def test_the_estimate_is_near_what_a_step_takes(layers, samples, optimizer, shards, monkeypatch):
-    monkeypatch.setattr(backend, "_scratch", threading.local())  # what earlier tests have left there would not count
+    monkeypatch.setattr(backend, "_scratch", backend._Scratch())  # what earlier tests have left there would not count
     model = compiled(layers(), optimizer)
     rng = np.random.default_rng(0)
     x, y = rng.random((samples, *model.input_shape), np.float32), rng.integers(0, 10, samples)
