@@ -85,6 +85,8 @@ EQUIVALENT = {
     "if bool((mean * mean <= 16 * var": "whether the mean is taken off first: both ways give the same sums",
     "if xp_of(x) is not np or n * matrix.size": "whether long rows are cut",
     "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
+    "count, own_mean = (int(totals[0, 0]), mean)  ->  count, own_mean = (int(totals[0, 1])":
+        "all columns of totals[0] are equal",
     "if rest == 1": "any size that is large enough will do for the transform",
     "able = ALGORITHMS": "whether an algorithm can do it does not depend on the number of images",
     "head = y[:1000]": "how many targets an error message looks at",

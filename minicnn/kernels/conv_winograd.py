@@ -174,13 +174,12 @@ def _input_tiles(
     # With zeros around the image, and where the last tiles reach beyond the outputs.
     padded = scratch(xp, "padded", (step, m * rows + 2, m * columns + 2, c), x.dtype)
     padded.fill(0)
-    h, w = min(h, padded.shape[1] - top), min(w, padded.shape[2] - left)
     sn, sh, sw, sc = padded.strides
     shape, strides = (a, a, step, rows, columns, c), (sh, sw, sn, m * sh, m * sw, sc)
     view = xp.lib.stride_tricks.as_strided(padded, shape, strides)
     for first in range(0, n, step):
         count = min(step, n - first)
-        padded[:count, top : top + h, left : left + w] = x[first : first + count, :h, :w]
+        padded[:count, top : top + h, left : left + w] = x[first : first + count]
         for row in range(0, rows, band):
             piece = view[:, :, :count, row : row + band]
             tiles = scratch(xp, "tiles", piece.shape, x.dtype)
