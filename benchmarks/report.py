@@ -43,7 +43,7 @@ def section() -> str:
 RUNS = [
     ("cifar10", "CIFAR-10, CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
     ("cifar10_augment", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
-    ("cifar10_limit", "the same, 10,000 images, 3 epochs", "test_accuracy", "–", "–"),
+    ("cifar10_limit", "CIFAR-10 CNN, 10,000 images, 3 epochs", "test_accuracy", "–", "–"),
     ("mnist", "MNIST, 800 units, stops by itself (validation accuracy)", "val_accuracy_of_best", "0.979", "–"),
     ("animals_simple_*", "Animals, two hidden layers", "test_accuracy", "0.61", "0.596 (0.592 to 0.599, 2 seeds)"),
     ("animals_smallvgg_*", "Animals, SmallVGGNet", "test_accuracy", "0.78", "–"),
