@@ -23,6 +23,7 @@ from record import write_record
 import minicnn
 from minicnn.backend import module_for
 from minicnn.errors import InputError
+from minicnn.files import make_folder
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
@@ -62,10 +63,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the record")
     args = parser.parse_args()
     devices = ["cpu", "gpu"] if args.device == "both" else [args.device]
-    try:
-        module_for(devices[-1])  # before the CPU has worked for an hour
-    except InputError as error:
-        sys.exit(str(error))
+    module_for(devices[-1])  # what is missing is better missed before the CPU has worked for an hour
+    make_folder(args.output)
     reached = {}
     for device in devices:
         runs = [train(args.model, seed, device) for seed in args.seeds]
@@ -86,4 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

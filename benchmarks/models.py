@@ -27,7 +27,7 @@ from typing import Any
 import ceilings
 import plots
 import workloads
-from record import write_record
+from record import fastest, write_record
 from workloads import WORKLOADS, Workload
 
 from minicnn.backend import module_for
@@ -226,15 +226,6 @@ def gain_of_threads(ours: dict[int, float], quick: bool) -> dict[str, Any]:
     return gain
 
 
-def fastest(result: dict[str, Any], framework: str, precision: str = "") -> float | None:
-    """ms a step of a framework's fastest variant, in float32 or in TF32."""
-    times = [
-        side["ms_per_step"] for name, side in result["sides"].items()
-        if name.split()[0] == framework and name.endswith("tf32") == bool(precision)
-    ]  # fmt: skip
-    return min(times, default=None)
-
-
 def table(results: dict[str, Any]) -> str:
     """Ours, the fastest variant of each peer, the ratio to the faster peer, and the goal; TF32 in rows of its own."""
     peers = list(dict.fromkeys(side.split()[0] for r in results.values() for side in list(r["sides"])[1:]))
@@ -297,7 +288,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that has the peers installed")
     parser.add_argument("--torch-python", help="the one that has PyTorch, if that is another")
     parser.add_argument("--tensorflow-python", help="the one that has TensorFlow, if that is another")
-    parser.add_argument("--workloads", help="comma-separated (all that have a goal on the device)")
+    parser.add_argument("--workloads", help="comma-separated (those of the device)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="for every side (all cores)")
     parser.add_argument("--one-thread", default="cifar", help="workloads to be measured on one thread, too")
     parser.add_argument("--rounds", type=int, default=9)

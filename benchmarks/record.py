@@ -32,6 +32,18 @@ def write_record(path: str | Path, results: dict[str, Any], **about: Any) -> Non
     print(f"recorded in {os.path.relpath(path)}")
 
 
+def fastest(result: dict[str, Any], framework: str, precision: str = "") -> float | None:
+    """ms a step of a framework's fastest variant in a workload's record of models.py, in float32 or in TF32.
+
+    None where it was not measured.
+    """
+    times = [
+        side["ms_per_step"] for name, side in result["sides"].items()
+        if name.split()[0] == framework and name.endswith("tf32") == bool(precision)
+    ]  # fmt: skip
+    return min(times, default=None)
+
+
 def _without_paths(arguments: list[str]) -> list[str]:
     """Arguments with absolute paths shortened to their last part: a record names no one's folders."""
     return [Path(a).name if os.path.isabs(a) else a for a in arguments]

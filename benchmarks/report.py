@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from record import fastest
 from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
@@ -98,7 +99,7 @@ def _speed(models: dict[str, Any]) -> list[str]:
     ]
     for name, workload in WORKLOADS.items():
         if name in runs:
-            ours, *peers = (_fastest(runs[name], side) for side in ("minicnn", "torch", "tensorflow"))
+            ours, *peers = (fastest(runs[name], side) for side in ("minicnn", "torch", "tensorflow"))
             theirs = [ms for ms in peers if ms is not None]
             ratio = f"{ours / min(theirs):.2f}" if theirs else "–"
             cells = ("–" if ms is None else f"{ms:.2f}" for ms in (ours, *peers))
@@ -137,11 +138,6 @@ def _long_runs(faults: dict[str, Any], soak: dict[str, Any]) -> str:
         f"{settled['memory_mb']:.0f} to {last['memory_mb']:.0f} MiB after the first {settled['step']:,}; threads "
         f"({settled['threads']} and {last['threads']}) and open files ({settled['files']} and {last['files']}) stayed."
     )
-
-
-def _fastest(run: dict[str, Any], framework: str) -> float | None:
-    """Milliseconds of this framework's fastest variant; None where it was not measured."""
-    return min((s["ms_per_step"] for name, s in run["sides"].items() if name.split()[0] == framework), default=None)
 
 
 def _spread(record: dict[str, Any]) -> str:

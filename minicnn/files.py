@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -50,8 +50,8 @@ def atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def write_zip(filepath: str | os.PathLike[str], arrays: dict[str, np.ndarray], text: str = "", level: int = 0) -> None:
-    """A zip file of arrays (.npy, as np.savez writes them), after config.json with `text`, if there is any.
+def write_zip(filepath: str | os.PathLike[str], contents: Mapping[str, str | np.ndarray], level: int = 0) -> None:
+    """A zip file of texts, under their names, and of arrays, as NAME.npy, as np.savez writes them.
 
     level: 0 as it is, 1 to 9 deflated. The dates are fixed: equal contents give equal files. Raises what atomic_write
     raises. Unlike np.savez of NumPy 2.0, it leaves no half-written archive open where the disk refuses.
@@ -66,11 +66,12 @@ def write_zip(filepath: str | os.PathLike[str], arrays: dict[str, np.ndarray], t
             entry.compress_type = kind
             return entry
 
-        if text:
-            archive.writestr(info("config.json"), text)
-        for name, array in arrays.items():
+        for name, content in contents.items():
+            if isinstance(content, str):
+                archive.writestr(info(name), content)
+                continue
             with archive.open(info(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
+                np.lib.format.write_array(member, np.asarray(content, order="C"), allow_pickle=False)
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

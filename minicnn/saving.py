@@ -345,7 +345,7 @@ def write_archive(filepath: Any, config: dict[str, Any], arrays: dict[str, np.nd
             filepath, "the model's configuration cannot be written.", "numbers, names, and objects with get_config().",
             f"{error}.", "use a class with get_config() in the place of a function, or model.save_weights().",
         ) from error  # fmt: skip
-    write_zip(filepath, arrays, text)
+    write_zip(filepath, {"config.json": text, **arrays})
 
 
 @contextmanager

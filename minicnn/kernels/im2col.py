@@ -147,8 +147,8 @@ def im2col_tiles(x: Array, windows: Windows, kernel_bytes: int = 0) -> Iterator[
     """im2col in pieces: yields (tile, cols), where cols holds the windows of y[tile] in rows.
 
     A tile is a few whole images, or a band of rows of a large one. `cols` is scratch memory that the next tile
-    overwrites, so no array of size N*OH*OW*KH*KW*C ever exists. It may be as large as the kernel that it meets: a
-    product of a few rows with a large matrix takes about as long as reading the matrix.
+    overwrites: COLS_BYTES, or as much as the kernel that it meets, however many images there are. A product of a few
+    rows with a large matrix would take about as long as one of many.
     """
     xp, n, c = xp_of(x), len(x), x.shape[3]
     (kh, kw), (oh, ow) = windows.kernel, windows.out
