@@ -311,7 +311,27 @@ def optimizers(quick: bool) -> Iterator[Case]:
 
 def all_cases(quick: bool, only: str = "") -> list[Case]:
     """All of them; those whose name or group has one of the words in `only` (comma-separated)."""
-    cases = [*convolutions(quick), *dense(quick), *memory(quick), *optimizers(quick)]
+    return matching([*convolutions(quick), *dense(quick), *memory(quick), *optimizers(quick)], only)
+
+
+def of_one_shape(size: int, batch: int) -> list[Case]:
+    """The kernels of a block of B (convolution 32→64, norm, ReLU, pooling) and of a dense layer, for size×size images.
+
+    The convolution by the algorithm that "auto" takes on the device. The dense layer has 8 inputs for each pixel and
+    256 outputs: those of B where size is 32.
+    """
+    conv, image = Conv(size, 32, 64, batch), (size, size, 64)
+    return [
+        *(_convolution(conv, way, "auto") for way in ("forward", "dx+dw")),
+        *_norm(image, batch),
+        *(case for case in _activations(image, batch) if case.kernel == "relu"),
+        *(case for case in _pooling(image, batch) if case.kernel == "maxpool2d"),
+        *(_dense(8 * size * size, 256, batch, way) for way in ("forward", "dx+dw")),
+    ]
+
+
+def matching(cases: list[Case], only: str) -> list[Case]:
+    """Those whose name or group has one of the words in `only` (comma-separated); all where it is empty."""
     words = [word for word in only.split(",") if word]
     return [case for case in cases if not words or any(word in f"{case.group} {case.name}" for word in words)]
 

@@ -25,6 +25,7 @@ python benchmarks/cuda_graph.py 2>&1 | tee "$out/cuda_graph.txt"
 
 echo "== measurements"
 python benchmarks/kernels.py --device gpu --output "$out/kernels.json" 2>&1 | tee "$out/kernels.txt"
+python benchmarks/crossing.py --output "$out/crossing.json" 2>&1 | tee "$out/crossing.txt"
 python benchmarks/models.py --device gpu --peers torch --output "$out/models.json" 2>&1 | tee "$out/models.txt"
 python benchmarks/scaling.py --device gpu --output "$out/scaling.json" 2>&1 | tee "$out/scaling.txt"
 

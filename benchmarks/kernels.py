@@ -114,10 +114,27 @@ def row(case: Case, times: dict[str, float], error: float | None) -> dict[str, A
 
 
 def add_shares(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> None:
-    """What part of the machine's matrix product and of its copy each row reached."""
+    """What part of the machine's matrix product and of its copy each row reached, and how far from the floor it is.
+
+    The floor is the time that the operations need at the product's rate, or the bytes at the copy's: the longer one.
+    """
     for r in rows:
         r["share_of_gemm"] = round(r["gflops"] / ceiling["gemm_gflops"], 3)
         r["share_of_copy"] = round(r["gbs"] / ceiling["copy_gbs"], 3)
+        floor = max(r["gflop"] * 1e3 / ceiling["gemm_gflops"], r["mb"] / ceiling["copy_gbs"])
+        r["times_floor"] = round(r.get("device_ms", r["ms"]) / floor, 2)
+
+
+def floor_table(rows: list[dict[str, Any]], farthest: int = 8) -> str:
+    """The kernels that are farthest from their floor; of a convolution its fastest algorithm."""
+    best: dict[str, dict[str, Any]] = {}
+    for r in rows:
+        if r["times_floor"] < best.get(name_of(r), {"times_floor": float("inf")})["times_floor"]:
+            best[name_of(r)] = r
+    worst = sorted(best.values(), key=lambda r: -r["times_floor"])[:farthest]
+    within = sum(r["times_floor"] <= 3 for r in best.values())
+    lines = [f"{within} of {len(best)} within 3 times the floor: operations / GFLOP/s or MB / GB/s. Farthest:"]
+    return "\n".join(lines + [f"{name_of(r)[:42]:42} {r['algorithm']:9}{r['times_floor']:9.1f}" for r in worst])
 
 
 def name_of(r: dict[str, Any]) -> str:
@@ -255,6 +272,7 @@ def main() -> None:
     compared = compare_algorithms(rows)
     if compared:
         print("\n" + algorithm_table(compared))
+    print("\n" + floor_table(rows))
     print(f"\nceilings: {ceiling}; {time.perf_counter() - start:.0f} s in all")
     if args.output:
         record = {"device": args.device, "ceilings": ceiling, "algorithms": compared, "rows": rows}

@@ -96,6 +96,16 @@ def test_kernels(tmp_path):
         assert r["error"] is None if r["way"] == "mask" else r["error"] < 1e-4, r
         assert f"{r['kernel']} {r['shape']}" in out
     assert record["ceilings"]["gemm_gflops"] > 0 and record["ceilings"]["copy_gbs"] > 0
+    assert f"of {len({(r['kernel'], r['shape'], r['way']) for r in rows})} within 3 times the floor" in out
+
+
+def test_times_the_floor(benchmark):
+    rows = [
+        {"gflop": 2.0, "mb": 1.0, "ms": 40.0, "gflops": 50.0, "gbs": 0.025},  # at 100 GFLOP/s 20 ms, at 10 GB/s 0.1 ms
+        {"gflop": 0.0, "mb": 50.0, "ms": 40.0, "device_ms": 7.5, "gflops": 0.0, "gbs": 6.667},  # 5 ms for the bytes
+    ]
+    benchmark("kernels").add_shares(rows, {"gemm_gflops": 100.0, "copy_gbs": 10.0})
+    assert [r["times_floor"] for r in rows] == [2.0, 1.5]
 
 
 def test_some_kernels_only():
@@ -105,10 +115,15 @@ def test_some_kernels_only():
     assert "no kernel has 'tahn' in its name" in run("kernels.py", "--quick", "--only", "tahn", fails=True)
 
 
-@pytest.mark.parametrize("script", ["kernels.py", "models.py", "scaling.py"])
-def test_a_gpu_that_is_not_there(script, tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [("kernels.py", "--device", "gpu"), ("models.py", "--device", "gpu"), ("scaling.py", "--device", "gpu"),
+     ("crossing.py",)],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_a_gpu_that_is_not_there(command, tmp_path):
     (tmp_path / "cupy.py").write_text("raise ImportError('there is none in this test')")
-    error = run(script, "--device", "gpu", "--quick", fails=True, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    error = run(*command, "--quick", fails=True, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     for part in ("Expected: ", "Received: ", "What to do: "):
         assert part in error
 
@@ -246,6 +261,29 @@ def test_times_on_a_gpu_stand_apart(benchmark, gpu):
     (times,) = benchmark("timing").in_turn([lambda: gpu.zeros(3)], 0, "gpu")
     assert times["device_ms"] == 4.0
     assert 0 < times["launch_ms"] <= times["ms"]
+
+
+def test_kernels_on_both_devices(benchmark, gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["crossing.py", "--quick", "--threads", "2", "--output", str(tmp_path / "c.json")])
+    benchmark("crossing").main()
+    record = recorded(tmp_path / "c.json")
+    assert sorted({p["batch"] for p in record["batch"]}) == [1, 2]
+    assert sorted({p["image_size"] for p in record["image_size"]}) == [4, 8]
+    kernels = {p["kernel"] for p in record["batch"]}
+    assert {"conv2d forward", "conv2d dx+dw", "batchnorm backward", "relu forward", "dense dx+dw"} <= kernels
+    for point in record["batch"] + record["image_size"]:
+        assert point["device_ms"] == 4.0 and 0 < point["launch_ms"] <= point["gpu_ms"] and point["cpu_ms"] > 0
+    out = capsys.readouterr().out
+    assert all(kernel in out for kernel in kernels) and "the GPU is faster" in out
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu_ms", "expected"),
+    [([1, 2, 4], [3, 3, 3], 3), ([4, 5, 6], [3, 3, 3], 1), ([1, 1, 1], [3, 3, 3], None), ([4, 1, 4], [3, 3, 3], 3)],
+)
+def test_where_the_gpu_becomes_faster(benchmark, cpu, gpu_ms, expected):
+    points = [{"batch": n, "cpu_ms": c, "gpu_ms": g} for n, c, g in zip((1, 2, 3), cpu, gpu_ms, strict=True)]
+    assert benchmark("crossing").crossing(points, "batch") == expected
 
 
 @pytest.mark.parametrize("name", ["dense", "cifar_forward_1"])
