@@ -51,7 +51,7 @@ DAMAGED = ZIPPED[:-8] + bytes([ZIPPED[-8] ^ 1]) + ZIPPED[-7:]  # one bit of the 
         (b"\0\0\x07\1" + bytes(8), "no IDX file"),
         (b"\0\1\x08\1" + bytes(8), "no IDX file"),
         (b"\0\0\x08\xff" + bytes(2000), "no IDX file"),
-        (WHOLE[:10], "shape in the header"),
+        (WHOLE[:10], "cut short.*3 axes of 4 bytes"),
         (WHOLE[:-1], "cut short.*24 bytes after the header.*23 bytes"),
         (gzip.compress(WHOLE[:-1], mtime=0), "cut short.*23 of 24 bytes"),
         (WHOLE + b"\0", "too long"),

@@ -261,7 +261,9 @@ def test_nothing_but_empty_batches(make):
             work(make(0, 0), verbose=0)
 
 
-def test_a_backup_counts_empty_batches(tmp_path):
+@pytest.mark.parametrize("steps", [5, 3, 7])
+@pytest.mark.parametrize("make", [endless, Data], ids=["generator", "PyDataset"])
+def test_a_backup_counts_empty_batches(tmp_path, make, steps):
     """Stopped in the middle of an epoch with empty batches, and resumed: as if it had not been stopped."""
 
     class StopError(Exception):
@@ -274,7 +276,7 @@ def test_a_backup_counts_empty_batches(tmp_path):
     def fit(*more):
         utils.set_random_seed(2)
         model = compiled(network())
-        model.fit(endless(4, 0, 4, 4, 0), steps_per_epoch=5, epochs=3, verbose=0, callbacks=[*more])
+        model.fit(make(4, 0, 4, 4, 0), steps_per_epoch=steps, epochs=3, verbose=0, callbacks=[*more])
         return model.get_weights()
 
     whole = fit()

@@ -19,6 +19,7 @@ from minicnn.reading import GROWTH, MOST_SMALL, checked, fill, open_file
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MOST_AXES = 32
+FIX = "delete the file and fetch it again."
 
 
 def read_idx(
@@ -33,38 +34,51 @@ def read_idx(
     import gzip
 
     path = Path(path)
-    fix = "delete the file and fetch it again."
     with open_file(path) as raw:
         gzipped, packed = raw.read(2) == b"\x1f\x8b", os.fstat(raw.fileno()).st_size
         raw.seek(0)
         stream: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
         problem = "the gzip file is damaged or cut short." if gzipped else "the file is damaged."
-        with checked(path, problem, "a whole file.", fix):
-            header = stream.read(4)
-            if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in DTYPES or header[3] > MOST_AXES:
-                inside = f" Unpacked, it starts with {header.hex(' ') or 'nothing'}." if gzipped else ""
-                expected = "bytes that start with 00 00, a type and the number of axes."
-                raise BrokenFileError(path, "this is no IDX file.", expected, what_is(path) + inside, fix)
-            axes = stream.read(4 * header[3])
-            shape = tuple(int(n) for n in np.frombuffer(axes[: len(axes) // 4 * 4], ">u4"))
-            dtype = np.dtype(DTYPES[header[2]])
-            size = prod(shape) * dtype.itemsize
-            most = max(MOST_SMALL, GROWTH * packed) if gzipped else packed
-            wrong = len(shape) != header[3] or shape != (expected_shape or shape)
-            if wrong or (expected_shape is None and gzipped and size > most):
-                expected = f"{expected_shape or f'{header[3]} axes, at most {most:,} bytes in all'}."
-                raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", fix)
-            start = len(header) + len(axes)
-            if not gzipped and start + size != packed:
-                problem = "the file is cut short." if start + size > packed else "the file is too long."
-                expected = f"{size:,} bytes after the header, for shape {shape}."
-                raise BrokenFileError(path, problem, expected, f"{packed - start:,} bytes.", fix)
+        with checked(path, problem, "a whole file.", FIX):
+            header, shape, dtype = _header(stream, path, gzipped)
+            _check_shape(path, shape, dtype, len(header), packed, gzipped, expected_shape)
             array = np.empty(shape, dtype)
             fill(stream, array)
             if stream.read(1):
-                expected = f"{size:,} bytes after the header, for shape {shape}."
-                raise BrokenFileError(path, "the file is too long.", expected, "more than that.", fix)
+                raise _wrong_length(path, "the file is too long.", shape, array.nbytes, "more than that.")
     if digest is not None:
-        for part in (header, axes, memoryview(array.reshape(-1).view(np.uint8))):  # type: ignore[arg-type]
+        for part in (header, memoryview(array.reshape(-1).view(np.uint8))):  # type: ignore[arg-type]
             digest.update(part)
     return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _header(stream: Any, path: Path, gzipped: bool) -> tuple[bytes, tuple[int, ...], np.dtype]:
+    """The header's bytes, and the shape and the type that they give."""
+    start = stream.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in DTYPES or start[3] > MOST_AXES:
+        inside = f" Unpacked, it starts with {start.hex(' ') or 'nothing'}." if gzipped else ""
+        expected = "bytes that start with 00 00, a type and the number of axes."
+        raise BrokenFileError(path, "this is no IDX file.", expected, what_is(path) + inside, FIX)
+    axes = stream.read(4 * start[3])
+    if len(axes) < 4 * start[3]:
+        expected = f"a header with {start[3]} axes of 4 bytes each."
+        raise BrokenFileError(path, "the file is cut short.", expected, f"{len(axes)} bytes.", FIX)
+    return start + axes, tuple(int(n) for n in np.frombuffer(axes, ">u4")), np.dtype(DTYPES[start[2]])
+
+
+def _check_shape(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, start: int, packed: int, gzipped: bool,
+    expected_shape: tuple[int, ...] | None,
+) -> None:  # fmt: skip
+    """Refuse a shape that is not the expected one, or that a file of `packed` bytes cannot hold."""
+    size, most = prod(shape) * dtype.itemsize, max(MOST_SMALL, GROWTH * packed)
+    if shape != (expected_shape or shape) or (expected_shape is None and gzipped and size > most):
+        expected = f"{expected_shape or f'{len(shape)} axes, at most {most:,} bytes in all'}."
+        raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", FIX)
+    if not gzipped and start + size != packed:
+        problem = "the file is cut short." if start + size > packed else "the file is too long."
+        raise _wrong_length(path, problem, shape, size, f"{packed - start:,} bytes.")
+
+
+def _wrong_length(path: Path, problem: str, shape: tuple[int, ...], size: int, received: str) -> BrokenFileError:
+    return BrokenFileError(path, problem, f"{size:,} bytes after the header, for shape {shape}.", received, FIX)

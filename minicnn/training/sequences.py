@@ -38,7 +38,9 @@ class SequenceBatches:
         self.source, self.name, self.check, self.training, self.pair = source, name, check, training, pair
         self.passes = 0  # how often on_epoch_end was called
         self._at = 0  # the next batch of this pass, where the source does not say it
-        self._coming: deque[tuple[int, int]] = deque()  # for each batch under way: its pass, and which one follows it
+        self._drawn = 0  # batches of this epoch that training has had; empty ones, which it leaves out, count as well
+        # for each batch under way: its pass, which one follows it, and how many of this epoch were drawn with it
+        self._coming: deque[tuple[int, int, int]] = deque()
         self._start: dict[str, Any] | None = None  # the place where the running epoch began
         if len(source) == 0:
             raise InputError(
@@ -74,9 +76,9 @@ class SequenceBatches:
         if not self.training:
             self._at = 0
         if first == 0:
-            self._start = self._place()
+            self._start, self._drawn = self._place(), 0
         self._coming.clear()
-        self.at, left = self.at + first, self.steps - first
+        self.at, left = self.at + self._drawn, self.steps - self._drawn
         start, given = self.at, first
         while True:
             while start >= len(self.source):  # in here, not in the thread, which has no more to make then
@@ -92,13 +94,13 @@ class SequenceBatches:
                     batch = batch if self.pair is None else self.pair(batch)
                     if not is_empty(batch):
                         given += 1
-                        self._coming.append((self.passes, i + 1))
+                        self._coming.append((self.passes, i + 1, self.steps - left + i + 1 - start))
                         yield checked_pair(self.name, batch, self.check)
             start, left = stop, left - (stop - start)
 
     def advance(self) -> None:
         """Training has learned from one more batch. Others may be under way: they do not count yet."""
-        passes, i = self._coming.popleft()
+        passes, i, self._drawn = self._coming.popleft()
         if passes == self.passes:
             self.at = i
 
@@ -118,8 +120,8 @@ class SequenceBatches:
         return {"at": self.at, "passes": self.passes, "source": own}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the running epoch began: how many of its batches were learned from is known to who learns from them."""
-        return self._start or self._place()
+        """Where the running epoch began, and how many of its batches were drawn."""
+        return {**(self._start or self._place()), "drawn": self._drawn if self._start else 0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The source goes to its place itself where it can; else its passes are ended as often as they were before."""
@@ -128,4 +130,4 @@ class SequenceBatches:
             self.passes = state["passes"]
         while self.passes < state["passes"]:
             self._end_pass(0)
-        self.at, self._start = state["at"], state
+        self.at, self._start, self._drawn = state["at"], state, state["drawn"]
