@@ -74,7 +74,8 @@ def main(args):
     model.summary()
     x, y, batch_size = x_train, y_train, args.batch_size
     if args.augment:  # every image is seen a little differently in every epoch
-        varied = ImageDataGenerator(width_shift_range=0.1, height_shift_range=0.1, horizontal_flip=True)
+        pixels = [-2, -1, 0, 1, 2]  # whole ones: a shift by a fraction mixes neighbours, and blurs so small an image
+        varied = ImageDataGenerator(width_shift_range=pixels, height_shift_range=pixels, horizontal_flip=True)
         x, y, batch_size = varied.flow(x_train, y_train, batch_size, seed=args.seed), None, None
     history = model.to(args.device).fit(
         x, y, batch_size, args.epochs, validation_data=(x_test, y_test), callbacks=[journal, backup(args)],
