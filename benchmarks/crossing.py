@@ -46,7 +46,7 @@ def sweep(
             for case in cases.matching(cases.of_one_shape(size, batch), only):
                 cpu, gpu = (in_turn([m.function(case, workers)], seconds, m.device)[0] for m in machines)
                 points.append({
-                    "kernel": f"{case.kernel} {case.way}", name: value, "shape": case.shape, "batch": batch,
+                    "kernel": case.kernel, "way": case.way, name: value, "shape": case.shape, "batch": batch,
                     "cpu_ms": round(cpu["ms"], 4), "gpu_ms": round(gpu["ms"], 4),
                     "launch_ms": round(gpu["launch_ms"], 4), "device_ms": round(gpu["device_ms"], 4),
                 })  # fmt: skip
@@ -63,10 +63,11 @@ def crossing(points: list[Point], name: str) -> int | None:
     return found
 
 
-def by_kernel(points: list[Point]) -> dict[str, list[Point]]:
-    kernels: dict[str, list[Point]] = {}
+def by_kernel(points: list[Point]) -> dict[tuple[str, str], list[Point]]:
+    """The points of each kernel and way."""
+    kernels: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        kernels.setdefault(point["kernel"], []).append(point)
+        kernels.setdefault((point["kernel"], point["way"]), []).append(point)
     return kernels
 
 
@@ -74,11 +75,11 @@ def table(points: list[Point], name: str) -> str:
     """How many times as fast the GPU is: a row for each kernel, a column for each value, then where they cross."""
     values = sorted({point[name] for point in points})
     lines = [f"{name:20}" + "".join(f"{value:>8}" for value in values) + "   the GPU is faster"]
-    for kernel, row in by_kernel(points).items():
+    for (kernel, way), row in by_kernel(points).items():
         value = crossing(row, name)
         where = "nowhere here" if value is None else "everywhere here" if value == values[0] else f"from {value} on"
         times = "".join(f"{point['cpu_ms'] / point['gpu_ms']:7.2f}x" for point in row)
-        lines.append(f"{kernel:20}{times}   {where}")
+        lines.append(f"{f'{kernel} {way}':20}{times}   {where}")
     return "\n".join(lines)
 
 
@@ -87,12 +88,11 @@ def picture(swept: dict[str, list[Point]], path: str) -> None:
     canvas, axes = plots.figure(12, 4.5, columns=len(swept))
     colors: dict[str, str] = {}
     for ax, (name, points) in zip(axes, swept.items(), strict=True):
-        for label, row in by_kernel(points).items():
-            kernel, way = label.split(" ", 1)
+        for (kernel, way), row in by_kernel(points).items():
             color = colors.setdefault(kernel, f"C{len(colors)}")
             style = {"forward": "o-", "moments": "o:"}.get(way, "o--")
             ratios = [p["cpu_ms"] / p["gpu_ms"] for p in row]
-            ax.plot([p[name] for p in row], ratios, style, color=color, ms=3, lw=1, label=label)
+            ax.plot([p[name] for p in row], ratios, style, color=color, ms=3, lw=1, label=f"{kernel} {way}")
         values = sorted({p[name] for p in points})
         ax.axhline(1, color=plots.GREY, lw=1)
         ax.loglog()

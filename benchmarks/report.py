@@ -43,7 +43,7 @@ def section() -> str:
 # Recorded runs of the examples: the files' names in results/, what they measure, and what others measured with the same
 # recipe: the document that it comes from (one run each), and Keras 3.15 on the files that the records were made with.
 RUNS = [
-    ("cifar10", "CIFAR-10, CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
+    ("cifar10", "CIFAR-10 CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
     ("cifar10_augment", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
     ("cifar10_limit", "CIFAR-10 CNN, 10,000 images, 3 epochs", "test_accuracy", "–", "–"),
     ("mnist", "MNIST, 800 units, stops by itself (validation accuracy)", "val_accuracy_of_best", "0.979", "–"),

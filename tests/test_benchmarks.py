@@ -269,7 +269,7 @@ def test_kernels_on_both_devices(benchmark, gpu, monkeypatch, tmp_path, capsys):
     record = recorded(tmp_path / "c.json")
     assert sorted({p["batch"] for p in record["batch"]}) == [1, 2]
     assert sorted({p["image_size"] for p in record["image_size"]}) == [4, 8]
-    kernels = {p["kernel"] for p in record["batch"]}
+    kernels = {f"{p['kernel']} {p['way']}" for p in record["batch"]}
     assert {"conv2d forward", "conv2d dx+dw", "batchnorm backward", "relu forward", "dense dx+dw"} <= kernels
     for point in record["batch"] + record["image_size"]:
         assert point["device_ms"] == 4.0 and 0 < point["launch_ms"] <= point["gpu_ms"] and point["cpu_ms"] > 0

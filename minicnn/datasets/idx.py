@@ -41,11 +41,17 @@ def read_idx(
         problem = "the gzip file is damaged or cut short." if gzipped else "the file is damaged."
         with checked(path, problem, "a whole file.", FIX):
             header, shape, dtype = _header(stream, path, gzipped)
-            _check_shape(path, shape, dtype, len(header), packed, gzipped, expected_shape)
+            size, most = prod(shape) * dtype.itemsize, max(MOST_SMALL, GROWTH * packed)
+            if shape != (expected_shape or shape) or (expected_shape is None and gzipped and size > most):
+                expected = f"{expected_shape or f'{len(shape)} axes, at most {most:,} bytes in all'}."
+                raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", FIX)
+            if not gzipped and (rest := packed - len(header)) != size:
+                problem = "the file is cut short." if rest < size else "the file is too long."
+                raise _wrong_length(path, problem, shape, size, f"{rest:,} bytes.")
             array = np.empty(shape, dtype)
             fill(stream, array)
             if stream.read(1):
-                raise _wrong_length(path, "the file is too long.", shape, array.nbytes, "more than that.")
+                raise _wrong_length(path, "the file is too long.", shape, size, "more than that.")
     if digest is not None:
         for part in (header, memoryview(array.reshape(-1).view(np.uint8))):  # type: ignore[arg-type]
             digest.update(part)
@@ -64,20 +70,6 @@ def _header(stream: Any, path: Path, gzipped: bool) -> tuple[bytes, tuple[int, .
         expected = f"a header with {start[3]} axes of 4 bytes each."
         raise BrokenFileError(path, "the file is cut short.", expected, f"{len(axes)} bytes.", FIX)
     return start + axes, tuple(int(n) for n in np.frombuffer(axes, ">u4")), np.dtype(DTYPES[start[2]])
-
-
-def _check_shape(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, start: int, packed: int, gzipped: bool,
-    expected_shape: tuple[int, ...] | None,
-) -> None:  # fmt: skip
-    """Refuse a shape that is not the expected one, or that a file of `packed` bytes cannot hold."""
-    size, most = prod(shape) * dtype.itemsize, max(MOST_SMALL, GROWTH * packed)
-    if shape != (expected_shape or shape) or (expected_shape is None and gzipped and size > most):
-        expected = f"{expected_shape or f'{len(shape)} axes, at most {most:,} bytes in all'}."
-        raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", FIX)
-    if not gzipped and start + size != packed:
-        problem = "the file is cut short." if start + size > packed else "the file is too long."
-        raise _wrong_length(path, problem, shape, size, f"{packed - start:,} bytes.")
 
 
 def _wrong_length(path: Path, problem: str, shape: tuple[int, ...], size: int, received: str) -> BrokenFileError:

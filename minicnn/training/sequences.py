@@ -78,25 +78,26 @@ class SequenceBatches:
         if first == 0:
             self._start, self._drawn = self._place(), 0
         self._coming.clear()
-        self.at, left = self.at + self._drawn, self.steps - self._drawn
-        start, given = self.at, first
+        self.at += self._drawn
+        start, drawn, given = self.at, self._drawn, first
         while True:
             while start >= len(self.source):  # in here, not in the thread, which has no more to make then
                 start -= len(self.source)
                 self._end_pass(start)
-            if left <= 0:
+            if drawn >= self.steps:
                 if given == 0:
                     raise all_empty(self.name, self.steps)
                 return
-            stop = min(len(self.source), start + left)
+            stop = min(len(self.source), start + self.steps - drawn)
             with closing(prefetched(self.source[i] for i in range(start, stop))) as batches:
                 for i, batch in enumerate(batches, start):
+                    drawn += 1
                     batch = batch if self.pair is None else self.pair(batch)
                     if not is_empty(batch):
                         given += 1
-                        self._coming.append((self.passes, i + 1, self.steps - left + i + 1 - start))
+                        self._coming.append((self.passes, i + 1, drawn))
                         yield checked_pair(self.name, batch, self.check)
-            start, left = stop, left - (stop - start)
+            start = stop
 
     def advance(self) -> None:
         """Training has learned from one more batch. Others may be under way: they do not count yet."""
@@ -121,7 +122,7 @@ class SequenceBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the running epoch began, and how many of its batches were drawn."""
-        return {**(self._start or self._place()), "drawn": self._drawn if self._start else 0}
+        return {**(self._start or self._place()), "drawn": self._drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The source goes to its place itself where it can; else its passes are ended as often as they were before."""
