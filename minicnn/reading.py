@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError, MissingFileError
+from minicnn.file_kinds import HEAD, kind_of
 
 if TYPE_CHECKING:
     import zipfile
@@ -271,32 +272,42 @@ def open_image(path: Any) -> Iterator[Any]:
 
     source = contextlib.nullcontext(path) if hasattr(path, "read") else open_file(path)
     name = getattr(path, "name", "the image") if hasattr(path, "read") else path
+    problem = "this cannot be read as an image."
     expected = "a whole PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file."
     fix = "open it in an image viewer; save it again, or leave it out."
-    with source as stream, checked(name, "this cannot be read as an image.", expected, fix):
-        _check_pixels(*_webp_size(stream))
+    with source as stream, checked(name, problem, expected, fix):
+        start = stream.tell()
+        head = stream.read(HEAD)
+        stream.seek(start)
+        _check_pixels(name, *_webp_size(head))
         try:
             image = Image.open(stream, formats=IMAGE_FORMATS)
         except UnidentifiedImageError:
-            raise ValueError("bytes of no known image format") from None
-        _check_pixels(*image.size)
+            kind = kind_of(head)
+            if kind is None:
+                raise ValueError("bytes of no known image format") from None
+            cut = kind.name.endswith("image") and not kind.fix  # a format that is read: the rest of it is missing
+            received = f"the beginning of {kind.name}, and no more" if cut else kind.name
+            raise BrokenFileError(name, problem, expected, f"{received}.", kind.fix or fix) from None
+        _check_pixels(name, *image.size)
         image.load()
         yield image
 
 
-def _check_pixels(width: int, height: int) -> None:
+def _check_pixels(name: Any, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise ValueError(f"{height:,}×{width:,} pixels; at most {MOST_PIXELS:,} are read")
+        raise BrokenFileError(
+            name, "this cannot be read as an image.", f"at most {MOST_PIXELS:,} pixels.",
+            f"{height:,}×{width:,} pixels.", "make it smaller: halve its sides in an image viewer.",
+        )  # fmt: skip
 
 
-def _webp_size(stream: Any) -> tuple[int, int]:
-    """(width, height) of a WebP file, (0, 0) of any other: Pillow takes the memory already when it opens one.
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP file by its first bytes, (0, 0) of any other: Pillow takes the memory already when it
+    opens one.
 
     Source: RFC 9649, sections 2.5 to 2.7.
     """
-    start = stream.tell()
-    head = stream.read(30)
-    stream.seek(start)
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
         return 0, 0
     if head[12:16] == b"VP8X":

@@ -153,3 +153,118 @@ def test_saving_needs_a_known_format(tmp_path):
         array_to_img(PIXELS[None])
     with pytest.raises(InputError, match="channels last"):
         img_to_array(PIXELS, data_format="channels_first")
+
+
+# ---- pictures that people have ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "fix"),
+    [
+        (b"", "an empty file", "fetch or save it again"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC", "save it as JPEG"),
+        (b"\0\0\0\x1cftypavif" + bytes(64), "AVIF", "save it as JPEG"),
+        (b"\0\0\0\x20ftypisom" + bytes(64), "a film", "single pictures"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page", "in a browser"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing", "save it as PNG"),
+        (b"%PDF-1.7", "a PDF document", "save its picture"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-LFS pointer", "git lfs pull"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "notes about a file", "without the ._"),
+        (b"\x89PNG", "the beginning of a PNG image, and no more", "save it again"),
+        (b"neither this nor that", "bytes of no known image format", "save it again"),
+    ],
+)
+def test_what_is_no_picture_is_called_by_its_name(tmp_path, content, name, fix):
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with pytest.raises(BrokenFileError) as caught:
+        load_img(tmp_path / "photo.jpg")
+    assert name in caught.value.received and fix in caught.value.fix
+
+
+def test_a_photo_of_too_many_pixels_is_to_be_made_smaller(tmp_path):
+    (tmp_path / "big.ppm").write_bytes(b"P6 9248 6936 255\n" + bytes(99))
+    with pytest.raises(BrokenFileError) as caught:
+        load_img(tmp_path / "big.ppm")
+    assert "6,936×9,248 pixels" in caught.value.received and "make it smaller" in caught.value.fix
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "gif", "tif"])
+@pytest.mark.parametrize("ink", [0, 90])
+def test_a_transparent_drawing_lies_on_white(tmp_path, ending, ink):
+    x = np.zeros((8, 8, 4), np.uint8)  # what an HTML canvas saves: black, and transparent where nothing was drawn
+    x[2:6, 3:5] = ink, ink, ink, 255
+    Image.fromarray(x).save(tmp_path / f"ink.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    expected = np.where(x[..., 3] == 255, ink, 255)
+    for mode in ("grayscale", "rgb"):
+        np.testing.assert_array_equal(img_to_array(load_img(tmp_path / f"ink.{ending}", mode))[..., 0], expected)
+    assert img_to_array(load_img(tmp_path / f"ink.{ending}", "rgba"))[0, 0, 3] == 0
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
+    Image.fromarray(np.full((2, 2, 4), (100, 0, 0, 51), np.uint8)).save(tmp_path / "x.png")
+    np.testing.assert_allclose(img_to_array(load_img(tmp_path / "x.png"))[0, 0], [224, 204, 204], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB"])
+def test_one_transparent_colour(tmp_path, kind):
+    img = Image.new(kind, (4, 4), 0)
+    img.paste(70 if kind == "L" else (70, 70, 70), (0, 0, 2, 4))
+    img.save(tmp_path / "x.png", transparency=0 if kind == "L" else (0, 0, 0))
+    np.testing.assert_array_equal(img_to_array(load_img(tmp_path / "x.png"))[0, :, 0], [70, 70, 255, 255])
+
+
+def test_a_picture_that_is_transparent_all_over_is_taken_as_opaque(tmp_path):
+    Image.fromarray(np.dstack([PIXELS, np.zeros((5, 7), np.uint8)])).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(img_to_array(load_img(tmp_path / "x.png")), PIXELS)
+
+
+def test_sixteen_bits_are_rounded(tmp_path):
+    """PNG specification, 13.12. Cut instead of rounded, half of the pixels would be one too low."""
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    x = img_to_array(load_img(tmp_path / "deep.png", "grayscale"))[..., 0]
+    np.testing.assert_array_equal(x, np.rint(values * (255 / 65535)))
+
+
+@pytest.mark.parametrize(("values", "text"), [
+    ((np.indices((8, 8)).sum(0) % 2 * 255).astype(np.uint16), "from 0 to 255, become 0 to 1 of 255"),
+    (np.linspace(291, 694, 64).astype(np.uint16).reshape(8, 8), "become 1 to 3 of 255: hardly anything"),
+    (np.linspace(-np.pi, np.pi, 64).astype(np.float32).reshape(8, 8), "are stretched to 0 to 255"),
+    (np.linspace(0, 70_000, 64).astype(np.int32).reshape(8, 8), "are stretched to 0 to 255"),
+])  # fmt: skip
+def test_numbers_of_which_little_would_be_seen_are_told(tmp_path, values, text):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.warns(UserWarning, match=text) as caught:
+        x = img_to_array(load_img(tmp_path / "x.tif", "grayscale"))
+    assert "x.tif" in str(caught[0].message)
+    if "stretched" in text:
+        assert (x.min(), x.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("most", [1, 255])
+def test_float_images_are_scaled(tmp_path, most):
+    values = (RNG.random((8, 8)) * most).astype(np.float32)
+    values[0, :2] = 0, most
+    Image.fromarray(values).save(tmp_path / "f.tif")
+    x = img_to_array(load_img(tmp_path / "f.tif", "grayscale"))[..., 0]
+    np.testing.assert_array_equal(x, np.rint(values.astype(np.float64) * (255 / most)))
+
+
+def test_lab_as_grey(tmp_path):
+    from PIL import ImageCms
+
+    rgb = Image.fromarray(np.kron(np.array([[[200, 30, 30], [30, 200, 30]]], np.uint8), np.ones((8, 4, 1), np.uint8)))
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.applyTransform(rgb, ImageCms.buildTransform(srgb, lab, "RGB", "LAB")).save(tmp_path / "lab.tif")
+    for mode, kind in (("rgb", "RGB"), ("grayscale", "L")):
+        x = img_to_array(load_img(tmp_path / "lab.tif", mode))
+        np.testing.assert_allclose(x, img_to_array(rgb.convert(kind)), atol=12)
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_of_an_animation_the_first_picture_is_taken_and_that_is_said(tmp_path, ending):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / f"x.{ending}", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="of its 3 pictures, the first is taken"):
+        x = img_to_array(load_img(tmp_path / f"x.{ending}"))
+    np.testing.assert_allclose(x[1, 1], [255, 0, 0], atol=2)

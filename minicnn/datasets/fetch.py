@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError
+from minicnn.file_kinds import what_is
 
 Split = tuple[np.ndarray, np.ndarray]
 Data = tuple[Split, Split]  # ((x_train, y_train), (x_test, y_test))
@@ -93,23 +94,6 @@ def find(file: DataFile) -> Path:
         if path.exists():
             return path
     return download(file, cache_dir() / file.folder)
-
-
-def what_is(path: Path) -> str:
-    """What lies at a path, in a few words for an error text: `an HTML page of 1,204 bytes.`"""
-    if path.is_dir():
-        return "a folder."
-    with path.open("rb") as stream:
-        head = stream.read(512)
-    size = f"{path.stat().st_size:,} bytes"
-    if not head:
-        return "an empty file."
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return f"an HTML page of {size}."
-    for magic, kind in ((b"\x1f\x8b", "a gzip file"), (b"PK", "a zip file"), (b"\x89PNG", "a PNG image")):
-        if head.startswith(magic):
-            return f"{kind} of {size}."
-    return f"{size}, which start with {head[:4].hex(' ')}."
 
 
 def check_md5(path: Path, file: DataFile) -> None:

@@ -19,7 +19,9 @@ from minicnn.preprocessing.epochs import Epochs, check_seed
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, load_img
 from minicnn.utils import to_categorical
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = (
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 LABEL_MODES = ("int", "categorical", "binary", None)
 SUBSETS = ("training", "validation", "both", None)
 

@@ -30,13 +30,27 @@ def load_img(
 ) -> Image:
     """The image in a file, as a Pillow image. `img_to_array` makes an array of it.
 
-    path: a file's name, or an open binary file. color_mode: "rgb", "grayscale" or "rgba": what a pixel becomes;
-    transparency is dropped where it is not asked for. target_size: (height, width), or one number for both; None leaves
-    the size. interpolation: "nearest", "bilinear", "bicubic", "box", "hamming" or "lanczos". keep_aspect_ratio: cut the
-    largest centred part of the right shape out first, so that nothing is squeezed.
-    A photo that the camera marked as turned (EXIF) is turned upright; Keras leaves it lying.
+    path: a file's name, or an open binary file. color_mode: "rgb", "grayscale" or "rgba": what a pixel becomes. What is
+    transparent is laid on white where "rgba" was not asked for, as viewers show it (Keras drops the transparency).
+    target_size: (height, width), or one number for both; None leaves the size. interpolation: "nearest", "bilinear",
+    "bicubic", "box", "hamming" or "lanczos"; a smaller picture is smoothed, other than by TensorFlow's resize, so that
+    image_dataset_from_directory gives slightly other pixels than Keras'. keep_aspect_ratio: cut the largest centred
+    part of the right shape out first, so that nothing is squeezed.
+    A photo that the camera marked as turned (EXIF) is turned upright; Keras leaves it lying. Of an animation the first
+    picture is taken. 16 bits are scaled to 8; see `to_8_bits` for other numbers. Where that may not be what was meant,
+    a warning says so.
     Raises FileNotFoundError, BrokenFileError for a file that is no whole image, and InputError.
     """
+    img, notes = read_image(path, color_mode, target_size, interpolation, keep_aspect_ratio)
+    for note in notes:
+        warnings.warn(f"{getattr(path, 'name', path)}: {note}", stacklevel=2)
+    return img
+
+
+def read_image(
+    path: Any, color_mode: str, target_size: int | Size | None, interpolation: str, keep_aspect_ratio: bool
+) -> tuple[Image, list[str]]:
+    """`load_img`, which see, and what is to be said of the picture."""
     from PIL import Image, ImageOps
 
     check_choice("color_mode", color_mode, CHANNELS)
@@ -49,22 +63,66 @@ def load_img(
             "name a file in it; image_dataset_from_directory reads whole folders.",
         )  # fmt: skip
     with open_image(path) as file:
-        img = _in_mode(ImageOps.exif_transpose(file), color_mode)
+        frames = getattr(file, "n_frames", 1) if file.format in ("GIF", "PNG", "WEBP", "TIFF") else 1
+        notes = [] if frames == 1 else [f"of its {frames} pictures, the first is taken."]
+        img, note = _in_mode(ImageOps.exif_transpose(file), color_mode)
+        notes += [note] if note else []
     if size is not None and img.size != size[::-1]:
         box = _centred(img.size, size[::-1]) if keep_aspect_ratio else None
         img = img.resize(size[::-1], getattr(Image.Resampling, interpolation.upper()), box=box)
-    return img
+    return img, notes
 
 
-def _in_mode(img: Image, color_mode: str) -> Image:
-    """The image decoded and with the channels wanted, 8 bits each."""
+def _in_mode(img: Image, color_mode: str) -> tuple[Image, str]:
+    """The image decoded and with the channels wanted, 8 bits each; and what is to be said of that, or ""."""
     from PIL import Image
 
-    if img.mode.startswith("I"):  # 16 bits: Pillow would cut off what is above 255
-        img = Image.fromarray((np.asarray(img, np.float64) / 257).clip(0, 255).astype(np.uint8))
-    if img.mode in ("P", "PA"):  # a palette may have transparent entries
+    note = ""
+    if img.mode.startswith("I") or img.mode == "F":  # Pillow would cut off what is above 255
+        pixels, note = to_8_bits(np.asarray(img))
+        img = Image.fromarray(pixels)
+    if img.mode in ("P", "PA", "La", "RGBa") or "transparency" in img.info:  # a palette may have transparent entries
         img = img.convert("RGBA")
-    return img.convert({"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}[color_mode])
+    if img.mode in ("LAB", "HSV"):  # from which Pillow knows no direct way to grey
+        img = img.convert("RGB")
+    if img.mode in ("LA", "RGBA") and color_mode != "rgba":
+        img = _on_white(img)
+    return img.convert({"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}[color_mode]), note
+
+
+def _on_white(img: Image) -> Image:
+    """A transparent picture as viewers show it. One of which nothing would be seen is taken as if it were opaque."""
+    from PIL import Image
+
+    lowest, highest = img.getchannel("A").getextrema()
+    if lowest == 255 or highest == 0:
+        return img
+    white = Image.new("RGBA", img.size, "white")
+    white.alpha_composite(img.convert("RGBA"))
+    return white
+
+
+def to_8_bits(x: np.ndarray) -> tuple[np.ndarray, str]:
+    """Pixels (H, W) of more than 8 bits as uint8, rounded, and what is to be said of that, or "".
+
+    Whole numbers from 0 to 65535 become 0 to 255. Floats are taken as 0 to 1 where none is outside, else as 0 to 255.
+    All others are stretched: the smallest becomes 0, the largest 255. Source: PNG specification, section 13.12.
+    """
+    values = np.asarray(x, np.float64)
+    values = np.where(np.isfinite(values), values, 0)
+    low, high = float(values.min()), float(values.max())
+    if x.dtype.kind == "f":
+        most = 1 if high <= 1 else 255
+    else:
+        most = 65535
+    of = f"its numbers, from {low:.6g} to {high:.6g},"
+    if low < 0 or high > most:
+        scale = 255 / (high - low) if high > low else 0
+        return np.rint((values - low) * scale).astype(np.uint8), f"{of} are stretched to 0 to 255."
+    y = np.rint(values * (255 / most)).astype(np.uint8)
+    steps = int(y.max()) - int(y.min())
+    faint = low < high and steps < 8
+    return y, f"{of} become {y.min()} to {y.max()} of 255: hardly anything is to be seen on it." if faint else ""
 
 
 def _centred(size: Size, wanted: Size) -> tuple[int, int, int, int]:
