@@ -111,10 +111,7 @@ def to_8_bits(x: np.ndarray) -> tuple[np.ndarray, str]:
     values = np.asarray(x, np.float64)
     values = np.where(np.isfinite(values), values, 0)
     low, high = float(values.min()), float(values.max())
-    if x.dtype.kind == "f":
-        most = 1 if high <= 1 else 255
-    else:
-        most = 65535
+    most = (1 if high <= 1 else 255) if x.dtype.kind == "f" else 65535
     of = f"its numbers, from {low:.6g} to {high:.6g},"
     if low < 0 or high > most:
         scale = 255 / (high - low) if high > low else 0
