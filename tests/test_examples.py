@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -20,14 +21,14 @@ from minicnn.models import load_model
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(folder, script, *flags, fails=False, **env):
-    """What the script says: its output, or, where it shall fail, its errors."""
+def run(folder, script, *flags, fails=False, traceback=False, **env):
+    """What the script says: its output, or, where it shall fail, its errors, without a traceback."""
     command = [sys.executable, str(ROOT / "examples" / script), *map(str, flags)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **env}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=300)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     if fails:
-        assert "Traceback" not in done.stderr
+        assert ("Traceback" in done.stderr) == traceback
     return done.stderr if fails else done.stdout
 
 
@@ -63,6 +64,36 @@ def test_celsius(tmp_path):
 def test_a_gpu_that_is_not_there_is_said_in_three_parts(tmp_path, script):
     said = run(tmp_path, script, "--device", "gpu", fails=True)
     assert "CuPy is not installed" in said and "pip install" in said
+
+
+def test_by_hand(tmp_path):
+    """A showpiece: short, without a class, learns, and computes the gradients of the framework."""
+    source = (ROOT / "examples" / "by_hand.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 110
+    assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(source)))
+    out = run(tmp_path, "by_hand.py")
+    accuracies = re.findall(r"test accuracy ([\d.]+)%", out)
+    assert len(accuracies) == 3 and float(accuracies[-1]) > 90  # it is 93.5
+    assert float(re.search(r"largest difference of a gradient: (\S+)", out)[1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("] += cols", "] = cols"),  # a pixel's gradient from one window alone
+        (" / len(x)  #", "  #"),  # the mean forgotten
+        ("dy * (y > 0)", "dy * 1"),  # ReLU forgotten
+        ("four.argmax(", "four.argmin("),  # the gradient goes to a loser
+        ("(probabilities - ", "(1 - "),  # the derivative of another loss
+    ],
+)
+def test_by_hand_notices_the_famous_mistakes(tmp_path, right, wrong):
+    source = (ROOT / "examples" / "by_hand.py").read_text(encoding="utf-8")
+    source = source.replace("range(3) for b in", "range(0) for b in")  # untrained: the gradients alone
+    assert source.count(right) == 1
+    for text, fails in ((source, False), (source.replace(right, wrong), True)):
+        (tmp_path / "by_hand.py").write_text(text, encoding="utf-8")
+        assert ("AssertionError" in run(tmp_path, tmp_path / "by_hand.py", fails=fails, traceback=fails)) == fails
 
 
 def test_quickstart(tmp_path):
