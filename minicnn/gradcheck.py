@@ -1,7 +1,8 @@
 """Is a backward pass right? The check, for kernels, layers and whole models.
 
 A function y = f(x) has a derivative J: a small change v of x changes y by J v. The backward pass receives dy, the
-derivative of the loss by y, and must return dx = J^T dy. One equation says what is right, for every v and every dy:
+gradient of the loss with respect to y, and must return dx = J^T dy. One equation says what is right, for every v and
+every dy:
 
     <dy, J v>  =  <J^T dy, v>  =  <dx, v>
 
@@ -245,7 +246,7 @@ def check_model(
     step: float = STEP,
     tolerance: float = TOLERANCE,
 ) -> Report:
-    """Check a compiled model as it is trained: the derivative of the mean loss (and penalties) by each trained array.
+    """Check a compiled model as it is trained: the gradient of the mean loss (and penalties).
 
     x (N, …), y: a small batch. Each array is moved along `directions` random directions of length 1, which reach all
     its numbers at once, and in `elements` single numbers. An array on which the loss does not depend (a bias right
@@ -290,7 +291,7 @@ def check_model(
             yield ..., xp_of(array).asarray(v / np.linalg.norm(v))
         yield from _elements(elements)(array, rng)
 
-    mean = np.full(len(x), 1 / len(x))  # the loss of the batch is the mean: its derivative by each sample's loss
+    mean = np.full(len(x), 1 / len(x))  # the loss of the batch is the mean: so much does each sample's loss count
     title = f"{model.name} (in {_mode(training)}, {type(model.loss).__name__}): random directions in float64"
     with model.device:
         return _check(title, prepare, probes, mean, seed, step, tolerance, _rates(model), zero_is_said=True)
@@ -482,10 +483,10 @@ def _slope(forward: Callable[[], Array], array: Array, where: Any, unit: Any, st
 
 def _moved(forward: Callable[[], Array], array: Array, where: Any, move: Any) -> Array:
     """y with array[where] moved. A copy: a layer may return its input, which moves back."""
-    kept = array[where].copy()
-    array[where] = kept + move
+    before = array[where].copy()
+    array[where] = before + move
     y = forward().copy()
-    array[where] = kept
+    array[where] = before
     return y
 
 

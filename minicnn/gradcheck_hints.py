@@ -65,9 +65,9 @@ def hint(evidence: Evidence) -> str:
 
 
 def rounding(e: Evidence) -> str:
-    """Errors of the size of float32's rounding: on the way back they are small, on the way forward they are noise."""
+    """Errors of the size of float32's rounding: small ones in the backward pass, noise in the forward pass."""
     if np.abs(e.analytic - e.numeric).max() < 1e-5 * e.scale and (e.gradient == e.gradient.astype(np.float32)).all():
-        return "the errors are those of float32, of 7 digits: the way back computes in it; keep the inputs' dtype."
+        return "the errors are those of float32, of 7 digits: the backward pass computes in it; keep the inputs' dtype."
     chosen = e.some_wrong() or list(range(min(ENOUGH, len(e.probes))))  # all may have been taken for kinks
     near, far = (
         np.median([abs(e.analytic[i] - e.shares(e.probes[i], larger=larger).sum()) for i in chosen])
@@ -75,7 +75,7 @@ def rounding(e: Evidence) -> str:
     )
     if far < 0.1 * near and far < 0.01 * e.scale:
         return (
-            "with larger steps both sides agree: the way forward rounds to float32, of 7 digits, and the small steps "
+            "with larger steps both sides agree: the forward pass rounds to float32, of 7 digits, and the small steps "
             "of this check drown in that; keep the inputs' dtype."
         )
     return ""
@@ -91,9 +91,9 @@ def constant_factor(e: Evidence) -> str:
     causes = []
     for rate in dict.fromkeys(e.rates):
         if 0 < rate < 1 and abs(factor / (1 - rate) - 1) < 1e-3:
-            causes.append("1 - the dropout's rate: the scale 1 / (1 - rate) is missing on the way back")
+            causes.append("1 - the dropout's rate: the scale 1 / (1 - rate) is missing in the backward pass")
         if 0 < rate < 1 and abs(factor * (1 - rate) - 1) < 1e-3:
-            causes.append("1 / (1 - the dropout's rate): that scale is applied twice on the way back")
+            causes.append("1 / (1 - the dropout's rate): that scale is applied twice in the backward pass")
     y = e.shares(e.probes[0])
     n = len(e.gradient) if y.size == 1 else len(y)  # one number is the loss of the whole batch
     if n > 1 and abs(factor / n - 1) < 1e-3:
@@ -110,13 +110,13 @@ def turned(e: Evidence) -> str:
         if _explains(e, gradient):
             return f"the right numbers are in the wrong places: they would be right with {name}."
     for other, array in e.others.items():
-        kept = array.copy()
-        for name, other_way in _turns(kept):
+        before = array.copy()
+        for name, other_way in _turns(before):
             array[...] = other_way
             same = all(e.agrees(e.shares(e.probes[i]).sum(), e.analytic[i]) for i in e.some_wrong())
-            array[...] = kept
+            array[...] = before
             if same:
-                return f"it would be right if {other} had {name}: the way back reads {other} the wrong way round."
+                return f"it would be right if {other} had {name}: the backward pass reads {other} the wrong way round."
     return ""
 
 

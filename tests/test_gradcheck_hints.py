@@ -116,7 +116,7 @@ class ConvWithTurnedDw(Conv2D):
 
 
 class AveragePoolingThatCountsThePadding(AveragePooling2D):
-    """The way forward divides by the pixels in the window, the way back by all cells."""
+    """The forward pass divides by the pixels in the window, the backward pass by all cells."""
 
     def backward(self, dy, ctx):
         grown = np.ones((1, *dy.shape[1:3], 1))
@@ -259,15 +259,15 @@ HINTS = {
     "dx through the transpose": (
         lambda: check_layer(DenseThroughItsTranspose(5), (5,)), "dx", "if w had axes 0 and 1 swapped",
     ),
-    "float32 on the way back": (
+    "float32 in the backward pass": (
         lambda: check_function(
             tanh, tanh_backward_in_float32, {"x": random((3, 4))}, tolerance=1e-9
-        ), "dx", "the way back computes in it",
+        ), "dx", "the backward pass computes in it",
     ),
-    "float32 on the way forward": (
+    "float32 in the forward pass": (
         lambda: check_function(
             tanh_in_float32, lambda dy, x: kernels.tanh_backward(dy, np.tanh(x)), {"x": random((3, 4))}
-        ), "dx", "the way forward rounds to float32",
+        ), "dx", "the forward pass rounds to float32",
     ),
 }  # fmt: skip
 

@@ -2,10 +2,11 @@
 
 Nothing here is fast. Each function computes one number at a time, in the order in which one would explain it
 on a blackboard. The other files of this folder compute the same numbers in bulk, under the same names and
-with the same arguments, and the tests compare the two.
+with the same arguments, and the tests compare the two. `python -m minicnn course` cuts its exercises out of this
+file: what a learner writes is a body of these functions.
 
-How to read a backward pass: let L be the loss, a single number. `dy` holds the derivative of L by each
-output, and we want `dx`, the derivative of L by each input. An input that touches several outputs changes L
+How to read a backward pass: let L be the loss, a single number. `dy` holds the gradient of L with respect to each
+output, and we want `dx`, the gradient of L with respect to each input. An input that touches several outputs changes L
 through each of them, and the effects add up. So every forward line of the form
 
     y[i] += x[j] * w[k]            the output i uses the input j and the weight k
@@ -62,29 +63,44 @@ def resolve_padding(size, kernel, stride, dilation, padding) -> tuple[tuple[int,
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding == "same":
-        sides = []
-        for length, k, s, d in zip(pair(size), pair(kernel), pair(stride), pair(dilation), strict=True):
-            positions = math.ceil(length / s)
-            last_start = (positions - 1) * s
-            reach = last_start + (k - 1) * d + 1
-            missing = max(reach - length, 0)
-            sides.append((missing // 2, missing - missing // 2))
-        return sides[0], sides[1]
+        axes = zip(pair(size), pair(kernel), pair(stride), pair(dilation), strict=True)
+        rows, columns = (same_padding(*axis) for axis in axes)
+        return rows, columns
     vertical, horizontal = pair(padding)
     return pair(vertical), pair(horizontal)
 
 
+def same_padding(length: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Cells to add before and after an axis of `length` cells, so that ceil(length / stride) windows fit.
+
+    The window has `kernel` cells, which lie `dilation` apart, and moves by `stride`. The last window starts at
+    (windows - 1) * stride and must end inside: what is missing there is added, half of it on each side, the odd
+    cell after. Never less than 0.
+    """
+    windows = math.ceil(length / stride)
+    last_start = (windows - 1) * stride
+    reach = last_start + (kernel - 1) * dilation + 1
+    missing = max(reach - length, 0)
+    return missing // 2, missing - missing // 2
+
+
 def output_size(size, kernel, stride, dilation, pads) -> tuple[int, int]:
-    """Count the positions of the window: start at 0, step by the stride, stop when it would stick out."""
-    counts = []
-    for length, k, s, d, sides in zip(
-        pair(size), pair(kernel), pair(stride), pair(dilation), pads, strict=True
-    ):
-        start, count = 0, 0
-        while start + (k - 1) * d < sides[0] + length + sides[1]:
-            start, count = start + s, count + 1
-        counts.append(count)
-    return counts[0], counts[1]
+    """(OH, OW): how many windows fit in each direction, see output_length."""
+    axes = zip(pair(size), pair(kernel), pair(stride), pair(dilation), pads, strict=True)
+    rows, columns = (output_length(length, k, s, d, lo, hi) for length, k, s, d, (lo, hi) in axes)
+    return rows, columns
+
+
+def output_length(length: int, kernel: int, stride: int, dilation: int, lo: int, hi: int) -> int:
+    """How many windows fit on an axis of `length` cells, with `lo` cells of padding before it and `hi` after it.
+
+    The window has `kernel` cells, which lie `dilation` apart (1: side by side). The first window starts at the
+    first cell of the padding, each further one `stride` cells later, and the last one still ends inside.
+    """
+    start, count = 0, 0
+    while start + (kernel - 1) * dilation < lo + length + hi:
+        start, count = start + stride, count + 1
+    return count
 
 
 def pad(x: Array, pads, value: float = 0.0) -> Array:
@@ -193,6 +209,89 @@ def col2im(cols: Array, input_shape, kernel_size, stride=1, padding="valid", dil
         for column, (kh, kw, c) in enumerate(np.ndindex(KH, KW, C)):
             x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, c] += cols[row, column]
     return crop(x_padded, pads, cols.dtype)
+
+
+# Convolution once more, with the windows in rows. What is left is the arithmetic of matrices, as in a dense layer:
+#
+#     y = cols @ matrix + b        dmatrix = cols.T @ dy        dcols = dy @ matrix.T
+#
+# with cols (N*OH*OW, KH*KW*C), matrix (KH*KW*C, F), and y and dy as (N*OH*OW, F).
+
+
+def conv2d_product(x: Array, w: Array, b: Array | None = None, stride=1, padding="valid", dilation=1) -> Array:
+    """The same y (N, OH, OW, F) as conv2d_forward, by one matrix product: cols @ matrix + b.
+
+    cols = im2col(x, ...) has one row for each output pixel. The filters w (KH, KW, C, F) become a matrix with one
+    row for each cell of the window and one column for each filter. b (F,) may be None.
+    """
+    (N, H, W, _), (KH, KW, _, F) = x.shape, w.shape
+    pads = resolve_padding((H, W), (KH, KW), stride, dilation, padding)
+    OH, OW = output_size((H, W), (KH, KW), stride, dilation, pads)
+    cols = im2col(x, (KH, KW), stride, padding, dilation)
+    rows = cols @ w.reshape(-1, F)
+    if b is not None:
+        rows = rows + b
+    return rows.reshape(N, OH, OW, F)
+
+
+def conv2d_dw(dy: Array, x: Array, w: Array, stride=1, padding="valid", dilation=1) -> Array:
+    """dw (KH, KW, C, F): the gradient with respect to the filters, by one matrix product, cols.T @ dy.
+
+    dy (N, OH, OW, F), x (N, H, W, C). Each weight meets one column of cols = im2col(x, ...): its gradient is the sum,
+    over all output pixels, of what it was multiplied by times dy. w itself is needed for its shape only.
+    """
+    KH, KW, _, F = w.shape
+    cols = im2col(x, (KH, KW), stride, padding, dilation)
+    dmatrix = cols.T @ dy.reshape(-1, F)
+    return dmatrix.reshape(w.shape)
+
+
+def conv2d_dx(dy: Array, input_shape, w: Array, stride=1, padding="valid", dilation=1) -> Array:
+    """dx (N, H, W, C) = input_shape: the gradient with respect to the images, by col2im of dy @ matrix.T.
+
+    dy (N, OH, OW, F), w (KH, KW, C, F). Row by row, each output pixel says what it wants of the cells in its window;
+    col2im carries that back to the pixels, and adds it up where windows overlap.
+    """
+    KH, KW, _, F = w.shape
+    dcols = dy.reshape(-1, F) @ w.reshape(-1, F).T
+    return col2im(dcols, input_shape, (KH, KW), stride, padding, dilation)
+
+
+def conv2d_dx_turned(dy: Array, input_shape, w: Array, padding="valid") -> Array:
+    """The same dx for stride 1, as a convolution of dy with the filters turned by 180 degrees.
+
+        y[i] = sum over k of x[i + k - before] * w[k]        so x[j] meets w[k] in the output i = j - k + before:
+        dx[j] = sum over k of dy[j - k + before] * w[k]      and k now counts backwards.
+
+    Turn the filters in height and width, and exchange their channels: what was C in is C out. A border of
+    KH - 1 - top cells above dy (and so on, on all four sides) makes the result as large as x: (N, H, W, C).
+    """
+    KH, KW = w.shape[:2]
+    (top, bottom), (left, right) = resolve_padding(input_shape[1:3], (KH, KW), 1, 1, padding)
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    border = (KH - 1 - top, KH - 1 - bottom), (KW - 1 - left, KW - 1 - right)
+    return conv2d_product(dy, turned, None, 1, border)
+
+
+def winograd_f23(d: Array, g: Array) -> Array:
+    """Winograd's F(2, 3): two outputs of a filter with three weights, by 4 multiplications of data instead of 6.
+
+        y0 = d0 g0 + d1 g1 + d2 g2
+        y1 = d1 g0 + d2 g1 + d3 g2
+
+    d (4, ...): four neighbouring inputs; g (3, ...): the weights; result (2, ...). d[0], g[0] and so on may be numbers
+    or arrays (of all images and channels). The four products, a factor of data and a factor of weights each:
+
+        (d0 - d2) g0      (d1 + d2) (g0 + g1 + g2) / 2      (d2 - d1) (g0 - g1 + g2) / 2      (d1 - d3) g2
+
+    The factors of weights, with their halves, are computed once for a whole image. Both outputs are sums and
+    differences of the products: write these out in d and g to see which. (Lavin and Gray, 2016, section 4.1.)
+    """
+    m1 = (d[0] - d[2]) * g[0]
+    m2 = (d[1] + d[2]) * ((g[0] + g[1] + g[2]) / 2)
+    m3 = (d[2] - d[1]) * ((g[0] - g[1] + g[2]) / 2)
+    m4 = (d[1] - d[3]) * g[2]
+    return np.stack([m1 + m2 + m3, m2 - m3 - m4])
 
 
 # --- Pooling ------------------------------------------------------------------------------------------------
@@ -465,8 +564,12 @@ def _each(f: Callable[..., float], *arrays: Array) -> Array:
 
 
 def relu_forward(x: Array) -> Array:
-    """Negative numbers become 0."""
-    return _each(lambda v: v if v > 0 else 0.0, x)
+    """Negative numbers become 0, all others stay: y = max(x, 0). Any shape."""
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for index in np.ndindex(x.shape):
+        if x[index] > 0:
+            y[index] = x[index]
+    return y
 
 
 def bias_relu(z: Array, b: Array) -> Array:
@@ -478,8 +581,12 @@ def bias_relu(z: Array, b: Array) -> Array:
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    """The slope is 1 where the output is positive, else 0 (at the kink, too)."""
-    return _each(lambda g, out: g if out > 0 else 0.0, dy, y)
+    """The slope is 1 where the output y is positive, else 0 (at the kink, too): dx = dy * slope. Any shape."""
+    dx = np.zeros(dy.shape, dtype=dy.dtype)
+    for index in np.ndindex(dy.shape):
+        if y[index] > 0:
+            dx[index] = dy[index]
+    return dx
 
 
 def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
@@ -599,7 +706,7 @@ def log_softmax(x: Array) -> Array:
     return y
 
 
-def _as_probabilities(target: Array, shape: tuple[int, int]) -> Array:
+def as_probabilities(target: Array, shape: tuple[int, int]) -> Array:
     """The label 2 of 4 classes is the distribution [0, 0, 1, 0]; distributions are taken as they are."""
     if target.ndim == 2:
         return target
@@ -615,7 +722,7 @@ def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     logits (N, K); target (N, K) probabilities or (N,) integer labels; result (N,), one loss a sample.
     """
     log_p = log_softmax(logits.astype(np.float64))
-    t = _as_probabilities(target, logits.shape)
+    t = as_probabilities(target, logits.shape)
     loss = np.zeros(len(logits), dtype=logits.dtype)
     for n in range(len(logits)):
         loss[n] = -sum(float(t[n, k]) * log_p[n, k] for k in range(logits.shape[1]))
@@ -633,8 +740,43 @@ def softmax_cross_entropy_backward(
     it. p: the softmax of the logits, if it is known already.
     """
     p = softmax_forward(logits.astype(np.float64)) if p is None else p
-    t = _as_probabilities(target, logits.shape)
+    t = as_probabilities(target, logits.shape)
     dlogits = np.zeros(logits.shape, dtype=logits.dtype)
     for n, k in np.ndindex(logits.shape):
         dlogits[n, k] = (p[n, k] * float(t[n].sum()) - float(t[n, k])) / (batch_size or len(logits))
     return dlogits
+
+
+# --- Optimizers: one step for one array of parameters ---------------------------------------------------------
+
+
+def sgd_step(p: Array, g: Array, lr: float) -> Array:
+    """Stochastic gradient descent: the new parameters, a small step down the gradient. p and g have one shape."""
+    return p - lr * g
+
+
+def momentum_step(p: Array, g: Array, m: Array, lr: float, momentum: float) -> tuple[Array, Array]:
+    """With momentum: (new p, new m). m is the step itself: a part of the last one, and a step down the gradient.
+
+    The new m is momentum times m, less lr times g; then m is added to p. Where gradients agree for a while, the steps
+    grow; where they change their sign, they cancel.
+    """
+    m = momentum * m - lr * g
+    return p + m, m
+
+
+def adam_step(
+    p: Array, g: Array, m: Array, v: Array, t: int, lr: float, beta_1: float, beta_2: float, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Adam: (new p, new m, new v) in the step t = 1, 2, ... (Kingma and Ba, 2015, the form at the end of section 2).
+
+        m  <-  beta_1 m + (1 - beta_1) g            the running mean of the gradient
+        v  <-  beta_2 v + (1 - beta_2) g²           the running mean of its square, number by number
+        p  <-  p - alpha m / (sqrt(v) + epsilon)    alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
+
+    m and v start at 0 and are too small at first. alpha makes up for that; m and v themselves stay as they are.
+    """
+    m = beta_1 * m + (1 - beta_1) * g
+    v = beta_2 * v + (1 - beta_2) * g * g
+    alpha = lr * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    return p - alpha * m / (np.sqrt(v) + epsilon), m, v

@@ -1,0 +1,54 @@
+"""The reference implementations that go another way: each gives what the loops give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import random
+
+from minicnn.kernels import reference
+from minicnn.optimizers import SGD, Adam
+
+GEOMETRIES = [(1, "valid", 1), (1, "same", 1), (2, "same", 1), ((2, 1), ((1, 0), (2, 1)), 1), (1, "valid", (2, 1))]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_convolution_by_matrices_gives_what_the_loops_give(geometry):
+    x, w, b = random((2, 5, 6, 2), 1), random((3, 2, 2, 3), 2), random((3,), 3)
+    y = reference.conv2d_forward(x, w, b, *geometry)
+    np.testing.assert_allclose(reference.conv2d_product(x, w, b, *geometry), y, atol=1e-12)
+    np.testing.assert_allclose(reference.conv2d_product(x, w, None, *geometry), y - b, atol=1e-12)
+    dy = random(y.shape, 4)
+    dx, dw, _ = reference.conv2d_backward(dy, x, w, *geometry)
+    np.testing.assert_allclose(reference.conv2d_dw(dy, x, w, *geometry), dw, atol=1e-12)
+    np.testing.assert_allclose(reference.conv2d_dx(dy, x.shape, w, *geometry), dx, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same", 1, ((0, 2), (1, 0))])
+def test_dx_is_a_convolution_with_the_turned_kernel(padding):
+    x, w = random((2, 5, 6, 2), 1), random((3, 2, 2, 3), 2)
+    dy = random(reference.conv2d_forward(x, w, None, 1, padding).shape, 4)
+    dx, _, _ = reference.conv2d_backward(dy, x, w, 1, padding)
+    np.testing.assert_allclose(reference.conv2d_dx_turned(dy, x.shape, w, padding), dx, atol=1e-12)
+
+
+def test_winograd_gives_two_outputs_of_a_filter_of_three():
+    d, g = random((4, 5), 1), random((3, 5), 2)
+    right = [(d[i : i + 3] * g).sum(axis=0) for i in (0, 1)]
+    np.testing.assert_allclose(reference.winograd_f23(d, g), right, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, momentum=0.9), Adam(0.1)])
+def test_the_steps_are_those_of_the_optimizers(optimizer):
+    p = random((4,), 1)
+    mine, m, v = p.copy(), np.zeros(4), np.zeros(4)
+    for t in range(1, 4):
+        g = random((4,), t + 1)
+        optimizer.apply({("layer", "w"): p}, {("layer", "w"): [g.copy()]})
+        if isinstance(optimizer, Adam):
+            mine, m, v = reference.adam_step(mine, g, m, v, t, 0.1, 0.9, 0.999, 1e-7)
+        elif optimizer.momentum:
+            mine, m = reference.momentum_step(mine, g, m, 0.1, 0.9)
+        else:
+            mine = reference.sgd_step(mine, g, 0.1)
+        np.testing.assert_allclose(mine, p, rtol=1e-12)
