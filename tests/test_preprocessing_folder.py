@@ -41,7 +41,7 @@ def read(folder, **arguments):
 
 def test_classes_and_order(folder, capsys):
     data = image_dataset_from_directory(folder, image_size=(3, 3), shuffle=False)
-    assert capsys.readouterr().out == "Found 15 images of 3 classes: cats, dogs, żółw.\n"
+    assert capsys.readouterr().out == "Found 15 images of 3 classes: cats, dogs, żółw.\nPassed over: 1 .txt.\n"
     assert data.class_names == list(CLASSES)
     assert data.file_paths == sorted(data.file_paths, key=lambda path: (os.path.dirname(path), path))
     x, y = data.arrays()
@@ -150,8 +150,12 @@ def test_a_batch_of_broken_files_only_does_not_stop_training(folder):
 def test_nothing_but_broken_files(tmp_path):
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "x.png").write_text("x")
-    data = read(tmp_path)
-    with pytest.warns(UserWarning, match="1 of 1 files"), pytest.raises(InputError, match="none of the images"):
+    (tmp_path / "dogs").mkdir()
+    write(tmp_path / "dogs" / "x.png", 0)
+    (tmp_path / "dogs" / "x.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="None of the 1 images of the class '(cats|dogs)' can be read"):
+        data = read(tmp_path)
+    with pytest.warns(UserWarning, match="2 of 2 files"), pytest.raises(InputError, match="none of the images"):
         data.arrays()
 
 
@@ -215,7 +219,7 @@ def flow(folder, generator=None, **arguments):
 
 def test_flow_from_directory(folder, capsys):
     data = flow(folder, shuffle=False, batch_size=6)
-    assert capsys.readouterr().out == "Found 15 images belonging to 3 classes.\n"
+    assert capsys.readouterr().out == "Found 15 images belonging to 3 classes.\nPassed over: 1 .txt.\n"
     assert data.class_indices == {"cats": 0, "dogs": 1, "żółw": 2}
     assert (data.samples, data.num_classes, data.image_shape) == (15, 3, (3, 3, 3))
     assert data.filenames[0] == os.path.join("cats", "ein bild 0.png")
@@ -262,3 +266,166 @@ def test_class_mode_arguments(folder):
         flow(folder, class_mode="binary")
     with pytest.raises(InputError, match="knows of no parts"):
         flow(folder, subset="training")
+
+
+# ---- folders as people have them -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["dataset", "generator"])
+def listed(request):
+    """What is found in a folder: class names and paths, by either reader."""
+
+    def found(folder, **arguments):
+        if request.param == "dataset":
+            data = image_dataset_from_directory(folder, image_size=(3, 3), **arguments)
+            return data.class_names, data.file_paths
+        if "class_names" in arguments:
+            arguments["classes"] = arguments.pop("class_names")
+        data = flow(folder, **arguments)
+        return data.class_names, data.filepaths
+
+    return found
+
+
+def test_every_ending_of_a_readable_picture_counts(tmp_path, listed):
+    for i, (ending, kind) in enumerate({
+        "jfif": "JPEG", "jpe": "JPEG", "JPG": "JPEG", "pgm": "PPM", "pbm": "PPM", "pnm": "PPM", "ppm": "PPM",
+        "webp": "WEBP", "tif": "TIFF", "bmp": "BMP", "gif": "GIF",
+    }.items()):  # fmt: skip
+        (tmp_path / f"s{i % 2}").mkdir(exist_ok=True)
+        mode = {"pgm": "L", "pbm": "1"}.get(ending, "RGB")
+        Image.new(mode, (4, 4)).save(tmp_path / f"s{i % 2}" / f"1.{ending}", format=kind)
+    assert len(listed(tmp_path)[1]) == 11
+
+
+def test_what_was_passed_over_is_counted_by_ending(tmp_path, listed, capsys):
+    for name in ("cats", "dogs"):
+        write(tmp_path / name / "0.png", 0)
+        (tmp_path / name / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("notes.txt", "list.txt", "README"):
+        (tmp_path / "cats" / name).write_text("no image")
+    with pytest.warns(UserWarning, match=r"2 \.heic left out: save them as JPEG or PNG"):
+        listed(tmp_path)
+    assert "Passed over: 2 .heic, 2 .txt, 1 without an ending." in capsys.readouterr().out
+
+
+def test_a_folder_of_heic_only_says_so(tmp_path, listed):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(InputError, match=r"(?s)there are no images.*other files: 1 \.heic.*save the \.heic files"):
+        listed(tmp_path)
+
+
+def test_folders_that_systems_make_are_no_classes(tmp_path, listed):
+    for name in ("cats", "dogs", "__MACOSX/cats", "@eaDir/x", "cats/__MACOSX"):
+        write(tmp_path / name / "0.png", 0)
+    (tmp_path / "__MACOSX" / "cats" / "._0.png").write_bytes(b"\0\5\x16\7")
+    names, paths = listed(tmp_path)
+    assert (names, len(paths)) == (["cats", "dogs"], 2)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("Train", "Valid", "test")])
+def test_parts_of_a_data_set_are_no_classes(tmp_path, listed, parts):
+    for part in parts:
+        for name in ("cats", "dogs"):
+            write(tmp_path / part / name / "0.png", 0)
+    with pytest.raises(InputError, match=r"(?s)parts of a data set, no classes.*cats, dogs.*read each part by itself"):
+        listed(tmp_path)
+    assert listed(tmp_path, class_names=sorted(parts))[0] == sorted(parts)  # who means it, says it
+
+
+def test_train_and_plane_may_be_classes(tmp_path, listed):
+    for name in ("train", "test"):  # without folders inside
+        write(tmp_path / name / "0.png", 0)
+    assert listed(tmp_path)[0] == ["test", "train"]
+
+
+def test_the_folder_that_a_zip_was_packed_in(tmp_path, listed):
+    for name in ("cats", "dogs"):
+        write(tmp_path / "archive" / name / "0.png", 0)
+    with pytest.raises(InputError, match=r"(?s)one folder in it.*archive, and in it cats, dogs.*pass .*archive") as e:
+        listed(tmp_path)
+    assert repr(str(tmp_path / "archive")) in e.value.fix
+    assert listed(tmp_path / "archive")[0] == ["cats", "dogs"]
+
+
+def test_one_class_only_is_said(tmp_path, listed):
+    write(tmp_path / "cats" / "0.png", 0)
+    with pytest.warns(UserWarning, match="only one class, 'cats': nothing to tell it apart from"):
+        listed(tmp_path)
+
+
+def test_a_class_of_broken_files_is_said_before_training(tmp_path, listed):
+    write(tmp_path / "cats" / "0.png", 0)
+    (tmp_path / "dogs").mkdir()
+    for i in range(3):
+        (tmp_path / "dogs" / f"{i}.jpg").write_text("<html>not found</html>")
+    with pytest.warns(UserWarning, match="None of the 3 images of the class 'dogs' can be read: .*an HTML page"):
+        listed(tmp_path)
+
+
+def test_a_small_class_may_have_no_part_in_the_validation(tmp_path):
+    for name, count in (("cat", 20), ("dog", 20), ("panda", 3)):
+        for i in range(count):
+            write(tmp_path / name / f"{i}.png", 0)
+    generator = ImageDataGenerator(validation_split=0.25)
+    parts = [flow(tmp_path, generator, subset=subset) for subset in ("validation", "training")]
+    assert [part.samples for part in parts] == [10, 33]  # as Keras has it
+    assert np.bincount(parts[0].classes, minlength=3).tolist() == [5, 5, 0]
+
+
+def test_only_an_empty_whole_is_an_error(tmp_path):
+    for name in ("cat", "dog"):
+        write(tmp_path / name / "0.png", 0)
+    with pytest.raises(InputError, match="the validation part would be empty"):
+        flow(tmp_path, ImageDataGenerator(validation_split=0.25), subset="validation")
+
+
+def test_names_that_the_output_cannot_show_stop_nothing(tmp_path):
+    import subprocess
+    import sys
+
+    for name in ("cats \U0001f431", "日本", "żółw"):
+        write(tmp_path / name / "0.png", 0)
+    program = (
+        "import sys; from minicnn.preprocessing.image import ImageDataGenerator, image_dataset_from_directory as f\n"
+        "f(sys.argv[1], image_size=(8, 8)).arrays(); ImageDataGenerator().flow_from_directory(sys.argv[1])"
+    )
+    for encoding in ("cp1252", "cp932", "ascii"):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"Found 3 images of 3 classes: cats ?" in done.stdout
+
+
+def test_a_link_that_leads_nowhere_is_one_line(folder):
+    os.symlink(folder / "gone.png", folder / "cats" / "link.png")
+    data = read(folder)
+    with pytest.warns(UserWarning, match="1 of 16 files") as caught:
+        data.arrays()
+    assert str(caught[0].message).count("link.png") == 1 and len(str(caught[0].message).splitlines()) == 2
+
+
+def test_pictures_that_are_not_quite_what_their_files_hold_are_named(folder):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "cats" / "dance.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=r"(?s)1 of 16 files have not quite.*dance.gif: of its 2 pictures, the first"):
+        assert len(read(folder).arrays()[0]) == 16
+
+
+@pytest.mark.parametrize("labels", [np.repeat(np.arange(10), 10), np.repeat(np.arange(10), 10)[:, None],
+                                    np.eye(10)[np.repeat(np.arange(10), 10)], np.repeat([*"bcaz"], 25)])  # fmt: skip
+def test_sorted_labels_are_not_parted(labels):
+    """Keras raises a ValueError; parted, training would have the classes 2 to 9, and validation 0 and 1."""
+    x, generator = np.zeros((100, 4, 4, 1)), ImageDataGenerator(validation_split=0.2)
+    for subset in ("training", "validation"):
+        with pytest.raises(InputError, match="y is sorted"):
+            generator.flow(x, labels, subset=subset)
+    order = np.random.default_rng(0).permutation(100)
+    assert len(generator.flow(x[order], labels[order], subset="training").y) == 80
+
+
+@pytest.mark.parametrize("targets", [np.arange(100), np.linspace(0, 1, 100), np.zeros(100), np.zeros((100, 3, 2))])
+def test_targets_that_are_no_classes_are_parted(targets):
+    generator = ImageDataGenerator(validation_split=0.2)
+    assert len(generator.flow(np.zeros((100, 4, 4, 1)), targets, subset="validation").y) == 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,22 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
-from minicnn.errors import BrokenFileError, InputError
+from minicnn.errors import BrokenFileError, InputError, visible
 from minicnn.preprocessing.epochs import Epochs, check_seed
-from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, load_img
+from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, read_image
 from minicnn.utils import to_categorical
 
 ENDINGS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+# Pictures and films that are not read: that they are left out is worth a warning.
+UNREAD = (
+    ".ai", ".arw", ".avi", ".avif", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".mov",
+    ".mp4", ".nef", ".pdf", ".psd", ".svg", ".tga",
+)  # fmt: skip
+# Folders that systems make: of a Mac's zip file, of a network disk, of Windows, of Python.
+NO_CLASSES = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "__pycache__")
+PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")  # of a data set
 LABEL_MODES = ("int", "categorical", "binary", None)
 SUBSETS = ("training", "validation", "both", None)
 
@@ -62,7 +71,7 @@ def image_dataset_from_directory(
     size = check_size("image_size", image_size)
     check_seed(seed)
     _check_split(validation_split, subset, shuffle, seed)
-    paths, numbers, names = list_folder(directory, labels, class_names, follow_links)
+    paths, numbers, names, others = list_folder(directory, labels, class_names, follow_links)
     if numbers is None or label_mode is None:
         numbers = label_mode = None
     if label_mode == "binary" and len(names or ()) != 2:
@@ -72,7 +81,7 @@ def image_dataset_from_directory(
         )  # fmt: skip
     if verbose:
         of = "" if numbers is None else f" of {len(names or ())} classes: {_some(names or [])}"
-        print(f"Found {len(paths)} images{of}.")
+        say(f"Found {len(paths)} images{of}.", others)
     if shuffle:
         # The old generator shuffles as Keras does: the same seed parts the same files.
         seed = int(random.new_generator().integers(10**6)) if seed is None else seed
@@ -154,7 +163,7 @@ class ImageDataset(Epochs):
                 advance(len(paths))
         seconds, chosen = perf_counter() - start, np.concatenate(kept)
         if self.verbose:
-            print(f"Read {len(chosen)} images in {seconds:.1f} s ({len(chosen) / max(seconds, 1e-9):.0f} img/s)")
+            say(f"Read {len(chosen)} images in {seconds:.1f} s ({len(chosen) / max(seconds, 1e-9):.0f} img/s)")
         self._reader.warn(self.n)
         if not len(chosen):
             raise InputError(
@@ -169,12 +178,13 @@ class ImageDataset(Epochs):
 
 
 class ImageReader:
-    """Reads files into one array of uint8, all images of one size; remembers those that cannot be read."""
+    """Reads files into one array of uint8, all images of one size; remembers which cannot be read, or not quite."""
 
     def __init__(self, color_mode: str, size: Size, interpolation: str, keep_aspect_ratio: bool):
         self.color_mode, self.size, self.interpolation = color_mode, size, interpolation
         self.keep_aspect_ratio = keep_aspect_ratio
         self.broken: dict[str, str] = {}  # path: why
+        self.notes: dict[str, str] = {}  # path: what is to be said of the picture
         self.told = 0
 
     def read(self, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,20 +201,27 @@ class ImageReader:
         if path in self.broken:
             return None
         try:
-            img = load_img(path, self.color_mode, self.size, self.interpolation, self.keep_aspect_ratio)
+            img, notes = read_image(path, self.color_mode, self.size, self.interpolation, self.keep_aspect_ratio)
         except (BrokenFileError, OSError) as error:
-            self.broken[path] = error.received if isinstance(error, BrokenFileError) else f"{error}."
+            self.broken[path] = error.received if isinstance(error, InputError) else f"{error}."
             return None
+        if notes:
+            self.notes[path] = " ".join(notes)
         return np.asarray(img).reshape(*self.size, -1)
 
     def warn(self, total: int) -> None:
-        """Name the files found broken since the last time."""
-        if len(self.broken) > self.told:
-            self.told = len(self.broken)
-            some = [f"  {path}: {why}" for path, why in list(self.broken.items())[:10]]
-            rest = [f"  and {self.told - 10} more"] if self.told > 10 else []
-            head = f"{self.told} of {total} files cannot be read as images and were left out:"
-            warnings.warn("\n".join([head, *some, *rest]), stacklevel=3)
+        """Name the files found broken, or not quite as they should be, since the last time."""
+        if len(self.broken) + len(self.notes) > self.told:
+            self.told = len(self.broken) + len(self.notes)
+            for files, what in (
+                (self.broken, "cannot be read as images and were left out"),
+                (self.notes, "have not quite become what they are"),
+            ):
+                if files:
+                    some = [f"  {path}: {why}" for path, why in list(files.items())[:10]]
+                    rest = [f"  and {len(files) - 10} more"] if len(files) > 10 else []
+                    head = f"{len(files)} of {total} files {what}:"
+                    warnings.warn(visible("\n".join([head, *some, *rest])), stacklevel=3)
 
 
 # ---- what is in a folder ---------------------------------------------------------------------------------------------
@@ -212,16 +229,15 @@ class ImageReader:
 
 def list_folder(
     directory: Any, labels: Any, class_names: Sequence[str] | None, follow_links: bool
-) -> tuple[list[str], np.ndarray | None, list[str] | None]:
-    """The paths of all images in a fixed order, their labels (N,) int32, and the names of the classes."""
+) -> tuple[list[str], np.ndarray | None, list[str] | None, Counter[str]]:
+    """The paths of all images in a fixed order, their labels (N,) int32, the names of the classes, and how many files
+    of which ending were passed over.
+    """
     directory = os.fspath(directory)
     check_folder(directory)
     if isinstance(labels, str) and labels == "inferred":
         names = class_folders(directory, class_names)
-        found = [list_images(os.path.join(directory, name), follow_links) for name in names]
-        for name, paths in zip(names, found, strict=True):
-            if not paths and any(found):
-                warnings.warn(f"There are no images in the class folder {name!r} of {directory}.", stacklevel=3)
+        found, others = class_images(directory, names, follow_links)
         paths, sizes = [path for part in found for path in part], [len(part) for part in found]
         numbers: np.ndarray | None = np.repeat(np.arange(len(names), dtype=np.int32), sizes)
         chosen: list[str] | None = names
@@ -231,12 +247,59 @@ def list_folder(
                 "class_names", "they name the folders of the classes.", 'class_names only with labels="inferred".',
                 f"labels={labels!r:.60}.", "leave one of the two out.",
             )  # fmt: skip
-        paths = list_images(directory, follow_links)
+        paths, others = scan(directory, follow_links)
         numbers = None if labels is None else _given(labels, len(paths))
         chosen = None if numbers is None else [str(k) for k in range(int(numbers.max(initial=-1)) + 1)]
+        _warn_of_unread(directory, others)
     if not paths:
-        raise no_images(directory)
-    return paths, numbers, chosen
+        raise no_images(directory, others)
+    return paths, numbers, chosen, others
+
+
+def class_images(directory: str, names: Sequence[str], follow_links: bool) -> tuple[list[list[str]], Counter[str]]:
+    """The images of each class, and how many other files of which ending there are. Warns of a class without images,
+    or with none that can be read. Raises InputError where no class has any.
+    """
+    scanned = [scan(os.path.join(directory, name), follow_links) for name in names]
+    found, others = [paths for paths, _ in scanned], sum((other for _, other in scanned), Counter())
+    if not any(found):
+        raise no_images(directory, others)
+    for name, (paths, other) in zip(names, scanned, strict=True):
+        if not paths:
+            instead = f" ({some_endings(other)})" if other else ""
+            warnings.warn(
+                visible(f"There are no images in the class folder {name!r} of {directory}{instead}."), stacklevel=4
+            )
+        elif (why := _all_broken(paths)) is not None:
+            warnings.warn(
+                visible(f"None of the {len(paths)} images of the class {name!r} can be read: {paths[0]}: {why}"),
+                stacklevel=4,
+            )
+    if len(names) == 1:
+        warnings.warn(visible(f"There is only one class, {names[0]!r}: nothing to tell it apart from."), stacklevel=4)
+    _warn_of_unread(directory, others)
+    return found, others
+
+
+def _all_broken(paths: Sequence[str]) -> str | None:
+    """Why the first of these files cannot be read, if none can; None as soon as one can."""
+    first = None
+    for path in paths:
+        try:
+            read_image(path, "rgb", 8, "nearest", False)
+            return None
+        except (BrokenFileError, OSError) as error:
+            first = first or (error.received if isinstance(error, InputError) else f"{error}.")
+    return first
+
+
+def _warn_of_unread(directory: str, others: Counter[str]) -> None:
+    unread = Counter({ending: count for ending, count in others.items() if ending in UNREAD})
+    if unread:
+        warnings.warn(
+            visible(f"{directory}: {some_endings(unread)} left out: save them as JPEG or PNG to have them read."),
+            stacklevel=4,
+        )
 
 
 def check_folder(directory: str) -> None:
@@ -263,6 +326,7 @@ def class_folders(directory: str, class_names: Sequence[str] | None = None) -> l
             "move the images of each class into a folder of its name; or pass labels=None: images without classes.",
         )  # fmt: skip
     if class_names is None:
+        _check_layout(directory, folders)
         return folders
     missing = [name for name in class_names if name not in folders]
     if missing or isinstance(class_names, str) or len(set(class_names)) != len(class_names):
@@ -273,31 +337,80 @@ def class_folders(directory: str, class_names: Sequence[str] | None = None) -> l
     return list(class_names)
 
 
+def _check_layout(directory: str, folders: list[str]) -> None:
+    """InputError where the folders can hardly be classes: parts of a data set, or what a zip file was packed in."""
+    inside = {name: _folders(os.path.join(directory, name)) for name in folders}
+    parts = [name for name in folders if name.lower() in PARTS and inside[name]]
+    if len(folders) > 1 and len(parts) == len(folders):
+        raise InputError(
+            directory, "these folders are parts of a data set, no classes.", "a folder for each class.",
+            f"{_some(folders)}; in {parts[0]}: {_some(inside[parts[0]])}.",
+            f"read each part by itself: {os.path.join(directory, parts[-1])!r}, and so on; if these are classes, pass "
+            "class_names.",
+        )  # fmt: skip
+    if len(folders) == 1 and inside[folders[0]]:
+        one = os.path.join(directory, folders[0])
+        if not any(file.lower().endswith(ENDINGS) for file in os.listdir(one)):
+            raise InputError(
+                directory, "there is one folder in it, and the classes seem to be inside that.",
+                "a folder for each class.", f"{folders[0]}, and in it {_some(inside[folders[0]])}.",
+                f"pass {one!r}; if it is a class, the only one, pass class_names.",
+            )  # fmt: skip
+
+
 def list_images(directory: str, follow_links: bool = False) -> list[str]:
     """The image files in `directory` and all folders below it, in a fixed order. Hidden ones are left out.
 
     Links to folders are followed where asked for, each folder once: a link may lead in a circle.
     """
-    paths, seen = [], set()
+    return scan(directory, follow_links)[0]
+
+
+def scan(directory: str, follow_links: bool = False) -> tuple[list[str], Counter[str]]:
+    """`list_images`, and how many other files, by their endings, in small letters."""
+    paths, others, seen = [], Counter[str](), set()
     for root, folders, files in os.walk(directory, followlinks=follow_links, onerror=_cannot_list):
         real = os.path.realpath(root)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if real in seen else sorted(name for name in folders if _is_class(name))
         if real not in seen:
-            paths += [(root, file) for file in files if file.lower().endswith(ENDINGS) and not file.startswith(".")]
+            files = [file for file in files if not file.startswith(".")]
+            paths += [(root, file) for file in files if file.lower().endswith(ENDINGS)]
+            endings = (os.path.splitext(file)[1].lower() for file in files)
+            others.update(ending for ending in endings if ending not in ENDINGS)
         seen.add(real)
-    return [os.path.join(root, file) for root, file in sorted(paths)]
+    return [os.path.join(root, file) for root, file in sorted(paths)], others
 
 
-def no_images(directory: str) -> InputError:
+def some_endings(others: Counter[str]) -> str:
+    """`3 .heic, 1 without an ending`."""
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common(10))
+
+
+def no_images(directory: str, others: Counter[str]) -> InputError:
+    received = f"other files: {some_endings(others)}." if others else "no files."
+    unread = [ending for ending in others if ending in UNREAD]
+    fix = "check the path, and the endings of the files."
+    if unread:
+        fix = f"save the {unread[0]} files as JPEG or PNG: open them in an image viewer, and export them."
     return InputError(
-        directory, "there are no images in it.", f"files that end in {', '.join(ENDINGS)}.", "none of these.",
-        "check the path, and the endings of the files.",
+        directory, "there are no images in it.", f"files that end in {', '.join(ENDINGS)}.", received, fix
     )  # fmt: skip
 
 
+def say(text: str, others: Counter[str] | None = None) -> None:
+    """Print a line, and what was passed over. Letters that the output does not have are replaced: nothing stops."""
+    if others:
+        text += f"\nPassed over: {some_endings(others)}."
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(visible(text).encode(encoding, "replace").decode(encoding))
+
+
 def _folders(directory: str) -> list[str]:
-    folders = (entry.name for entry in Path(directory).iterdir() if entry.is_dir())
-    return sorted(name for name in folders if not name.startswith("."))
+    return sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and _is_class(entry.name))
+
+
+def _is_class(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in NO_CLASSES
 
 
 def _cannot_list(error: OSError) -> None:

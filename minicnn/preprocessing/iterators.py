@@ -9,7 +9,7 @@ import numpy as np
 
 from minicnn.errors import InputError
 from minicnn.preprocessing.epochs import Epochs
-from minicnn.preprocessing.folder import ImageReader, check_folder, class_folders, list_images, no_images
+from minicnn.preprocessing.folder import ImageReader, check_folder, class_folders, class_images, say
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, check_choice, check_size, pillow_format, save_img
 from minicnn.utils import to_categorical
 
@@ -94,7 +94,11 @@ class NumpyArrayIterator(Iterator):
                 "flow", "x and y have different lengths.", f"one target for each of the {len(x)} images.",
                 f"y of shape {y.shape}.", "check that both were sliced or shuffled alike.",
             )  # fmt: skip
-        part = _part(len(x), image_data_generator.validation_split, subset)
+        share = image_data_generator.validation_split
+        part = _part(len(x), share, subset)
+        _check_not_empty(len(x[part]), len(x), share, subset)
+        if subset is not None and y is not None:
+            _check_classes(y, share)
         self.x, self.y = x[part], None if y is None else y[part]
         args = (batch_size, shuffle, seed, save_to_dir, save_prefix, save_format)
         super().__init__(len(self.x), image_data_generator, *args)
@@ -127,12 +131,12 @@ class DirectoryIterator(Iterator):
         directory = os.fspath(directory)
         check_folder(directory)
         names = class_folders(directory, classes)
-        found = [list_images(os.path.join(directory, name), follow_links) for name in names]
-        if not any(found):
-            raise no_images(directory)
+        found, others = class_images(directory, names, follow_links)
         share = image_data_generator.validation_split
+        total = sum(len(paths) for paths in found)
         found = [paths[_part(len(paths), share, subset)] for paths in found]  # the share of every class
         self.filepaths = [path for paths in found for path in paths]
+        _check_not_empty(len(self.filepaths), total, share, subset)
         self.filenames = [os.path.relpath(path, directory) for path in self.filepaths]
         self.classes = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in found])
         self.class_indices = {name: k for k, name in enumerate(names)}
@@ -144,7 +148,7 @@ class DirectoryIterator(Iterator):
                 'use "categorical" or "sparse".',
             )  # fmt: skip
         self._reader = ImageReader(color_mode, size, interpolation, keep_aspect_ratio)
-        print(f"Found {self.samples} images belonging to {self.num_classes} classes.")
+        say(f"Found {self.samples} images belonging to {self.num_classes} classes.", others)
         args = (batch_size, shuffle, seed, save_to_dir, save_prefix, save_format)
         super().__init__(self.samples, image_data_generator, *args)
 
@@ -178,10 +182,29 @@ def _part(n: int, share: float, subset: str | None) -> slice:
             "make it with ImageDataGenerator(validation_split=0.25), for example.",
         )  # fmt: skip
     cut = int(n * share)
-    part = slice(cut) if subset == "validation" else slice(cut, None)
-    if not len(range(n)[part]):
+    return slice(cut) if subset == "validation" else slice(cut, None)
+
+
+def _check_not_empty(chosen: int, n: int, share: float, subset: str | None) -> None:
+    if not chosen:
         raise InputError(
             "subset", f"the {subset} part would be empty.", "at least one image.",
             f"{n} images and validation_split={share}.", "use more images, or another share.",
         )  # fmt: skip
-    return part
+
+
+def _check_classes(y: np.ndarray, share: float) -> None:
+    """InputError where y is sorted, so that the two parts have different classes. Keras raises a ValueError, too."""
+    classes = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf" else y.reshape(len(y), -1)
+    if classes.ndim == 2:
+        if classes.shape[1] != 1 or classes.dtype.kind not in "biufSU":
+            return  # no class numbers
+        classes = classes[:, 0]
+    cut, kinds = int(len(y) * share), np.unique(classes)
+    in_blocks = np.count_nonzero(classes[1:] != classes[:-1]) == len(kinds) - 1  # all of a class stand together
+    if len(kinds) < len(y) and in_blocks and not np.array_equal(np.unique(classes[:cut]), np.unique(classes[cut:])):
+        raise InputError(
+            "subset", "y is sorted, so the two parts have different classes.", "each class in both parts.",
+            f"for training {np.unique(classes[cut:]).tolist()}, for validation {np.unique(classes[:cut]).tolist()}.",
+            "shuffle first: order = np.random.default_rng(0).permutation(len(x)), then x[order], y[order].",
+        )  # fmt: skip
