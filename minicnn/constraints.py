@@ -9,19 +9,16 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from minicnn.backend import Array, xp_of
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve
 
 EPSILON = 1e-7  # Keras' guard against a division by 0
 
 
-class Constraint:
-    """Base class: implement `__call__(w)`, and `get_config` if there are arguments."""
+class Constraint(Configured):
+    """Base class: implement `__call__(w)`."""
 
     def __call__(self, w: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} must implement __call__(w)")
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
 
 
 class MaxNorm(Constraint):
@@ -41,9 +38,6 @@ class MaxNorm(Constraint):
             return w
         return w * (norms.clip(0, self.max_value) / (EPSILON + norms))
 
-    def get_config(self):
-        return {"max_value": self.max_value, "axis": self.axis}
-
 
 class NonNeg(Constraint):
     """Negative weights become 0."""
@@ -60,9 +54,6 @@ class UnitNorm(Constraint):
 
     def __call__(self, w: Array) -> Array:
         return w / (EPSILON + _norms(w, self.axis))
-
-    def get_config(self):
-        return {"axis": self.axis}
 
 
 def _norms(w: Array, axis: int | Sequence[int]) -> Array:
@@ -85,4 +76,4 @@ _KNOWN = names_of(MaxNorm, NonNeg, UnitNorm, maxnorm=MaxNorm, nonneg=NonNeg, uni
 
 def get(identifier: Any) -> Callable[[Array], Array] | None:
     """The constraint for a name ("max_norm", "MaxNorm"), config dict, class, instance or function."""
-    return resolve("constraint", identifier, _KNOWN)
+    return resolve("constraint", identifier, _KNOWN, Constraint)

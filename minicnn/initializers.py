@@ -14,14 +14,14 @@ import numpy as np
 
 from minicnn import random
 from minicnn.errors import InputError, unknown_name
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve
 
 # Standard deviation of a standard normal that is cut off at -2 and 2.
 TRUNCATED_STDDEV = 0.87962566103423978
 
 
-class Initializer:
-    """Base class. Subclasses implement `draw`, and `get_config` if they take arguments.
+class Initializer(Configured):
+    """Base class. Subclasses implement `draw`.
 
     seed: an integer gives the initializer a generator of its own, and the same values at every call
     (as in Keras).
@@ -42,9 +42,6 @@ class Initializer:
         """The values, in float64."""
         raise NotImplementedError(f"{type(self).__name__} must implement draw(shape, rng)")
 
-    def get_config(self) -> dict[str, Any]:
-        return {"seed": self.seed}
-
 
 class Constant(Initializer):
     """Every weight is `value`."""
@@ -56,9 +53,6 @@ class Constant(Initializer):
     def draw(self, shape, rng):
         return np.full(shape, self.value, np.float64)
 
-    def get_config(self):
-        return {"value": self.value}
-
 
 class Zeros(Initializer):
     """Every weight is 0: the default of biases."""
@@ -68,9 +62,6 @@ class Zeros(Initializer):
 
     def draw(self, shape, rng):
         return np.zeros(shape)
-
-    def get_config(self):
-        return {}
 
 
 class Ones(Initializer):
@@ -82,9 +73,6 @@ class Ones(Initializer):
     def draw(self, shape, rng):
         return np.ones(shape)
 
-    def get_config(self):
-        return {}
-
 
 class RandomNormal(Initializer):
     """Normal distribution."""
@@ -95,9 +83,6 @@ class RandomNormal(Initializer):
 
     def draw(self, shape, rng):
         return rng.normal(self.mean, self.stddev, shape)
-
-    def get_config(self):
-        return {"mean": self.mean, "stddev": self.stddev, "seed": self.seed}
 
 
 class TruncatedNormal(RandomNormal):
@@ -116,9 +101,6 @@ class RandomUniform(Initializer):
 
     def draw(self, shape, rng):
         return rng.uniform(self.minval, self.maxval, shape)
-
-    def get_config(self):
-        return {"minval": self.minval, "maxval": self.maxval, "seed": self.seed}
 
 
 class VarianceScaling(Initializer):
@@ -162,9 +144,6 @@ class VarianceScaling(Initializer):
         limit = math.sqrt(3.0) * stddev
         return rng.uniform(-limit, limit, shape)
 
-    def get_config(self):
-        return {"scale": self.scale, "mode": self.mode, "distribution": self.distribution, "seed": self.seed}
-
 
 class _NamedScaling(VarianceScaling):
     """A VarianceScaling whose three settings have a name of their own."""
@@ -173,9 +152,6 @@ class _NamedScaling(VarianceScaling):
 
     def __init__(self, seed: int | None = None):
         super().__init__(*self.settings, seed=seed)
-
-    def get_config(self):
-        return {"seed": self.seed}
 
 
 class GlorotUniform(_NamedScaling):
@@ -267,7 +243,7 @@ def get(identifier: Any) -> Initializer | None:
 
     A function is called as in Keras, `f(shape, dtype=dtype)`. None stays None.
     """
-    found = resolve("initializer", identifier, _KNOWN)
+    found = resolve("initializer", identifier, _KNOWN, Initializer)
     if found is None or isinstance(found, Initializer):
         return found
     return _FromFunction(found)

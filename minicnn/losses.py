@@ -7,10 +7,8 @@ that ends in softmax or sigmoid: the two derivatives together are p - t, exact a
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +16,7 @@ from minicnn import kernels
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, checked_number
 from minicnn.layers.base import ActivatedLayer, Context, Layer
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve
 
 # Keras' guard against log(0) where only probabilities are known.
 EPSILON = 1e-7
@@ -26,7 +24,7 @@ EPSILON = 1e-7
 _NO_PROBABILITIES = ("linear", "relu", "leaky_relu", "elu", "gelu", "tanh")
 
 
-class Loss:
+class Loss(Configured):
     """Base class: a loss of each sample, and the gradient of their mean.
 
     sparse: whether targets are class numbers (N,) instead of arrays of the prediction's shape.
@@ -51,10 +49,6 @@ class Loss:
         """The mean loss of a batch."""
         y_true, y_pred = (xp_of(y).asarray(y) for y in (y_true, y_pred))
         return float(self.per_sample(prepare_targets(self, y_true, y_pred), y_pred).mean())
-
-    def get_config(self) -> dict[str, Any]:
-        names = [p for p in inspect.signature(type(self).__init__).parameters if p not in ("self", "args", "kwargs")]
-        return {name: getattr(self, name) for name in names}
 
 
 class MeanSquaredError(Loss):
@@ -212,7 +206,7 @@ def get(identifier: str | dict | Loss) -> Loss:
     """The loss for a name, a config or an instance. Raises UnknownNameError."""
     if isinstance(identifier, Loss):
         return identifier
-    return resolve("loss", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN)
+    return resolve("loss", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN, Loss)
 
 
 def loss_gradient(

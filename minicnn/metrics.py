@@ -13,10 +13,10 @@ from typing import Any
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import unknown_name
-from minicnn.registry import names_of, resolve, snake_case
+from minicnn.registry import Configured, names_of, resolve, snake_case
 
 
-class Metric:
+class Metric(Configured):
     """Base class: implement `values(y_true, y_pred)`.
 
     direction: "max" if larger is better, "min" if smaller is: how EarlyStopping reads it.
@@ -55,9 +55,6 @@ class Metric:
         """Forget all samples."""
         self.total, self.count = 0.0, 0
 
-    def get_config(self) -> dict[str, Any]:
-        return {"name": self.name}
-
     # Keras' names for the two
     update_state = update
     reset_state = reset
@@ -72,9 +69,6 @@ class BinaryAccuracy(Metric):
 
     def values(self, y_true: Array, y_pred: Array) -> Array:
         return (y_pred > self.threshold) == _like(y_true, y_pred)
-
-    def get_config(self):
-        return {"name": self.name, "threshold": self.threshold}
 
 
 class CategoricalAccuracy(Metric):
@@ -108,9 +102,6 @@ class SparseTopKCategoricalAccuracy(Metric):
         own = xp.take_along_axis(y_pred, labels, axis=-1)
         larger = (y_pred > own).sum(-1)
         return (larger < self.k) & xp.isfinite(own[..., 0])
-
-    def get_config(self):
-        return {"k": self.k, "name": self.name}
 
 
 class TopKCategoricalAccuracy(SparseTopKCategoricalAccuracy):
@@ -168,7 +159,7 @@ def get(identifier: Any, loss: Any = None, output_shape: Sequence[int | None] = 
         return _accuracy_for(loss, output_shape)(name=identifier)
     if isinstance(identifier, Metric):
         return identifier
-    metric = resolve("metric", identifier, _KNOWN | {"accuracy": CategoricalAccuracy})
+    metric = resolve("metric", identifier, _KNOWN | {"accuracy": CategoricalAccuracy}, Metric)
     if not isinstance(metric, Metric):
         raise unknown_name("metric", identifier, [*_KNOWN, "accuracy"])
     if isinstance(identifier, str):

@@ -533,11 +533,18 @@ class Sequential(Layer):
         }  # fmt: skip
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, type[Layer]] | None = None) -> Sequential:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Sequential:
         """A new model of this architecture, without the weights. custom_objects: your own layer classes by name."""
         from minicnn.saving import model_from_config
 
         return model_from_config(config, custom_objects)
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], custom_objects: Any) -> Sequential:
+        """Inside of another configuration, nothing is built yet: a file's sizes are checked before they take memory."""
+        from minicnn.saving import _unbuilt
+
+        return _unbuilt(config, custom_objects)
 
     def save(self, filepath: Any, overwrite: bool = True) -> None:
         """Write the whole model into one file: see minicnn.saving.save_model."""

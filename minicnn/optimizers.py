@@ -7,7 +7,6 @@ the threads can share the work.
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 
 from minicnn import schedules
 from minicnn.backend import Array, xp_of
-from minicnn.errors import InputError, checked_number, unknown_name
+from minicnn.errors import InputError, checked_number
 from minicnn.kernels import cuda
-from minicnn.layers.base import serialize
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve, serialize
 from minicnn.schedules import InverseTimeDecay, LearningRateSchedule
 
 # Numbers in a piece. Its parameter, gradient, state and temporaries should stay in the cache; but between operations
@@ -30,7 +28,7 @@ BLOCK = 1 << 16
 FLUSH_EVERY, TINY = 64, 1e-22
 
 
-class Optimizer:
+class Optimizer(Configured):
     """Base class.
 
     learning_rate: a number, or a schedule of the step. weight_decay: each step first shrinks the parameters by
@@ -52,8 +50,7 @@ class Optimizer:
         global_clipnorm: float | None = None,
         **unknown,
     ):
-        for argument in unknown:
-            raise unknown_name(f"argument of {type(self).__name__}", argument, self._arguments())
+        self._refuse(unknown)
         self.schedule: LearningRateSchedule | None = None
         self.learning_rate = learning_rate
         self.weight_decay = self._optional("weight_decay", weight_decay, "of 0 or more", 0.004)
@@ -181,18 +178,10 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the learning rate as it stands now."""
-        config = {name: getattr(self, name) for name in self._arguments()}
+        config = super().get_config()
         if self.schedule is not None:
             config["learning_rate"] = serialize(self.schedule)
         return config
-
-    @classmethod
-    def _arguments(cls) -> list[str]:
-        names: list[str] = []
-        for base in (cls, Optimizer):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            names += [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("self", *names)]
-        return names
 
 
 class SGD(Optimizer):
@@ -362,4 +351,5 @@ def get(identifier: str | dict | Optimizer) -> Optimizer:
     """The optimizer for a name ("adam", "sgd", …), a config or an instance. Raises UnknownNameError."""
     if isinstance(identifier, Optimizer):
         return identifier
-    return resolve("optimizer", identifier if isinstance(identifier, (str, dict)) else repr(identifier), _KNOWN)
+    name = identifier if isinstance(identifier, (str, dict)) else repr(identifier)
+    return resolve("optimizer", name, _KNOWN, Optimizer)

@@ -7,10 +7,10 @@ from typing import Any
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve
 
 
-class Regularizer:
+class Regularizer(Configured):
     """Base class: implement `penalty(w)` and `gradient(w)`. A call returns the penalty, as in Keras."""
 
     def __call__(self, w: Array) -> float:
@@ -23,9 +23,6 @@ class Regularizer:
     def gradient(self, w: Array) -> Array:
         """Derivative of the penalty by w: same shape and dtype as w."""
         raise NotImplementedError(f"{type(self).__name__} must implement gradient(w)")
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
 
 
 class L1(Regularizer):
@@ -40,9 +37,6 @@ class L1(Regularizer):
     def gradient(self, w: Array) -> Array:
         return self.l1 * xp_of(w).sign(w)
 
-    def get_config(self):
-        return {"l1": self.l1}
-
 
 class L2(Regularizer):
     """l2 * sum(w²): "weight decay". The gradient is 2 * l2 * w."""
@@ -55,9 +49,6 @@ class L2(Regularizer):
 
     def gradient(self, w: Array) -> Array:
         return 2 * self.l2 * w
-
-    def get_config(self):
-        return {"l2": self.l2}
 
 
 class L1L2(Regularizer):
@@ -74,9 +65,6 @@ class L1L2(Regularizer):
 
     def gradient(self, w: Array) -> Array:
         return L1(self.l1).gradient(w) + L2(self.l2).gradient(w)
-
-    def get_config(self):
-        return {"l1": self.l1, "l2": self.l2}
 
 
 def _checked(name: str, factor: float) -> float:
@@ -103,4 +91,4 @@ _KNOWN = names_of(L1, L2) | {
 
 def get(identifier: Any) -> Regularizer | None:
     """The regularizer for a name ("l1", "l2", "l1_l2"), config dict, class or instance. None stays None."""
-    return resolve("regularizer", identifier, _KNOWN)
+    return resolve("regularizer", identifier, _KNOWN, Regularizer)

@@ -25,6 +25,7 @@ from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknow
 from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
 from minicnn.reading import Archive, check_finite, checked, open_archive, shortened
+from minicnn.registry import restored
 
 FORMAT = 1
 MOST_LAYERS = 1000
@@ -127,18 +128,16 @@ def _unbuilt(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> A
     from minicnn import layers
     from minicnn.models import Sequential
 
-    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | (custom_objects or {})
+    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | {"Sequential": Sequential}
+    known |= custom_objects or {}
     model = Sequential(name=_typed(config, "name", str))
     entries = _typed(config, "layers", list)
     if len(entries) > MOST_LAYERS:
         raise ValueError(f"{len(entries):,} layers; at most {MOST_LAYERS:,} are read")
     for entry in entries:
-        if entry["class_name"] == "Sequential":
-            layer = _unbuilt(entry["config"], custom_objects)
-        elif entry["class_name"] in known:
-            layer = known[entry["class_name"]].from_config(entry["config"])
-        else:
+        if entry["class_name"] not in known:
             raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
+        layer = restored({"class_name": entry["class_name"], "config": entry["config"]}, custom_objects)
         declared, layer.input_shape = layer.input_shape, None  # a layer that knows its shape would be built at once
         model.add(layer)
         layer.input_shape = declared
@@ -190,7 +189,11 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
     compiled = config.get("compile")
     if compiled is not None:
         entries = (compiled["optimizer"], compiled["loss"], *_typed(compiled, "metrics", list))
-        optimizer, loss, *metrics = (_restored(entry, custom_objects) for entry in entries)
+        own = custom_objects or {}
+        optimizer, loss, *metrics = (
+            restored(entry, own) if isinstance(entry, dict) and entry["class_name"] in own else entry
+            for entry in entries
+        )
         model.compile(optimizer, loss, metrics)
         model.optimizer.iterations = _typed(compiled, "iterations", int)
         if not 0 <= model.optimizer.iterations < 1 << 53:
@@ -365,13 +368,6 @@ def opened_archive(filepath: Any) -> Iterator[tuple[dict[str, Any], Archive]]:
 
 def _named(obj: Any) -> dict[str, Any]:
     return {"class_name": type(obj).__name__, "config": obj.get_config()}
-
-
-def _restored(entry: Any, custom_objects: dict[str, Any] | None) -> Any:
-    """A name or config as it is; an object where its class is the user's own."""
-    if isinstance(entry, dict) and entry["class_name"] in (custom_objects or {}):
-        return (custom_objects or {})[entry["class_name"]](**entry["config"])
-    return entry
 
 
 def _image_input_config(model: Any) -> dict[str, Any] | None:

@@ -8,21 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from minicnn.errors import InputError
-from minicnn.registry import names_of, resolve
+from minicnn.registry import Configured, names_of, resolve
 
 
-class LearningRateSchedule:
-    """Base class: implement `__call__(step)`, and `get_config` if the model is to be saved."""
+class LearningRateSchedule(Configured):
+    """Base class: implement `__call__(step)`."""
 
     def __call__(self, step: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} must implement __call__(step)")
-
-    def get_config(self) -> dict[str, Any]:
-        raise NotImplementedError(f"{type(self).__name__} must implement get_config() to be saved")
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LearningRateSchedule:
-        return cls(**config)
 
 
 class ExponentialDecay(LearningRateSchedule):
@@ -43,15 +36,6 @@ class ExponentialDecay(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         p = step // self.decay_steps if self.staircase else step / self.decay_steps
         return self.initial_learning_rate * self.decay_rate**p
-
-    def get_config(self):
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "decay_steps": self.decay_steps,
-            "decay_rate": self.decay_rate,
-            "staircase": self.staircase,
-            "name": self.name,
-        }
 
 
 class InverseTimeDecay(ExponentialDecay):
@@ -89,9 +73,6 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         return float(self.values[bisect_left(self.boundaries, step)])
 
-    def get_config(self):
-        return {"boundaries": self.boundaries, "values": self.values, "name": self.name}
-
 
 class PolynomialDecay(LearningRateSchedule):
     """From initial_learning_rate to end_learning_rate along (1 - step / decay_steps) ** power.
@@ -117,16 +98,6 @@ class PolynomialDecay(LearningRateSchedule):
         p = min(1.0, step / (self.decay_steps * cycles))
         drop = self.initial_learning_rate - self.end_learning_rate
         return drop * (1 - p) ** self.power + self.end_learning_rate
-
-    def get_config(self):
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "decay_steps": self.decay_steps,
-            "end_learning_rate": self.end_learning_rate,
-            "power": self.power,
-            "cycle": self.cycle,
-            "name": self.name,
-        }
 
 
 class CosineDecay(LearningRateSchedule):
@@ -159,16 +130,6 @@ class CosineDecay(LearningRateSchedule):
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.decay_steps)))
         return top * ((1 - self.alpha) * cosine + self.alpha)
 
-    def get_config(self):
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "decay_steps": self.decay_steps,
-            "alpha": self.alpha,
-            "name": self.name,
-            "warmup_target": self.warmup_target,
-            "warmup_steps": self.warmup_steps,
-        }
-
 
 def _positive(where: str, decay_steps: int) -> int:
     if not decay_steps > 0:
@@ -187,4 +148,4 @@ _KNOWN = names_of(ExponentialDecay, InverseTimeDecay, PiecewiseConstantDecay, Po
 
 def get(identifier: Any) -> LearningRateSchedule:
     """The schedule for a config dict {"class_name": ..., "config": {...}}; an instance stays as it is."""
-    return resolve("learning-rate schedule", identifier, _KNOWN)
+    return resolve("learning-rate schedule", identifier, _KNOWN, LearningRateSchedule)

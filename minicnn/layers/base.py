@@ -7,17 +7,16 @@ one page for each layer and shard of the batch; the list of the pages is the ful
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicnn import registry
 from minicnn.activations import Function
 from minicnn.backend import Array, to_host, xp_of
-from minicnn.errors import InputError, unknown_name
+from minicnn.errors import InputError
+from minicnn.registry import Configured, snake_case
 
 Shape = tuple[int, ...]  # without the batch axis
 
@@ -60,7 +59,7 @@ class Context:
         def __setattr__(self, name: str, value: Any) -> None: ...
 
 
-class Layer:
+class Layer(Configured):
     """Base class. A subclass defines forward and backward, and where it has them, build and output_shape.
 
     name: unique in its model; numbered by the model where none is given. trainable: False freezes the parameters.
@@ -68,16 +67,16 @@ class Layer:
     params: learned arrays by name. state: arrays that training changes without a gradient (running statistics).
     constraints, regularizers: by parameter name.
 
-    Constructor arguments are stored under their own names, unchanged: get_config reads them there.
+    Constructor arguments are stored under their own names, unchanged: get_config reads them there, and from_config
+    makes an equal layer of them, without weights. They may be layers, or lists of layers. See registry.Configured.
     """
 
     def __init__(
         self, name: str | None = None, trainable: bool = True, input_shape: Shape | None = None, **unknown
     ):
-        for argument in unknown:
-            raise unknown_name(f"argument of {type(self).__name__}", argument, self._arguments())
+        self._refuse(unknown)
         self.named = name is not None
-        self.name = name if name is not None else registry.snake_case(type(self).__name__)
+        self.name = name if name is not None else snake_case(type(self).__name__)
         self.trainable = trainable
         self.input_shape = None if input_shape is None else checked_shape(self.name, input_shape)
         self.built = False
@@ -138,25 +137,6 @@ class Layer:
         for slot, array in zip((*self.params.values(), *self.state.values()), weights, strict=True):
             slot[...] = xp_of(slot).asarray(array, slot.dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, from which `type(layer)(**config)` makes an equal layer without weights."""
-        return {name: serialize(getattr(self, name)) for name in self._arguments()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Layer:
-        """A new layer from what get_config returned."""
-        return cls(**config)
-
-    @classmethod
-    def _arguments(cls) -> list[str]:
-        """The names of the constructor's arguments, those of the base classes included."""
-        names: list[str] = []
-        for base in cls.__mro__:
-            if issubclass(base, Layer) and "__init__" in vars(base):
-                parameters = inspect.signature(base.__init__).parameters.values()
-                names += [p.name for p in parameters if p.kind != p.VAR_KEYWORD and p.name not in ("self", *names)]
-        return names
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
@@ -196,15 +176,3 @@ def checked_shape(where: str, shape: Any) -> Shape:
         where, "input_shape does not fit.", "the sizes of one sample, whole numbers above 0, without the batch axis.",
         f"{shape!r}.", fix,
     )  # fmt: skip
-
-
-def serialize(value: Any) -> Any:
-    """A constructor argument as JSON can hold it: objects as {"class_name", "config"}, activations by name."""
-    if isinstance(value, Function):
-        return value.name
-    if hasattr(value, "get_config"):
-        return {"class_name": type(value).__name__, "config": value.get_config()}
-    if isinstance(value, (list, tuple)):
-        return [serialize(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
