@@ -466,8 +466,8 @@ def _is_kink(
     y = forward().copy()
 
     def slopes(h: float) -> tuple[float, float]:
-        ahead = dy * (_moved(forward, array, where, h * unit) - y)
-        behind = dy * (y - _moved(forward, array, where, -h * unit))
+        ahead = dy * (moved(forward, array, where, h * unit) - y)
+        behind = dy * (y - moved(forward, array, where, -h * unit))
         return float(ahead.sum()) / h, float(behind.sum()) / h
 
     (ahead, behind), (near_ahead, near_behind) = slopes(step), slopes(step / 2)
@@ -478,11 +478,11 @@ def _is_kink(
 
 def _slope(forward: Callable[[], Array], array: Array, where: Any, unit: Any, step: float) -> Array:
     """J v by central differences: how fast y changes with array[where]."""
-    return (_moved(forward, array, where, step * unit) - _moved(forward, array, where, -step * unit)) / (2 * step)
+    return (moved(forward, array, where, step * unit) - moved(forward, array, where, -step * unit)) / (2 * step)
 
 
-def _moved(forward: Callable[[], Array], array: Array, where: Any, move: Any) -> Array:
-    """y with array[where] moved. A copy: a layer may return its input, which moves back."""
+def moved(forward: Callable[[], Array], array: Array, where: Any, move: Any) -> Array:
+    """forward() with array[where] moved. A copy: a layer may return its input, which moves back."""
     before = array[where].copy()
     array[where] = before + move
     y = forward().copy()

@@ -22,7 +22,7 @@ import pytest
 
 from minicnn import constraints, optimizers, regularizers
 from minicnn.errors import InputError
-from minicnn.inspect.page import build, page_html, write_page
+from minicnn.inspect.page import build, checks, page_html, write_page
 from minicnn.inspect.trace import Trace, trace
 from minicnn.layers import (
     ELU,
@@ -282,7 +282,7 @@ def test_embedded_arrays_equal_the_trace(small):
 def test_large_network_is_trimmed_to_the_limit_and_says_so(large):
     page = page_html(large)
     data = _data(page)
-    assert len(page.encode()) <= build.MOST_BYTES
+    assert len(page.encode()) <= build.MAX_BYTES
     assert data["level"] > 0 and data["trim"] == vars(build.LEVELS[data["level"]])
     assert _check_arrays(large, 0, data) > 100_000
 
@@ -296,12 +296,12 @@ def test_shares_add_up_to_the_gradient(small):
 
 
 def test_gradient_checks_agree_with_the_recorded_gradients(small):
-    checks = _data(page_html(small))["check"]
-    assert {small.layers[c["layer"]].kind for c in checks} == {"Conv2D", "BatchNormalization", "Dense"}
-    for c in checks:
+    found = _data(page_html(small))["check"]
+    assert {small.layers[c["layer"]].kind for c in found} == {"Conv2D", "BatchNormalization", "Dense"}
+    for c in found:
         recorded = small.layers[c["layer"]].grads[c["param"]][tuple(c["index"])]
         assert abs(c["exact"] - recorded) <= 1e-4 * abs(recorded) + c["noise"]
-        quotients = [(a - b) / (2 * h) for (a, b), h in zip(c["float64"], build.STEPS, strict=True)]
+        quotients = [(a - b) / (2 * h) for (a, b), h in zip(c["float64"], checks.STEPS, strict=True)]
         assert min(abs(q - c["exact"]) for q in quotients) <= 1e-5 * abs(c["exact"]) + c["noise"]
 
 

@@ -349,21 +349,30 @@ class Activation:
     top: float | None = None
     alpha: float = 1.0
 
+    @property
+    def known(self) -> bool:
+        """Whether there is a rule for it: not for a function of the user's own."""
+        return self.name in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax")
 
-def _activation(case: Case) -> Activation:
-    config, kind = case.config, case.layer.kind
+
+def activation_of(layer: LayerTrace) -> Activation:
+    """The activation that the layer is, or has; "linear" where it has none."""
+    config, kind = layer.config, layer.kind
     if kind == "ReLU":
         return Activation("relu", config["negative_slope"], config["max_value"])
     if kind == "LeakyReLU":
         return Activation("relu", config["negative_slope"])
     if kind == "ELU":
         return Activation("elu", alpha=config["alpha"])
-    name = "softmax" if kind == "Softmax" else config["activation"]
-    if name == "leaky_relu":
-        return Activation("relu", 0.2)
-    if name not in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax"):
-        raise case.refuse("nothing is known about this activation.", f"the activation {name!r}.")
-    return Activation(name)
+    name = "softmax" if kind == "Softmax" else str(config.get("activation", "linear"))
+    return Activation("relu", 0.2) if name == "leaky_relu" else Activation(name)
+
+
+def _activation(case: Case) -> Activation:
+    activation = activation_of(case.layer)
+    if not activation.known:
+        raise case.refuse("nothing is known about this activation.", f"the activation {activation.name!r}.")
+    return activation
 
 
 def _weighted(case: Case, rule: str, products: Products) -> None:

@@ -1,6 +1,6 @@
 """From a trace to the page: which numbers are embedded, and how.
 
-The page recomputes what it shows, so the operands must be there. They are, as far as MOST_BYTES allows: LEVELS are
+The page recomputes what it shows, so the operands must be there. They are, as far as MAX_BYTES allows: LEVELS are
 tried one after the other, from everything to little, and the page says which one it is. What is left out is left out by
 whole rows and columns; no number that is embedded is rounded.
 """
@@ -18,21 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import kernels, layers, losses, optimizers
+from minicnn import constraints, kernels, optimizers
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
+from minicnn.inspect.page import story
+from minicnn.inspect.page.checks import STEPS, Place, gradient_checks
+from minicnn.inspect.rules import Windows, activation_of
 from minicnn.inspect.trace import LayerTrace, Trace
-from minicnn.kernels.geometry import pair, resolve_padding
-from minicnn.layers.base import ActivatedLayer, Context
 
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 
 # More images than this, and the share of each in a gradient is not listed: this image's, and that of all others.
-MOST_SHARES = 32
-
-# The differences of the gradient check: multiply-accumulates that all of them together may take, and their steps.
-MOST_MACS = 2_000_000_000
-STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
+MAX_SHARES = 32
 
 # Parameter arrays up to this size are never trimmed.
 SMALL = 4096
@@ -67,40 +64,49 @@ LEVELS = (
 )
 
 
-def write_page(trace: Trace, path: Any, image: int = 0) -> None:
+# The script, in the order in which its parts are joined.
+SCRIPT = ("numbers.js", "arithmetic.js", "views.js", "frame.js")
+
+
+def write_page(trace: Trace, path: Any, image: int | None = None) -> None:
     """Write the page about sample `image` of the traced batch to `path`. Raises as page_html, or OSError."""
     text = page_html(trace, image)
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def page_html(trace: Trace, image: int = 0) -> str:
-    """The page as one string: HTML, style, script and numbers; at most MOST_BYTES. The same trace gives the same page.
+def page_html(trace: Trace, image: int | None = None) -> str:
+    """The page as one string: HTML, style, script and numbers; at most MAX_BYTES. The same trace gives the same page.
 
+    image: which one of the batch it shows; None: the one with the largest loss, of which most can be learned.
     Raises InputError where there is no such image, or where even the smallest page would be too large.
     """
+    if image is None:
+        image = story.image_of(trace)
     if not 0 <= image < len(trace.x):
         raise InputError(
             "page", "there is no such image in the trace.", f"a number from 0 to {len(trace.x) - 1}.",
             f"image={image}.", "choose one of the traced batch.",
         )  # fmt: skip
-    checks = _gradient_checks(trace)
+    weight = story.weight_of(trace, image)
+    checks = gradient_checks(trace, weight)
     for number, level in enumerate(LEVELS):
-        record = _Record(trace, image, level)
+        record = _Record(trace, image, level, weight)
         data = record.build() | {"level": number, "check": checks}
-        if record.pool.encoded_size() < MOST_BYTES:
+        if record.pool.encoded_size() < MAX_BYTES:
             text = _assemble(trace, data | {"pool": record.pool.encoded()})
-            if len(text.encode()) <= MOST_BYTES:
+            if len(text.encode()) <= MAX_BYTES:
                 return text
     raise InputError(
-        "page", "the page would be too large.", f"at most {MOST_BYTES} bytes.", "a larger one, after all trimming.",
+        "page", "the page would be too large.", f"at most {MAX_BYTES} bytes.", "a larger one, after all trimming.",
         "trace a smaller batch or a smaller model.",
     )  # fmt: skip
 
 
 def _assemble(trace: Trace, data: dict[str, Any]) -> str:
     folder = resources.files(__package__)
-    style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style = (folder / "page.css").read_text("utf-8")
+    script = '"use strict";\n(() => {\n' + "".join((folder / name).read_text("utf-8") for name in SCRIPT) + "})();\n"
     policy = (
         f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -165,19 +171,19 @@ Choice = list[int] | None  # indices along an axis; None: all
 class _Record:
     """The numbers of one page at one level of trimming."""
 
-    def __init__(self, trace: Trace, image: int, level: Level):
-        self.trace, self.image, self.level = trace, image, level
+    def __init__(self, trace: Trace, image: int, level: Level, weight: Place | None):
+        self.trace, self.image, self.level, self.weight = trace, image, level, weight
         self.pool = _Pool()
         self.tensors: list[dict[str, Any]] = []
-        self.chosen = self._choose()
+        self.before, self.after = self._choose()
 
     def build(self) -> dict[str, Any]:
         t, n = self.trace, len(self.trace.x)
         one = [self.image]
-        self.rows = [[k] for k in range(n)] if n <= MOST_SHARES else [one, [k for k in range(n) if k != self.image]]
+        self.rows = [[k] for k in range(n)] if n <= MAX_SHARES else [one, [k for k in range(n) if k != self.image]]
         result: dict[str, Any] = {
             "model": t.model_name, "training": t.training, "classes": t.class_names, "image": self.image, "batch": n,
-            "rows": [r[0] if len(r) == 1 else -1 for r in self.rows], "steps": STEPS,
+            "rows": [r[0] if len(r) == 1 else -1 for r in self.rows], "steps": STEPS, "story": self.weight is not None,
             "loss": t.loss, "penalty": t.penalty, "loss_after": t.loss_after, "loss_function": t.loss_function,
             "optimizer": t.optimizer,
             "trim": {"forward": self.level.forward, "backward": self.level.backward, "channels": self.level.channels,
@@ -194,14 +200,20 @@ class _Record:
 
     # ---- choosing -------------------------------------------------------------------------------------------------
 
-    def _choose(self) -> list[Choice]:
-        """For each place between two layers, the channels of which weights and whole maps are embedded."""
+    def _choose(self) -> tuple[list[Choice], list[Choice]]:
+        """For what each layer reads and writes, the channels of which weights and whole maps are embedded."""
         k = self.level.channels
-        chosen = [self._strongest(self.trace.x, k)]
-        for layer in self.trace.layers:
+        before: list[Choice] = []
+        after: list[Choice] = []
+        for i, layer in enumerate(self.trace.layers):
+            source = inputs_of(self.trace, i)[0]
+            before.append(self._strongest(self.trace.x, k) if source < 0 else after[source])
             same = layer.x.shape[-1] == layer.y.shape[-1] and layer.kind not in ("Conv2D", "Dense", "Flatten")
-            chosen.append(chosen[-1] if same else self._strongest(layer.y, k))
-        return chosen
+            after.append(before[-1] if same else self._strongest(layer.y, k))
+            if self.weight is not None and self.weight[0] == i:  # the walk's weight is in the file
+                *_, c, o = np.unravel_index(self.weight[2], layer.params[self.weight[1]].shape)
+                before[-1], after[-1] = _with(before[-1], int(c)), _with(after[-1], int(o))
+        return before, after
 
     def _strongest(self, array: np.ndarray, k: int | None) -> Choice:
         sample = array[self.image].astype(np.float64)
@@ -247,9 +259,10 @@ class _Record:
         return self._add(array, (*middle, None), *whole)
 
     def _layer(self, i: int, layer: LayerTrace) -> dict[str, Any]:
-        k, before, after = self.image, self.chosen[i], self.chosen[i + 1]
+        k, before, after = self.image, self.before[i], self.after[i]
         out: dict[str, Any] = {
-            "key": layer.key, "kind": layer.kind, "config": layer.config, "in": before, "out": after,
+            "key": layer.key, "kind": layer.kind, "config": layer.config, "inputs": inputs_of(self.trace, i),
+            "in": before, "out": after,
             "size": sum(p.size for p in layer.params.values()) + sum(s.size for s in layer.state.values()),
         }  # fmt: skip
         ids: dict[str, int] = {}
@@ -273,10 +286,11 @@ class _Record:
             for name in ("mean", "var"):
                 ids[name] = self._parameter("r", layer.kept[name], before, after)
         if layer.kind in ("Conv2D", "MaxPooling2D", "AveragePooling2D"):
-            out["geo"] = _geometry(layer)
+            w = Windows(layer)
+            out["geo"] = {"k": w.kernel, "s": w.stride, "d": w.dilation, "pads": w.pads}
         if layer.kept.get("z") is not None:
-            out["act"] = _activation(layer)
-        out["fused"] = layer is self.trace.layers[-1] and _fused(self.trace.loss_function, out.get("act"))
+            out["act"] = vars(activation_of(layer))
+        out["fused"] = self.trace.fused and layer is self.trace.layers[-1]
         self._shares(layer, before, after, ids)
         out["t"] = ids
         return out
@@ -304,12 +318,13 @@ class _Record:
             if w.size <= SMALL:
                 before = after = None
             ins, outs = _all(before, w.shape[2]), _all(after, w.shape[3])
-            geo, some = _geometry(layer), w[:, :, ins][:, :, :, outs]
+            windows, some = Windows(layer), w[:, :, ins][:, :, :, outs]
             dw = np.zeros((len(self.rows), *some.shape), w.dtype)
             db = np.zeros((len(self.rows), len(outs)), w.dtype)
             for row, images in enumerate(self.rows):
                 _, dw[row], db[row] = kernels.conv2d_backward(
-                    dz[images][..., outs], x[images][..., ins], some, geo["s"], geo["pads"], geo["d"], need_dx=False
+                    dz[images][..., outs], x[images][..., ins], some, windows.stride, windows.pads,
+                    windows.dilation, need_dx=False,
                 )
             ids["share/w"] = self._given(dw, (len(self.rows), *w.shape), (None, None, None, before, after))
             ids["share/b"] = self._given(db, (len(self.rows), w.shape[3]), (None, after))
@@ -345,33 +360,13 @@ def _all(choice: Choice, size: int) -> list[int]:
     return list(range(size)) if choice is None else choice
 
 
-def _geometry(layer: LayerTrace) -> dict[str, Any]:
-    c = layer.config
-    if layer.kind == "Conv2D":
-        k, s, d = layer.params["w"].shape[:2], pair(c["strides"]), pair(c["dilation_rate"])
-    else:
-        k, d = pair(c["pool_size"]), (1, 1)
-        s = k if c["strides"] is None else pair(c["strides"])
-    return {"k": k, "s": s, "d": d, "pads": resolve_padding(layer.x.shape[1:3], k, s, d, c["padding"])}
+def _with(choice: Choice, index: int) -> Choice:
+    return choice if choice is None else sorted({*choice, index})
 
 
-def _activation(layer: LayerTrace) -> dict[str, Any]:
-    """The activation's name and its options, wherever the layer keeps them."""
-    c = layer.config
-    if layer.kind in ("ReLU", "LeakyReLU"):
-        return {"name": "relu", "slope": c["negative_slope"], "max": c.get("max_value")}
-    if layer.kind in ("ELU", "Softmax"):
-        return {"name": layer.kind.lower(), "alpha": c.get("alpha", 1.0)}
-    name = c["activation"]
-    return {"name": "relu", "slope": 0.2} if name == "leaky_relu" else {"name": name, "slope": 0.0, "alpha": 1.0}
-
-
-def _fused(loss: dict[str, Any] | None, act: dict[str, Any] | None) -> bool:
-    """Whether the loss differentiates by the logits of this last layer (see minicnn/losses.py)."""
-    if loss is None or act is None or loss["config"].get("from_logits"):
-        return False
-    own = {"softmax": ("CategoricalCrossentropy", "SparseCategoricalCrossentropy"), "sigmoid": ("BinaryCrossentropy",)}
-    return loss["class_name"] in own.get(act["name"], ())
+def inputs_of(t: Trace, i: int) -> tuple[int, ...]:
+    """Which layers' outputs layer i reads; -1 for the network's input."""
+    return (i - 1,)
 
 
 def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
@@ -392,133 +387,7 @@ def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
         p = layer.params[name].copy()
         optimizer.state = {("", name): slots}
         optimizer.apply({("", name): p}, {("", name): [layer.applied[name].copy()]})
-        axis = constraint["config"].get("axis", 0)
-        norms = np.sqrt(np.sum(np.square(p), axis=axis if isinstance(axis, int) else tuple(axis), keepdims=True))
-        most = constraint["config"].get("max_value") if constraint["class_name"] == "MaxNorm" else 1
-        top = norms.clip(0, most) if constraint["class_name"] == "MaxNorm" else np.ones_like(norms)
-        factors[name] = top / (1e-7 + norms)
+        rule = constraints.get(constraint)
+        assert rule is not None
+        factors[name] = np.divide(rule(p.copy()), p, out=np.ones_like(p), where=p != 0)  # 0 stays 0
     return factors
-
-
-# ---- the gradient check: losses at w + h and w - h, which the page makes a quotient of -----------------------------
-
-
-def _gradient_checks(t: Trace) -> list[dict[str, Any]]:
-    """For some weights of each parameter array: the loss at w ± h in float64 and float32, and the exact gradient.
-
-    Computed from the last layer to the first, until MOST_MACS is used up. Layers that minicnn does not know end it.
-    """
-    if t.loss_function is None or not hasattr(losses, t.loss_function["class_name"]):
-        return []
-    checks: list[dict[str, Any]] = []
-    macs, left = 0, MOST_MACS
-    for i in range(len(t.layers) - 1, -1, -1):
-        record = t.layers[i]
-        if layers.named(record.kind) is None or record.config.get("activation", "") not in _known_activations():
-            break
-        macs += _macs(record)
-        for name in record.grads:
-            for index in _weights_to_check(record.grads[name]):
-                left -= 3 * len(STEPS) * macs  # a float32 run counts half
-                if left >= 0:
-                    checks.append(_check_weight(t, i, name, index))
-    return checks
-
-
-def _known_activations() -> set[Any]:
-    return {"", "linear", "relu", "sigmoid", "tanh", "elu", "gelu", "softmax", "leaky_relu"}
-
-
-def _macs(record: LayerTrace) -> int:
-    w = record.params.get("w")
-    return record.y.size * (1 if w is None else w.size // w.shape[-1])
-
-
-def _weights_to_check(grad: np.ndarray) -> list[int]:
-    """The weight of the largest gradient, and one in the middle."""
-    order = np.argsort(-np.abs(grad).reshape(-1), kind="stable")
-    return sorted({int(order[0]), int(order[len(order) // 3])}, key=lambda k: int(np.flatnonzero(order == k)[0]))
-
-
-def _check_weight(t: Trace, i: int, name: str, index: int) -> dict[str, Any]:
-    at = tuple(int(v) for v in np.unravel_index(index, t.layers[i].params[name].shape))
-    recorded = t.layers[i].grads[name][at]
-    result: dict[str, Any] = {"layer": i, "param": name, "index": at, "recorded": recorded}
-    # Added: what the difference of two losses, each near 1 in float64, cannot tell from 0.
-    result["noise"] = _noise(t.layers[i], name, at, 1e-6 + _lost_digits(t)) + 2.0**-39
-    for kind in ("float64", "float32"):
-        tail = _Tail(t, i, kind)
-        w = tail.layers[0].params[name]
-        start, pairs = w[at].copy(), []
-        for h in STEPS:
-            values = []
-            for sign in (1, -1):
-                w[at] = start + w.dtype.type(sign * h)
-                values.append(tail.loss())
-            w[at] = start
-            pairs.append(values)
-        result[kind] = pairs
-        if kind == "float64":
-            result["exact"] = tail.gradient(name, at)
-    return result
-
-
-def _lost_digits(t: Trace) -> float:
-    """The relative error of p - t, where the way back begins: of a p close to t, float32 keeps few digits beyond t."""
-    dz = t.layers[-1].kept.get("dz")
-    if not t.fused or dz is None:
-        return 0.0
-    largest = len(dz) * np.abs(dz.reshape(len(dz), -1)).max(axis=1)  # of each sample; the most certain one counts
-    return 2.0**-22 / max(float(largest.min()), 2.0**-24)
-
-
-def _noise(record: LayerTrace, name: str, at: tuple[int, ...], share: float) -> float:
-    """What the float32 gradient of a parameter may be off by: this share of all that was added up for it.
-
-    In front of a batch normalisation a bias has gradient 0: there the recorded number is nothing but this.
-    """
-    dz = record.kept.get("dz", record.dy)
-    assert dz is not None
-    factor = {"w": record.x, "gamma": record.kept.get("x_hat")}.get(name)
-    largest = 1.0 if factor is None else float(np.abs(factor).max())
-    return share * largest * float(np.abs(dz[..., at[-1]], dtype=np.float64).sum())
-
-
-class _Tail:
-    """The layers from one on, in another precision, on what this one read: a function of its parameters."""
-
-    def __init__(self, t: Trace, first: int, kind: str):
-        self.t, self.first, self.dtype = t, first, np.dtype(kind)
-        self.layers = []
-        for record in t.layers[first:]:
-            layer = record.made()
-            assert layer is not None  # _gradient_checks ends at a layer that is unknown
-            layer.params = {name: p.astype(kind) for name, p in record.params.items()}
-            layer.state = {name: s.astype(kind) for name, s in record.state.items()}
-            self.layers.append(layer)
-        self.x = t.layers[first].x.astype(kind)
-        loss = t.loss_function
-        assert loss is not None and t.optimizer is not None and t.y_true is not None
-        self.cost = losses.get(loss)
-        self.target = t.y_true if t.y_true.dtype.kind in "iu" else t.y_true.astype(kind)
-        self.step = t.optimizer["iterations"]
-
-    def _forward(self) -> tuple[np.ndarray, list[Context]]:
-        pages, y = [], self.x
-        for k, layer in enumerate(self.layers, start=self.first):
-            page = Context(training=self.t.training, need_backward=True, step=self.step, seed=self.t.seed + k)
-            y = layer.forward(y, page)
-            pages.append(page)
-        return y, pages
-
-    def loss(self) -> float:
-        y, pages = self._forward()
-        each = self.cost.per_sample(self.target, y, pages[-1] if isinstance(self.layers[-1], ActivatedLayer) else None)
-        return float(each.mean(dtype=self.dtype))
-
-    def gradient(self, name: str, at: tuple[int, ...]) -> float:
-        y, pages = self._forward()
-        dy = self.cost.gradient(self.target, y, pages[-1])
-        for layer, page in zip(reversed(self.layers), reversed(pages), strict=True):
-            dy = layer.backward(dy, page)
-        return float(pages[0].grads[name][at])

@@ -1,0 +1,138 @@
+"""The gradient checks of the page: losses at w + h and at w - h, of which the page makes a quotient.
+
+They are computed here, by the layers themselves in float64 and in float32; the page only subtracts and divides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn import losses
+from minicnn.gradcheck import moved
+from minicnn.inspect.rules import activation_of
+from minicnn.inspect.trace import LayerTrace, Trace
+from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.training import step
+
+# Multiply-accumulates that all differences together may take, and those of the weight that the walk follows; the steps.
+MAX_MACS, MAX_STORY_MACS = 2_000_000_000, 8_000_000_000
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
+
+Place = tuple[int, str, int]  # a parameter: the layer's number, the array's name, the place in the flat array
+
+
+def costs(t: Trace) -> list[int | None]:
+    """For each layer, the multiply-accumulates of one check of one of its weights; None where none can be made.
+
+    A check runs this layer and all after it, so it ends at a layer, an activation or a loss of the user's own.
+    """
+    found: list[int | None] = [None] * len(t.layers)
+    if t.loss_function is None or not hasattr(losses, t.loss_function["class_name"]):
+        return found
+    macs = 0
+    for i in range(len(t.layers) - 1, -1, -1):
+        record = t.layers[i]
+        if record.made() is None or not activation_of(record).known:
+            break
+        w = record.params.get("w")
+        macs += record.y.size * (1 if w is None else w.size // w.shape[-1])
+        found[i] = 3 * len(STEPS) * macs  # a float32 run counts half
+    return found
+
+
+def gradient_checks(t: Trace, story: Place | None = None) -> list[dict[str, Any]]:
+    """For some weights of each parameter array: the loss at w ± h in float64 and float32, and the exact gradient.
+
+    First the weight `story`; then from the last layer to the first, until MAX_MACS is used up.
+    """
+    checks = [] if story is None else [_check(t, *story)]
+    left, cost = MAX_MACS, costs(t)
+    for i in reversed(range(len(t.layers))):
+        for name, grad in t.layers[i].grads.items():
+            for flat in _weights_to_check(grad):
+                left -= cost[i] or left + 1
+                if left >= 0 and (i, name, flat) != story:
+                    checks.append(_check(t, i, name, flat))
+    return checks
+
+
+def _weights_to_check(grad: np.ndarray) -> list[int]:
+    """The weight of the largest gradient, and one in the middle."""
+    order = np.argsort(-np.abs(grad).reshape(-1), kind="stable")
+    return list(dict.fromkeys((int(order[0]), int(order[len(order) // 3]))))
+
+
+def _check(t: Trace, i: int, name: str, flat: int) -> dict[str, Any]:
+    record = t.layers[i]
+    at = tuple(int(v) for v in np.unravel_index(flat, record.params[name].shape))
+    result: dict[str, Any] = {"layer": i, "param": name, "index": at, "recorded": record.grads[name][at]}
+    # Added: what the difference of two losses, each near 1 in float64, cannot tell from 0.
+    result["noise"] = _noise(record, name, at, 1e-6 + _lost_digits(t)) + 2.0**-39
+    for kind in ("float64", "float32"):
+        tail = _Tail(t, i, kind)
+        w = tail.layers[0].params[name]
+        result[kind] = [[float(moved(tail.loss, w, at, sign * h)) for sign in (1, -1)] for h in STEPS]
+        if kind == "float64":
+            result["exact"] = tail.gradient(name, at)
+    return result
+
+
+def _lost_digits(t: Trace) -> float:
+    """The relative error of p - t, where the backward pass begins: of a p close to t, float32 keeps few digits."""
+    dz = t.layers[-1].kept.get("dz")
+    if not t.fused or dz is None:
+        return 0.0
+    largest = len(dz) * np.abs(dz.reshape(len(dz), -1)).max(axis=1)  # of each sample; the most certain one counts
+    return 2.0**-22 / max(float(largest.min()), 2.0**-24)
+
+
+def _noise(record: LayerTrace, name: str, at: tuple[int, ...], share: float) -> float:
+    """What the float32 gradient of a parameter may be off by: this share of all that was added up for it.
+
+    In front of a batch normalisation a bias has gradient 0: there the recorded number is nothing but this.
+    """
+    dz = record.kept.get("dz", record.dy)
+    assert dz is not None
+    factor = {"w": record.x, "gamma": record.kept.get("x_hat")}.get(name)
+    largest = 1.0 if factor is None else float(np.abs(factor).max())
+    return share * largest * float(np.abs(dz[..., at[-1]], dtype=np.float64).sum())
+
+
+class _Tail:
+    """The layers from one on, in another precision, on what this one read: a function of its parameters."""
+
+    def __init__(self, t: Trace, first: int, kind: str):
+        self.t, self.first, self.dtype = t, first, np.dtype(kind)
+        self.layers = [_in(kind, record) for record in t.layers[first:]]
+        self.x = t.layers[first].x.astype(kind)
+        assert t.loss_function is not None and t.y_true is not None
+        self.cost = losses.get(t.loss_function)
+        self.target = t.y_true if t.y_true.dtype.kind in "iu" else t.y_true.astype(kind)
+
+    def _forward(self) -> tuple[np.ndarray, step.Pages]:
+        assert self.t.optimizer is not None
+        count, seed = self.t.optimizer["iterations"], self.t.seed + self.first
+        pages = step.new_pages(self.layers, self.t.training, need_backward=True, step=count, seed=seed)
+        for page in pages:
+            page.need_dx = True  # of frozen layers, too: a gradient before them is checked
+        return step.forward(self.layers, pages, self.x), pages
+
+    def loss(self) -> np.ndarray:
+        y, pages = self._forward()
+        each = self.cost.per_sample(self.target, y, pages[-1] if isinstance(self.layers[-1], ActivatedLayer) else None)
+        return each.mean(dtype=self.dtype)
+
+    def gradient(self, name: str, at: tuple[int, ...]) -> float:
+        y, pages = self._forward()
+        step.backward(self.layers, pages, self.cost.gradient(self.target, y, pages[-1]))
+        return float(pages[0].grads[name][at])
+
+
+def _in(kind: str, record: LayerTrace) -> Layer:
+    layer = record.made()
+    assert layer is not None  # `costs` ends at a layer that is unknown
+    layer.params = {name: p.astype(kind) for name, p in record.params.items()}
+    layer.state = {name: s.astype(kind) for name, s in record.state.items()}
+    return layer
