@@ -38,7 +38,7 @@ class Journal(Callback):
     resumes: how often the run went on. Raises InputError where a run with other settings is resumed.
     """
 
-    remembers = ("settings", "seconds", "resumes", "peak_memory_mb")
+    state_keys = ("settings", "seconds", "resumes", "peak_memory_mb")
 
     def __init__(self, settings):
         super().__init__()

@@ -12,9 +12,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = {
-    "activations", "applications", "backend", "backup", "callbacks", "constraints", "datasets", "errors", "files",
-    "gradcheck", "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers",
-    "preprocessing", "random", "recording", "regularizers", "saving", "schedules", "training", "utils",
+    "activations", "applications", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck",
+    "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "preprocessing",
+    "regularizers", "schedules", "utils",
 }  # fmt: skip
 _NAMES = {
     "Sequential": "minicnn.models",
@@ -38,4 +38,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES, *_NAMES})
+    return sorted({"__doc__", "__version__", *_SUBMODULES, *_NAMES})

@@ -1,18 +1,12 @@
 """Callbacks by their public name: `from minicnn.callbacks import EarlyStopping`."""
 
-from minicnn.backup import BackupAndRestore
-from minicnn.training.callbacks import (
-    Callback,
-    CallbackList,
-    CSVLogger,
-    EarlyStopping,
-    LambdaCallback,
-    LearningRateScheduler,
-    ModelCheckpoint,
-    ReduceLROnPlateau,
-    TerminateOnNaN,
-)
-from minicnn.training.history import History
+from minicnn.training.callbacks.backup import BackupAndRestore
+from minicnn.training.callbacks.base import Callback, CallbackList, LambdaCallback
+from minicnn.training.callbacks.checkpoint import ModelCheckpoint
+from minicnn.training.callbacks.csv_logger import CSVLogger
+from minicnn.training.callbacks.history import History
+from minicnn.training.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
+from minicnn.training.callbacks.stopping import EarlyStopping, TerminateOnNaN
 
 __all__ = [
     "BackupAndRestore",

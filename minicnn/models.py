@@ -24,6 +24,7 @@ from minicnn.errors import InputError, unknown_name
 from minicnn.layers.base import Context, Layer, Shape, checked_shape
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Input
+from minicnn.layers.network import Network
 from minicnn.reading import shortened
 from minicnn.training.data import check_array, check_input
 from minicnn.training.finite import quiet
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 MOST_NAME = 200  # characters of a layer's name
 
 
-class Sequential(Layer):
+class Sequential(Network):
     """Layers, each taking the output of the one before. A Sequential may be a layer of another one.
 
     layers: the layers, or add them one by one. The first may be Input(shape), or carry input_shape=; without either the
@@ -537,14 +538,14 @@ class Sequential(Layer):
         """A new model of this architecture, without the weights. custom_objects: your own layer classes by name."""
         from minicnn.saving import model_from_config
 
-        return model_from_config(config, custom_objects)
+        return model_from_config(config, _CLASSES, custom_objects)
 
     @classmethod
     def _restored(cls, config: dict[str, Any], custom_objects: Any) -> Sequential:
         """Inside of another configuration, nothing is built yet: a file's sizes are checked before they take memory."""
-        from minicnn.saving import _unbuilt
+        from minicnn.saving.model_file import unbuilt
 
-        return _unbuilt(config, custom_objects)
+        return unbuilt(config, _CLASSES, custom_objects)
 
     def save(self, filepath: Any, overwrite: bool = True) -> None:
         """Write the whole model into one file: see minicnn.saving.save_model."""
@@ -580,8 +581,10 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     """The model that `save` wrote: see minicnn.saving.load_model."""
     from minicnn.saving import load_model as load
 
-    return load(filepath, custom_objects)
+    return load(filepath, _CLASSES, custom_objects)
 
+
+_CLASSES = {"Sequential": Sequential}  # which the room of files, further down, does not know
 
 _ELSEWHERE = 'end what else uses the GPU (`nvidia-smi` lists it), or use device="cpu".'
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from minicnn.errors import visible
 from minicnn.layers.conv import Conv2D
-from minicnn.models import Sequential
+from minicnn.layers.network import Network
 
 
 def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None) -> None:
@@ -43,7 +43,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
 
 def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:
     """What im2col makes of one sample, in float32; of an inner model, all its layers together."""
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Network):
         return sum(_im2col_bytes(*pair) for pair in zip(layer.layers, layer.shapes, strict=False))
     return 4 * layer.im2col_size(shape) if isinstance(layer, Conv2D) else 0
 

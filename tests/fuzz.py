@@ -39,7 +39,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import damage  # noqa: E402
 
-from minicnn import keras_files, utils  # noqa: E402
+from minicnn import utils  # noqa: E402
 from minicnn.datasets import cifar10  # noqa: E402
 from minicnn.datasets.idx import read_idx  # noqa: E402
 from minicnn.errors import BrokenFileError, InputError  # noqa: E402
@@ -47,7 +47,9 @@ from minicnn.inspect.trace import Trace  # noqa: E402
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D  # noqa: E402
 from minicnn.models import Sequential, load_model  # noqa: E402
 from minicnn.preprocessing.image import load_img  # noqa: E402
-from minicnn.reading import checked, parse_json  # noqa: E402
+from minicnn.reading import checked  # noqa: E402
+from minicnn.saving import keras_weights  # noqa: E402
+from minicnn.saving.archive import parse_json  # noqa: E402
 
 SECONDS, MEBIBYTES = 2, 512
 GIVE_UP = 60  # seconds on the clock, after which a worker is killed: it may be in code that hears no alarm
@@ -127,7 +129,7 @@ def make_corpus(folder: Path) -> dict[str, Case]:
     for name, ways in (("keras_net.h5", [damage.put_size, damage.flip, damage.blind]),
                        ("keras_net.weights.h5", [damage.put_size, damage.flip, damage.blind]),
                        ("keras_net.keras", zips)):  # fmt: skip
-        corpus[name] = ((FIXTURES / name).read_bytes(), ways, lambda path: keras_files.load_weights(theirs, path))
+        corpus[name] = ((FIXTURES / name).read_bytes(), ways, lambda path: keras_weights.load_weights(theirs, path))
     return corpus
 
 

@@ -131,7 +131,7 @@ def test_the_other_callbacks_remember(tmp_path, save_freq):
     assert history.history == expected.history
     assert len(history.epoch) < 9, "the case should stop early"
     for one, other in zip(wholes, made, strict=True):
-        for name in one.remembers:
+        for name in one.state_keys:
             np.testing.assert_equal(getattr(other, name), getattr(one, name))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
@@ -148,7 +148,7 @@ def test_every_kind_of_number_and_array_is_remembered_as_it_was(tmp_path):
     }  # fmt: skip
 
     class Keeper(Callback):
-        remembers = ("things",)
+        state_keys = ("things",)
         things = None
 
     first, second = Keeper(), Keeper()
@@ -162,7 +162,7 @@ def test_every_kind_of_number_and_array_is_remembered_as_it_was(tmp_path):
 
 def test_a_callback_of_ones_own_is_remembered_by_the_names_it_gives(tmp_path):
     class Sum(Callback):
-        remembers = ("total",)
+        state_keys = ("total",)
 
         def on_train_begin(self, logs=None):
             self.total = 0.0
@@ -376,7 +376,7 @@ def test_a_backup_of_another_training_is_refused(tmp_path, other, options, what)
 
 def test_a_state_that_cannot_be_written_is_told(tmp_path):
     class Odd(Callback):
-        remembers = ("thing",)
+        state_keys = ("thing",)
         thing = object()
 
     with pytest.raises(InputError, match="cannot be written"):

@@ -1,7 +1,6 @@
 """Callbacks, driven as `fit` drives them, on a model that only keeps what it is told."""
 
 import csv
-import inspect
 import math
 
 import numpy as np
@@ -21,6 +20,7 @@ from minicnn.callbacks import (
 )
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.schedules import ExponentialDecay
+from minicnn.training.callbacks.base import HOOKS
 
 
 class FakeOptimizer:
@@ -52,17 +52,17 @@ def fit(callback, values, name="val_loss", model=None, batches=0, **others):
     model, history = model or FakeModel(), History()
     each = CallbackList([*(callback if isinstance(callback, list) else [callback]), history], model=model)
     model.stop_training = False
-    each.on_train_begin()
+    each.call("on_train_begin")
     for epoch, value in enumerate(values):
-        each.on_epoch_begin(epoch)
+        each.call("on_epoch_begin", epoch)
         for batch in range(batches):
-            each.on_train_batch_begin(batch)
-            each.on_train_batch_end(batch, {"loss": 1.0})
+            each.call("on_train_batch_begin", batch)
+            each.call("on_train_batch_end", batch, {"loss": 1.0})
         model.weights = [np.array([epoch + 1.0])]
-        each.on_epoch_end(epoch, {"loss": 0.5, name: value, **others})
+        each.call("on_epoch_end", epoch, {"loss": 0.5, name: value, **others})
         if model.stop_training:
             break
-    each.on_train_end()
+    each.call("on_train_end")
     return model, history, len(history.epoch)
 
 
@@ -84,21 +84,22 @@ def test_all_hooks_reach_a_callback_with_their_arguments():
     each = CallbackList(Spy(), model=model, epochs=3, steps=2, verbose=0)
     assert each.callbacks[0].model is model
     assert each.callbacks[0].params == {"epochs": 3, "steps": 2, "verbose": 0}
-    public = [n for n, _ in inspect.getmembers(CallbackList, inspect.isfunction) if n.startswith("on_")]
-    for hook in public:
-        arguments = (4, {"loss": 1.0}) if "epoch" in hook or "batch" in hook else ({"loss": 1.0},)
-        getattr(each, hook)(*arguments)
-        assert seen.pop() == (hook, arguments)
-    assert len(public) == 14
+    for hook in HOOKS:
+        which = (4,) if "epoch" in hook or "batch" in hook else ()
+        each.call(hook, *which, {"loss": 1.0})
+        assert seen.pop() == (hook, (*which, {"loss": 1.0}))
+        each.call(hook, *which)
+        assert seen.pop() == (hook, (*which, {}))  # as in Keras: never None
+    assert len(HOOKS) == 16 and seen == []
 
 
 def test_batch_hooks_of_old_style_are_called_in_training_only():
     seen = []
     spy = LambdaCallback(on_batch_begin=lambda b, logs: seen.append(b), on_batch_end=lambda b, logs: seen.append(-b))
     each = CallbackList([spy])
-    each.on_train_batch_begin(7)
-    each.on_train_batch_end(7)
-    each.on_test_batch_end(9)
+    each.call("on_train_batch_begin", 7)
+    each.call("on_train_batch_end", 7)
+    each.call("on_test_batch_end", 9)
     assert seen == [7, -7]
 
 
@@ -339,9 +340,9 @@ def test_reduce_on_plateau_says_so_and_checks_its_factor(capsys):
 def test_terminate_on_nan(loss, capsys):
     model = FakeModel()
     each = CallbackList([TerminateOnNaN()], model=model)
-    each.on_train_batch_end(0, {"loss": 1.0})
-    each.on_train_batch_end(1, {})
+    each.call("on_train_batch_end", 0, {"loss": 1.0})
+    each.call("on_train_batch_end", 1, {})
     assert not model.stop_training
-    each.on_train_batch_end(2, {"loss": loss})
+    each.call("on_train_batch_end", 2, {"loss": loss})
     assert model.stop_training
     assert capsys.readouterr().out.startswith("Batch 2: the loss is")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn import reading
 from minicnn.datasets.idx import read_idx
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError
 from minicnn.inspect.trace import Trace
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Flatten, Input
 from minicnn.models import Sequential, load_model
+from minicnn.saving import archive
 
 
 def network() -> Sequential:
@@ -230,7 +230,7 @@ def test_members_that_overlap(tmp_path):
 
 
 def test_endless_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_DIRECTORY", 1000)
+    monkeypatch.setattr(archive, "MAX_DIRECTORY", 1000)
     path = write(tmp_path / "m", {f"{i}.npy": b"" for i in range(100)})
     with pytest.raises(BrokenFileError, match="table of contents of"):
         load_model(path)
@@ -257,18 +257,18 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         (b'"' + b'\\"' * 500_000, "Unterminated"),
         (b"[1, 2", "Expecting"),
         (b'"\xff"', "utf-8"),
-        (b" " * (reading.MOST_TEXT + 1), "at most"),
+        (b" " * (archive.MAX_TEXT + 1), "at most"),
     ],
     ids=["deep", "101 levels", "a long number", "twice", "no end", "cut off", "no text", "too long"],
 )
 def test_bad_json(text, reason):
     with pytest.raises(ValueError, match=reason):
-        reading.parse_json(text)
+        archive.parse_json(text)
 
 
 def test_brackets_inside_of_texts_do_not_count():
     value = {"a": "[" * 500 + '\\"{', "b": [[[1]]]}
-    assert reading.parse_json(json.dumps(value).encode()) == value
+    assert archive.parse_json(json.dumps(value).encode()) == value
 
 
 # ---- traces ----------------------------------------------------------------------------------------------------------

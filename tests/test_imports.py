@@ -17,8 +17,7 @@ ROOT = Path(minicnn.__file__).parent
 
 # From the bottom up. A module may import from its own room and from those before it.
 ROOMS = [
-    ["errors"],
-    ["file_kinds"],
+    ["errors", "file_kinds"],
     ["reading"],
     ["backend", "files"],
     ["recording"],
@@ -31,23 +30,20 @@ ROOMS = [
         "constraints",
         "regularizers",
         "schedules",
-        "utils",
         "datasets",
-        "hdf5",
-        "hdf5_probe",
     ],
-    ["layers"],
+    ["batches", "layers"],
     ["losses", "metrics", "optimizers", "preprocessing"],
+    ["saving", "utils"],
     ["training"],
-    ["models", "saving", "summary", "keras_files", "backup", "callbacks"],
+    ["models", "summary", "callbacks"],
     ["applications", "gradcheck", "gradcheck_hints"],
     ["inspect"],
     ["__main__"],
 ]
 # Methods that only hand over to a function further up, which they import when they are called.
 SHORTCUTS = {("minicnn.models", f"minicnn.inspect.{module}") for module in ("trace", "diagnose", "notebook")} | {
-    *((module, "minicnn.inspect.notebook") for module in ("minicnn.training.history", "minicnn.gradcheck")),
-    ("minicnn.utils", "minicnn.preprocessing.image"),
+    *((m, "minicnn.inspect.notebook") for m in ("minicnn.training.callbacks.history", "minicnn.gradcheck")),
 }
 
 RANK = {name: rank for rank, room in enumerate(ROOMS) for name in room}

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn import keras_files, utils
+from minicnn import utils
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential, load_model
+from minicnn.saving import keras_weights
 
 h5py = pytest.importorskip("h5py", reason='Keras\' files are read with h5py: python -m pip install ".[keras]"')
 
@@ -385,7 +386,7 @@ def test_a_group_inside_itself(tmp_path):
 
 
 def test_too_many_names(tmp_path, monkeypatch):
-    monkeypatch.setattr("minicnn.hdf5.MOST_NAMES", 1)
+    monkeypatch.setattr("minicnn.saving.hdf5.MAX_NAMES", 1)
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.attrs["layer_names"] = [b"a", b"b"]
     check_refused(small(), tmp_path / "m.h5", "no list of names")
@@ -454,16 +455,16 @@ def test_load_model_says_that_only_weights_can_be_read(suffix):
 
 def test_the_files_first_bytes_decide_not_its_name(tmp_path):
     network().save_weights(tmp_path / "own.h5")
-    assert not keras_files.is_keras_file(tmp_path / "own.h5")
+    assert not keras_weights.is_keras_file(tmp_path / "own.h5")
     network().load_weights(tmp_path / "own.h5")
     shutil.copy(FIXTURES / "keras_net.h5", tmp_path / "keras.minicnn")
-    assert keras_files.is_keras_file(tmp_path / "keras.minicnn")
+    assert keras_weights.is_keras_file(tmp_path / "keras.minicnn")
     network().load_weights(tmp_path / "keras.minicnn")
 
 
 def test_what_the_hdf5_library_dies_or_hangs_on_is_refused(tmp_path, monkeypatch):
     """A process of its own meets it first; here that process is told to end as such a one does."""
-    from minicnn import hdf5
+    from minicnn.saving import hdf5
 
     path = shutil.copy(FIXTURES / "keras_net.h5", tmp_path / "net.h5")
     run, ends = subprocess.run, []

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from minicnn import gradcheck
+from minicnn.callbacks import History
 from minicnn.errors import InputError
 from minicnn.inspect.notebook import Frame
 from minicnn.inspect.trace import Trace
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential
-from minicnn.training.history import History
 from minicnn.utils import set_random_seed
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn.datasets.fetch import what_is
 from minicnn.errors import BrokenFileError
-from minicnn.reading import GROWTH, MOST_SMALL, checked, fill, open_file
+from minicnn.reading import GROWTH, MAX_SMALL, checked, fill, open_file
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MOST_AXES = 32
@@ -41,7 +41,7 @@ def read_idx(
         problem = "the gzip file is damaged or cut short." if gzipped else "the file is damaged."
         with checked(path, problem, "a whole file.", FIX):
             header, shape, dtype = _header(stream, path, gzipped)
-            size, most = prod(shape) * dtype.itemsize, max(MOST_SMALL, GROWTH * packed)
+            size, most = prod(shape) * dtype.itemsize, max(MAX_SMALL, GROWTH * packed)
             if shape != (expected_shape or shape) or (expected_shape is None and gzipped and size > most):
                 expected = f"{expected_shape or f'{len(shape)} axes, at most {most:,} bytes in all'}."
                 raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", FIX)

@@ -16,7 +16,7 @@ from minicnn.files import write_zip
 from minicnn.inspect.trace import Arrays, LayerTrace, Trace
 from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
 from minicnn.layers.base import ActivatedLayer, Shape
-from minicnn.reading import open_archive, parse_json
+from minicnn.saving.archive import open_archive, parse_json
 
 HEADER = "trace.json"
 _KINDS: dict[str, Any] = {

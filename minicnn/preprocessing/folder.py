@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.batches import Epochs, check_seed, to_categorical
 from minicnn.errors import BrokenFileError, InputError, visible
-from minicnn.preprocessing.epochs import Epochs, check_seed
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, read_image
-from minicnn.utils import to_categorical
 
 ENDINGS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",

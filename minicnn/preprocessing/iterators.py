@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.batches import Epochs, to_categorical
 from minicnn.errors import InputError
-from minicnn.preprocessing.epochs import Epochs
 from minicnn.preprocessing.folder import ImageReader, check_folder, class_folders, class_images, say
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, check_choice, check_size, pillow_format, save_img
-from minicnn.utils import to_categorical
 
 if TYPE_CHECKING:
     from minicnn.preprocessing.generator import ImageDataGenerator

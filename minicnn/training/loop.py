@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
+from minicnn.batches import PyDataset
 from minicnn.errors import InputError
 from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_lost
-from minicnn.training.callbacks import CallbackList
+from minicnn.training.callbacks.base import CallbackList
+from minicnn.training.callbacks.history import History
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
-from minicnn.training.history import History
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
@@ -28,7 +29,6 @@ from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
 from minicnn.training.step import evaluate_step, predict_step
 from minicnn.training.transfer import on_device
-from minicnn.utils import PyDataset
 
 Logs = dict[str, float]
 Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
@@ -65,17 +65,17 @@ def fit(
     place = Place(model, batches, validation, events.callbacks, initial_epoch)
     events.set_place(place)
     guard = None
-    if finite or any(callback.finds_nan for callback in events.callbacks):
+    if finite or any(callback.needs_nan_check for callback in events.callbacks):
         guard = Guard(model, place, thorough=finite)
     lost = False
     with _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
         train_step = step_for(model)
-        events.on_train_begin()  # a backup may now have moved `place` to where an earlier run ended
+        events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
             if place.step == 0:
-                events.on_epoch_begin(epoch)
+                events.call("on_epoch_begin", epoch)
             shown = progress_bar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             with shown as bar:
                 logs = _train_epoch(model, train_step, place, workers, events, bar, guard)
@@ -87,8 +87,8 @@ def fit(
                     logs.update({f"val_{name}": value for name, value in judged.items()})
                 bar.finish(logs)
             place.end_epoch(logs)
-            events.on_epoch_end(epoch, logs)
-        events.on_train_end(place.logs)
+            events.call("on_epoch_end", epoch, logs)
+        events.call("on_train_end", place.logs)
     return history
 
 
@@ -101,13 +101,13 @@ def _train_epoch(
         place.running = Running(model)
     with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
         for x, y in each("data", on_device(batches, model.device)):
-            events.on_train_batch_begin(place.step)
+            events.call("on_train_batch_begin", place.step)
             if len(x) == 1 and not place.warned:
                 place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=5)
             with interrupts_wait():
                 place.advance(*train_step(model, x, y, workers, guard), len(x))
             if events.listens("on_train_batch_end"):
-                events.on_train_batch_end(place.step - 1, place.running.logs())
+                events.call("on_train_batch_end", place.step - 1, place.running.logs())
             bar.update(len(x), place.running.logs)
             if model.stop_training:
                 break
@@ -133,18 +133,18 @@ def _evaluate(
     model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
 ) -> Logs:
     running = Running(model)
-    events.on_test_begin()
+    events.call("on_test_begin")
     with closing(batches.epoch()) as epoch:
         for step, (x, y) in enumerate(each("data", on_device(epoch, model.device))):
-            events.on_test_batch_begin(step)
+            events.call("on_test_batch_begin", step)
             running.add(*evaluate_step(model, x, y, workers), len(x))
             batches.advance()
             if events.listens("on_test_batch_end"):
-                events.on_test_batch_end(step, running.logs())
+                events.call("on_test_batch_end", step, running.logs())
             if bar is not None:
                 bar.update(len(x), running.logs)
     logs = running.logs()
-    events.on_test_end(logs)
+    events.call("on_test_end", logs)
     return logs
 
 
@@ -161,14 +161,14 @@ def predict(
     events, outputs = CallbackList(callbacks, model), []
     running = _workers(model, batch_size, batches, "predict")
     with running as workers, closing(batches.epoch()) as epoch, shown as bar:
-        events.on_predict_begin()
+        events.call("on_predict_begin")
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
-            events.on_predict_batch_begin(step)
+            events.call("on_predict_batch_begin", step)
             outputs.append(to_host(predict_step(model, x_batch, workers)))
-            events.on_predict_batch_end(step, {"outputs": outputs[-1]})
+            events.call("on_predict_batch_end", step, {"outputs": outputs[-1]})
             bar.update(len(x_batch), dict)
-        events.on_predict_end()
+        events.call("on_predict_end")
         bar.finish({})
     return np.concatenate(outputs)
 

@@ -8,11 +8,10 @@ from contextlib import closing
 from copy import deepcopy
 from typing import Any
 
+from minicnn.batches import Epochs, PyDataset
 from minicnn.errors import InputError
-from minicnn.preprocessing.epochs import Epochs
 from minicnn.training.data import Batch, Check, all_empty, checked_pair, is_empty
 from minicnn.training.prefetch import prefetched
-from minicnn.utils import PyDataset
 
 
 def is_sequence(x: Any) -> bool:

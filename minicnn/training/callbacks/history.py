@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minicnn.training.callbacks import Callback, Logs
+from minicnn.training.callbacks.base import Callback, Logs
 
 
 class History(Callback):
@@ -14,7 +14,7 @@ class History(Callback):
     params: {"verbose", "epochs", "steps"} of the call of fit.
     """
 
-    remembers = ("epoch", "history")
+    state_keys = ("epoch", "history")
 
     def __init__(self) -> None:
         super().__init__()

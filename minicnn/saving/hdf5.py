@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError
-from minicnn.reading import open_file, open_zip
+from minicnn.reading import open_file
+from minicnn.saving.archive import open_zip
 
 FIRST_BYTES = b"\x89HDF\r\n\x1a\n"
-MOST_NAMES = 100_000
+MAX_NAMES = 100_000
 _AGAIN = "save or download it again: it may have been cut off, or be of another kind."
 # What h5py and zipfile raise for bytes that make no sense.
 _BROKEN = (
@@ -108,7 +109,7 @@ class File:
         names: list[str] = []
         for part in parts:
             shape = group.attrs.get_id(part).shape
-            if len(shape) != 1 or len(names) + shape[0] > MOST_NAMES:
+            if len(shape) != 1 or len(names) + shape[0] > MAX_NAMES:
                 raise self.broken(f"its {part} is no list of names.", "the names in one row.", f"shape {shape}.")
             names += [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs[part]]
         return names
@@ -156,8 +157,8 @@ def _probe(filepath: Any, source: Any) -> None:
 
     data = source.getvalue() if isinstance(source, io.BytesIO) else None
     path = "-" if data is not None else os.path.abspath(os.fspath(filepath))
-    folder = Path(__file__).parents[1]
-    command = [sys.executable, "-c", "from minicnn.hdf5_probe import main; main()", path]
+    folder = Path(__file__).parents[2]
+    command = [sys.executable, "-c", "from minicnn.saving.hdf5_probe import main; main()", path]
     # It shall find the same h5py.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     try:

@@ -19,7 +19,7 @@ from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.files import make_folder
 from minicnn.reading import checked
-from minicnn.saving import (
+from minicnn.saving.model_file import (
     FORMAT,
     generator_from,
     opened_archive,
@@ -29,7 +29,8 @@ from minicnn.saving import (
     weights_by_name,
     write_archive,
 )
-from minicnn.training.callbacks import Callback, Logs, check_save_freq
+from minicnn.training.callbacks.base import Callback, Logs
+from minicnn.training.callbacks.checkpoint import check_save_freq
 
 
 class BackupAndRestore(Callback):
@@ -46,7 +47,7 @@ class BackupAndRestore(Callback):
     amount of data, WriteError (an OSError) where the disk refuses.
     """
 
-    comes_last = True  # it writes down what the others have come to
+    priority = 1  # it writes down what the others have come to
 
     def __init__(
         self,

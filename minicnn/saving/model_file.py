@@ -19,16 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import activations
+from minicnn import activations, layers
 from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
 from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
-from minicnn.reading import Archive, check_finite, checked, open_archive, shortened
+from minicnn.layers.network import Network
+from minicnn.preprocessing.image_input import ImageInput
+from minicnn.reading import check_finite, checked, shortened
 from minicnn.registry import restored
+from minicnn.saving import keras_weights
+from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
-MOST_LAYERS = 1000
+MAX_LAYERS = 1000
 _FIX = "load the file as it was saved: it has been changed, or is of another kind."
 
 
@@ -63,17 +67,17 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
 
 
-def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
     """The model that save_model wrote.
+
+    models: the classes of models by name, which live above this room; `minicnn.models.load_model` passes them.
 
     custom_objects: the user's own classes of layers, losses, metrics and optimizers by name; no other class but
     minicnn's own can be named by a file. Raises FileNotFoundError, BrokenFileError for a file that is not a whole model
     or holds NaN, UnknownNameError for a class that is neither minicnn's nor in custom_objects. No memory is taken for
     a parameter before its array was found in the file.
     """
-    from minicnn import keras_files
-
-    if keras_files.is_keras_file(filepath):
+    if keras_weights.is_keras_file(filepath):
         raise BrokenFileError(
             filepath, "this is a file of Keras.", "a file written by model.save() of minicnn.",
             "Keras' format, of which only the weights can be read.",
@@ -86,7 +90,7 @@ def load_model(filepath: Any, custom_objects: dict[str, Any] | None = None) -> A
                 "one written by model.save_weights().", "build the model in code, then model.load_weights(file).",
             )  # fmt: skip
         with checked(filepath, "its config.json is not that of a model.", "what model.save() wrote.", _FIX):
-            model = _unbuilt(config["model"], custom_objects)
+            model = unbuilt(config["model"], models, custom_objects)
             shape = checked_shape(model.name, config["model"]["input_shape"])
             _check_plan(model, shape, archive, filepath)
             model.build(shape)
@@ -100,14 +104,12 @@ def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch
     """Read parameters and state from a file of save_weights or save_model, or from one of Keras, into a built model.
 
     by_name: only into the layers that are in the file; others keep what they have. skip_mismatch: leave out, with a
-    warning, what does not fit. Files of Keras: see minicnn.keras_files. Raises BrokenFileError, and changes nothing,
-    where an array is missing, of another shape, or not finite.
+    warning, what does not fit. Files of Keras: see minicnn/saving/keras_weights.py. Raises BrokenFileError, and changes
+    nothing, where an array is missing, of another shape, or not finite.
     """
-    from minicnn import keras_files
-
     model.require_built("it cannot take weights")
-    if keras_files.is_keras_file(filepath):
-        keras_files.load_weights(model, filepath, by_name, skip_mismatch)
+    if keras_weights.is_keras_file(filepath):
+        keras_weights.load_weights(model, filepath, by_name, skip_mismatch)
         return
     with opened_archive(filepath) as (_, archive):
         chosen = None
@@ -116,24 +118,22 @@ def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch
         set_weights_by_name(model, archive, filepath, chosen)
 
 
-def model_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
-    """A new Sequential from what its get_config returned, built where its input shape is known."""
-    model = _unbuilt(config, custom_objects)
+def model_from_config(
+    config: dict[str, Any], models: dict[str, Any], custom_objects: dict[str, Any] | None = None
+) -> Any:
+    """A new Sequential from what its get_config returned, built where its input shape is known. models: as above."""
+    model = unbuilt(config, models, custom_objects)
     _build(model)
     return model
 
 
-def _unbuilt(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+def unbuilt(config: dict[str, Any], models: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
     """The layers without parameters; input_shape is noted where the config knows it."""
-    from minicnn import layers
-    from minicnn.models import Sequential
-
-    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | {"Sequential": Sequential}
-    known |= custom_objects or {}
-    model = Sequential(name=_typed(config, "name", str))
+    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | models | (custom_objects or {})
+    model = models["Sequential"](name=_typed(config, "name", str))
     entries = _typed(config, "layers", list)
-    if len(entries) > MOST_LAYERS:
-        raise ValueError(f"{len(entries):,} layers; at most {MOST_LAYERS:,} are read")
+    if len(entries) > MAX_LAYERS:
+        raise ValueError(f"{len(entries):,} layers; at most {MAX_LAYERS:,} are read")
     for entry in entries:
         if entry["class_name"] not in known:
             raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
@@ -142,7 +142,7 @@ def _unbuilt(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> A
         model.add(layer)
         layer.input_shape = declared
         trainable = _typed(entry, "trainable", bool)
-        if not isinstance(layer, Sequential):  # an inner model's layers have had their own flags already
+        if not isinstance(layer, Network):  # an inner model's layers have had their own flags already
             layer.trainable = trainable
     shape = config["input_shape"]
     model.input_shape = None if shape is None else checked_shape(model.name, shape)
@@ -150,24 +150,20 @@ def _unbuilt(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> A
 
 
 def _build(model: Any) -> None:
-    """Build a model from _unbuilt, or what in it can be built."""
-    from minicnn.models import Sequential
-
+    """Build a model from unbuilt, or what in it can be built."""
     if model.input_shape is not None:
         model.build(model.input_shape)
     else:
         for layer in model.layers:
-            if isinstance(layer, Sequential):
+            if isinstance(layer, Network):
                 _build(layer)
 
 
 def _check_plan(model: Any, shape: Shape, archive: Archive, filepath: Any, prefix: str = "") -> None:
     """BrokenFileError unless the file holds what building this model would create, as far as its layers can tell."""
-    from minicnn.models import Sequential
-
     for layer in model.layers:
         key = prefix + layer.name
-        if isinstance(layer, Sequential):
+        if isinstance(layer, Network):
             _check_plan(layer, shape, archive, filepath, key + "/")
         for name, wanted in layer.array_shapes(shape).items():
             state = f"state/{key}/{name}"
@@ -182,8 +178,6 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
         raise TypeError("class_names is no list of names")
     model.class_names = names
     if config.get("image_input") is not None:
-        from minicnn.preprocessing.image_input import ImageInput
-
         model.image_input = ImageInput(**config["image_input"])
         model.image_input.check_fits(model.input_shape)
     compiled = config.get("compile")
@@ -371,8 +365,6 @@ def _named(obj: Any) -> dict[str, Any]:
 
 
 def _image_input_config(model: Any) -> dict[str, Any] | None:
-    from minicnn.preprocessing.image_input import ImageInput
-
     if model.image_input is None:
         return None
     if not isinstance(model.image_input, ImageInput):

@@ -5,7 +5,7 @@
                    layers/functional/layers/…        a model inside the model
 
 First a plan is made: which data set goes into which array. Then all of it is checked and read; only then does the model
-change. How the file itself is read, and what is refused: `minicnn/hdf5.py`.
+change. How the file itself is read, and what is refused: `minicnn/saving/hdf5.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import BrokenFileError
-from minicnn.hdf5 import File, holds_hdf5, listed, opened
 from minicnn.layers.base import Layer
-from minicnn.models import Sequential
+from minicnn.layers.network import Network
 from minicnn.reading import check_finite
 from minicnn.registry import snake_case
+from minicnn.saving.hdf5 import File, holds_hdf5, listed, opened
 
 _IN_ARCHIVE = "model.weights.h5"
 _KERAS_NAMES = {"w": "kernel", "b": "bias"}  # where they differ from ours
@@ -77,7 +77,7 @@ class Plan:
     def refuse(self, layer: str, problem: str, expected: str, received: str) -> None:
         self.problems.append((layer, self.file.broken(problem, expected, received, _FIX)))
 
-    def by_name(self, model: Sequential, theirs: dict[str, Any]) -> list[tuple[Layer, Any]]:
+    def by_name(self, model: Any, theirs: dict[str, Any]) -> list[tuple[Layer, Any]]:
         """(layer, what the file has under its name), for the layers that are in both."""
         ours = {layer.name: layer for layer in model.layers if _slots(layer)}
         pairs = [(layer, theirs[name]) for name, layer in ours.items() if name in theirs]
@@ -94,7 +94,7 @@ def is_keras_file(filepath: Any) -> bool:
     return holds_hdf5(filepath, _IN_ARCHIVE)
 
 
-def load_weights(model: Sequential, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
     """Read the weights of a file that Keras wrote into a built model.
 
     by_name: into the layers of the same names; others keep theirs. Otherwise in the order of the layers, of those that
@@ -122,7 +122,7 @@ def load_weights(model: Sequential, filepath: Any, by_name: bool = False, skip_m
 
 def _slots(layer: Layer, key: str = "") -> list[Slot]:
     """All arrays of a layer, or of all layers of an inner model: of each layer the parameters, then the state."""
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Network):
         return [slot for inner in layer.layers for slot in _slots(inner, f"{key}{layer.name}/")]
     return [Slot(key + layer.name, name, array, True) for name, array in layer.params.items()] + [
         Slot(key + layer.name, name, array, False) for name, array in layer.state.items()
@@ -130,7 +130,7 @@ def _slots(layer: Layer, key: str = "") -> list[Slot]:
 
 
 def _frozen(layer: Layer, key: str = "") -> set[str]:
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Network):
         return set().union(*(_frozen(inner, f"{key}{layer.name}/") for inner in layer.layers))
     return set() if layer.trainable else {key + layer.name}
 
@@ -138,7 +138,7 @@ def _frozen(layer: Layer, key: str = "") -> set[str]:
 # ---- older files -----------------------------------------------------------------------------------------------------
 
 
-def _plan_older(plan: Plan, model: Sequential, by_name: bool) -> None:
+def _plan_older(plan: Plan, model: Any, by_name: bool) -> None:
     file, root = plan.file, plan.file.root
     if "model_weights" in root:
         root = file.child(root, "model_weights")
@@ -206,7 +206,7 @@ def _alike(slot: Slot, stored: Stored) -> bool:
 # ---- Keras 3 ---------------------------------------------------------------------------------------------------------
 
 
-def _plan_keras3(plan: Plan, model: Sequential, by_name: bool) -> None:
+def _plan_keras3(plan: Plan, model: Any, by_name: bool) -> None:
     layers = plan.file.child(plan.file.root, "layers")
     if not by_name:
         _match_keras3(plan, model, layers, "", "layers")
@@ -221,7 +221,7 @@ def _plan_keras3(plan: Plan, model: Sequential, by_name: bool) -> None:
         _match_group(plan, layer, plan.file.child(layers, name), "", f"layers/{name}")
 
 
-def _match_keras3(plan: Plan, model: Sequential, layers: Any, key: str, where: str) -> None:
+def _match_keras3(plan: Plan, model: Any, layers: Any, key: str, where: str) -> None:
     """The n-th layer of its class here is the n-th of its class there. layers: the group `where`."""
     numbers: dict[str, int] = {}
     taken: list[str] = []
@@ -230,7 +230,7 @@ def _match_keras3(plan: Plan, model: Sequential, layers: Any, key: str, where: s
         kind = snake_case(type(layer).__name__)
         number = numbers[kind] = numbers.get(kind, -1) + 1
         name = f"{kind}_{number}" if number else kind
-        if isinstance(layer, Sequential) and inner:
+        if isinstance(layer, Network) and inner:
             name = inner.pop(0)
         if not _slots(layer):
             continue
@@ -248,7 +248,7 @@ def _match_keras3(plan: Plan, model: Sequential, layers: Any, key: str, where: s
 
 def _match_group(plan: Plan, layer: Layer, group: Any, key: str, where: str) -> None:
     """One layer, or one inner model, and its group."""
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Network):
         inner = plan.file.child(group, "layers") if "layers" in group else {}
         _match_keras3(plan, layer, inner, f"{key}{layer.name}/", f"{where}/layers")
         return
@@ -264,11 +264,11 @@ def _match_group(plan: Plan, layer: Layer, group: Any, key: str, where: str) -> 
     ])  # fmt: skip
 
 
-def _inner_models(plan: Plan, model: Sequential, layers: Any) -> list[str]:
+def _inner_models(plan: Plan, model: Any, layers: Any) -> list[str]:
     """The groups of the inner models, in the model's order. Each class of models has been numbered on its own."""
     found = [name for name in layers if "layers" in plan.file.child(layers, name)]
     given = {_given_name(plan, layers, name): name for name in found}
-    ours = [layer.name for layer in model.layers if isinstance(layer, Sequential)]
+    ours = [layer.name for layer in model.layers if isinstance(layer, Network)]
     if set(ours) == set(given):
         return [given[name] for name in ours]
     if len({name.rstrip("0123456789").rstrip("_") for name in found}) > 1:

@@ -1,9 +1,9 @@
-"""A program of its own: walks through an HDF5 file before minicnn/hdf5.py does, to crash or hang here.
+"""A program of its own: walks through an HDF5 file before minicnn/saving/hdf5.py does, to crash or hang here.
 
 The HDF5 library is written in C. A damaged file can bring it down, or send it round in circles: no exception, nothing
 that a reader could catch. What it survives here, within a limit of time and memory, it will survive again.
 
-    python -m minicnn.hdf5_probe FILE        or, with the file's bytes on standard input, - for FILE
+    python -m minicnn.saving.hdf5_probe FILE        or, with the file's bytes on standard input, - for FILE
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SECONDS, MEBIBYTES = 2, 400  # of processor time; more than the program itself and twice the file
-MOST_NODES, MOST_DEPTH, MOST_BYTES = 100_000, 50, 1 << 20
+MAX_NODES, MAX_DEPTH, MAX_BYTES = 100_000, 50, 1 << 20
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def walk(node: Any, seen: set[Any], depth: int = 0) -> None:
 
     with tolerant():
         key = h5py.h5o.get_info(node.id).addr
-        if key in seen or depth > MOST_DEPTH or len(seen) > MOST_NODES:
+        if key in seen or depth > MAX_DEPTH or len(seen) > MAX_NODES:
             return
         seen.add(key)
     for name in _names(node.attrs):
@@ -45,7 +45,7 @@ def walk(node: Any, seen: set[Any], depth: int = 0) -> None:
     if isinstance(node, h5py.Dataset):
         with tolerant():
             plain = node.dtype.kind == "f" and not node.external and not node.is_virtual and node.chunks is None
-            if plain and node.nbytes <= MOST_BYTES:
+            if plain and node.nbytes <= MAX_BYTES:
                 node[()]
         return
     for name in _names(node):
