@@ -17,7 +17,7 @@ from minicnn import kernels
 from minicnn.backend import to_host
 from minicnn.errors import InputError
 from minicnn.kernels.conv_choice import ALGORITHMS, choose
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import Windows
 from minicnn.optimizers import SGD, Adam
 
 Shape = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Which array module an array belongs to, the way to and from the host, and scratch memory.
+"""Which array module an array belongs to, the way to and from the host, matrix products, and scratch memory.
 
 The array decides: a kernel asks `xp = xp_of(x)` and computes with whatever it was given. There is no global
 switch, so a CPU run and a GPU run live in one process and can be compared.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -192,6 +192,23 @@ def blank(x: Array) -> Array:
     To be given as `out=`: CuPy's element-wise functions do not have NumPy's `order="C"`.
     """
     return xp_of(x).empty(x.shape, x.dtype)
+
+
+class _Capture(threading.local):
+    """What this thread's products on a GPU go to instead, while a step is captured (minicnn/training/graph.py)."""
+
+    matmul: Callable[[Array, Array, Array | None], Array] | None = None
+
+
+capture = _Capture()
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b, by the library of the array's own module (BLAS, cuBLAS); written to `out` where it is given."""
+    xp = xp_of(a)
+    if capture.matmul is None or xp is np:
+        return xp.matmul(a, b, out=out)
+    return capture.matmul(a, b, out)
 
 
 # The cost of a kernel in NumPy is memory, not arithmetic. What one image needs fits into the processor's cache,

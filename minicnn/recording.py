@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.backend import Array, xp_of
+from minicnn.backend import Array, capture, xp_of
 
 _here = threading.local()
 
@@ -29,17 +29,6 @@ _here = threading.local()
 def recording() -> Recording | None:
     """What this thread is recording, if it is."""
     return getattr(_here, "recording", None)
-
-
-def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b, of the array module's own library."""
-    xp, ours = xp_of(a), recording()
-    if ours is None or xp is np:
-        return xp.matmul(a, b, out=out)
-    y = xp.empty(_product_shape(a.shape, b.shape), np.result_type(a.dtype, b.dtype)) if out is None else out
-    rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[None])
-    ours.add(lambda: xp.matmul(rows, b, out=y_rows))
-    return y
 
 
 def plainly(f: Callable[..., Any], *args: Any) -> None:
@@ -75,6 +64,12 @@ class EachStep:
     __mul__ = __rmul__ = __sub__ = __rsub__ = __mod__ = __floordiv__ = __xor__ = __str__ = __repr__ = _refuse
     __hash__ = None  # type: ignore[assignment]
 
+    def words(self, f: Callable[[int], Sequence[Any]], count: int) -> Array:
+        """(count,) of uint64 on the GPU: what f makes of the number, at each step."""
+        ours = recording()
+        assert ours is not None, "only a recording has numbers of later"
+        return ours.numbers(lambda: f(self.now()), count)
+
 
 class Recording:
     """The parts of a step, in turn; `with` begins and ends recording, `run` repeats what was recorded.
@@ -93,16 +88,24 @@ class Recording:
 
     def __enter__(self) -> Recording:
         self._begin()
-        _here.recording = self
+        _here.recording, capture.matmul = self, self.matmul
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _here.recording = None
+        _here.recording = capture.matmul = None
         try:
             self._end()
         except Exception:
             if exception[0] is None:  # else that is the cause, and this its consequence
                 raise
+
+    def matmul(self, a: Array, b: Array, out: Array | None) -> Array:
+        """a @ b at this place of each step: what `minicnn.backend.matmul` is meanwhile."""
+        xp = xp_of(a)
+        y = xp.empty(_product_shape(a.shape, b.shape), np.result_type(a.dtype, b.dtype)) if out is None else out
+        rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[None])
+        self.add(lambda: xp.matmul(rows, b, out=y_rows))
+        return y
 
     def add(self, part: Callable[[], Any]) -> None:
         """`part` is called at this place of each step."""

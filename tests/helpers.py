@@ -1,7 +1,7 @@
 """What the kernel tests share: comparing arrays, the numeric gradient, one check for every kind of kernel.
 
 A check takes the kernel as an argument. The same function therefore serves three purposes: the fast kernels
-must pass it, the naive twins must pass it, and the broken kernels of test_negative_controls.py must not.
+must pass it, the reference implementations must pass it, and the broken kernels of test_negative_controls.py must not.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def check_kernel(
     expected_backward: Callable,
     dy: np.ndarray | None = None,
 ) -> None:
-    """A kernel against its naive twin and, in float64, against the numeric gradient.
+    """A kernel against its reference implementation and, in float64, against the numeric gradient.
 
     forward(*inputs) -> y; backward(dy, y, *inputs) -> one gradient for each input, in the same order.
     """
@@ -145,7 +145,7 @@ def check_kernel(
             numeric = numeric_gradient(lambda: forward(*arrays), x, dy)
             assert np.abs(numeric).max() > 1e-3, f"d{name}: the numeric gradient is 0, the check is blind"
             assert_same(gradient, numeric, 1e-6, f"d{name} (numeric)")
-        assert_same(gradient, expected, tolerance, f"d{name} (naive twin)")
+        assert_same(gradient, expected, tolerance, f"d{name} (reference)")
         assert_well_made(f"d{name}", gradient, dtype, dy, y, *more, *arrays)
 
 
@@ -181,7 +181,7 @@ def check_im2col(im2col: Callable, col2im: Callable, x, kernel_size, **geometry)
 
 
 def check_maxpool2d(forward: Callable, backward: Callable, x, pool_size, **geometry) -> None:
-    """Also where elements are equal: there the twin says who wins, and the numeric gradient says nothing."""
+    """Also where elements are equal: there the reference says who wins, and the numeric gradient says nothing."""
     with unchanged(x):
         y, winner = forward(x, pool_size, **geometry)
     expected_y, expected_winner = reference.maxpool2d_forward(x, pool_size, **geometry)
@@ -289,7 +289,7 @@ def check_dropout(forward: Callable, backward: Callable, x, mask, rate) -> None:
 
 
 def check_activation(forward: Callable, backward: Callable, name: str, x, *arguments, dy=None) -> None:
-    """name: of the twin in reference.py. GELU's backward reads x, every other one y."""
+    """name: of the reference implementation. GELU's backward reads x, every other one y."""
 
     def from_page(kernel_backward):
         return lambda dy, y, x: (kernel_backward(dy, x if name == "gelu" else y, *arguments),)

@@ -1,7 +1,7 @@
 """Tests that were written with NumPy arrays, run on another device: what the fixture `device_of_test` does to them.
 
 Whatever of minicnn such a test calls with NumPy arrays is called with arrays of the device instead, and what comes back
-is fetched: kernels, layers (their parameters and the page with them), losses, metrics, optimizers, constraints and
+is fetched: kernels, layers (their parameters and the context with them), losses, metrics, optimizers, constraints and
 regularizers. Calls that have arrays of the device already, those inside a model, are left alone.
 """
 
@@ -153,11 +153,11 @@ def _copy_back(value: Any, there: Any) -> None:
 
 @contextmanager
 def _arrays_there(owner: Any, args: tuple[Any, ...]) -> Iterator[None]:
-    """Inside, the arrays that a layer, an optimizer and the pages hold are on the device."""
+    """Inside, the arrays that a layer, an optimizer and the contexts hold are on the device."""
     kept = [arrays for layer in getattr(owner, "flat_layers", [owner]) if isinstance(layer, Layer)
             for arrays in (layer.params, layer.state)]  # fmt: skip
     originals = [dict(arrays) for arrays in kept]
-    changing = [vars(page) for arg in args if isinstance(arg, Context) for page in (arg, *vars(arg).get("pages", []))]
+    changing = [vars(ctx) for arg in args if isinstance(arg, Context) for ctx in (arg, *vars(arg).get("pages", []))]
     if isinstance(owner, Optimizer):
         changing.append(owner.state)
     for arrays in (*kept, *changing):

@@ -63,7 +63,7 @@ def on_gpu(kernel):
     return call
 
 
-# ---- against the naive twins and the numeric gradient ----------------------------------------------------------------
+# ---- against the reference implementations and the numeric gradient --------------------------------------------------
 
 # Odd sizes, not square; strides that do not divide; asymmetric padding, also with stride 2; dilation; a batch of one;
 # 4 and 8 channels go by float4.
@@ -195,10 +195,10 @@ def test_bias_and_relu_are_one_pass(cupy, monkeypatch):
         for layer in Conv2D(4, 3, activation="relu"), Dense(7, activation="relu"):
             layer.build(x.shape[1:], rng(1))
             layer.params = {name: module.asarray(p - np.float32(0.1)) for name, p in layer.params.items()}
-            page = Context(training=True)
-            y = layer.forward(module.asarray(x), page)
-            layer.backward(y, page)
-            layers.append([y, *page.grads.values()])
+            ctx = Context(training=True)
+            y = layer.forward(module.asarray(x), ctx)
+            layer.backward(y, ctx)
+            layers.append([y, *ctx.grads.values()])
     assert launches.count("bias_relu") == 2 and "relu_forward" not in launches
     for expected, found in zip(layers[:2], layers[2:], strict=True):
         for a, b in zip(expected, found, strict=True):

@@ -227,5 +227,5 @@ def test_no_circles_among_the_imports_at_the_top():
 
 
 def test_kernels_know_arrays_only():
-    allowed = {"kernels", "recording", "backend", "errors"}
+    allowed = {"kernels", "backend", "errors"}
     assert {room(imported) for importer, imported, _ in imports() if importer.startswith("minicnn.kernels")} <= allowed

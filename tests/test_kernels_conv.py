@@ -48,7 +48,7 @@ def test_conv2d(shape, kernel, geometry, dtype):
 
 
 @pytest.mark.parametrize(("shape", "kernel", "geometry"), CASES[:8], ids=IDS[:8])
-def test_the_naive_twin_passes_the_same_check(shape, kernel, geometry):
+def test_the_reference_implementation_passes_the_same_check(shape, kernel, geometry):
     x, w, b = arrays((1, *shape[1:3], 1), kernel)
     check_conv2d(
         reference.conv2d_forward, reference.conv2d_backward, x, w[..., :2].copy(), b[:2].copy(), **geometry

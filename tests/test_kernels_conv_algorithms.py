@@ -11,7 +11,7 @@ from minicnn.backend import current_device
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.kernels import conv2d_backward, conv2d_forward, conv_im2col, conv_winograd
 from minicnn.kernels.conv_choice import ALGORITHMS, WINOGRAD_CHANNELS, choose
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import Windows
 from minicnn.layers import Conv2D, Flatten, Input
 from minicnn.models import Sequential
 

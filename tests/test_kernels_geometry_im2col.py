@@ -93,7 +93,7 @@ def test_col2im_is_the_adjoint_of_im2col(shape, kernel, moves):
     )
 
 
-def test_the_naive_twins_pass_the_same_check():
+def test_the_reference_implementations_pass_the_same_check():
     for shape, kernel, moves in CASES[:5]:
         check_im2col(reference.im2col, reference.col2im, random(shape), kernel, **moves)
 

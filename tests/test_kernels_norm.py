@@ -175,7 +175,7 @@ def test_a_shard_that_needs_no_dx_still_takes_part():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_naive_twins_pass_the_same_checks(shape):
+def test_the_reference_implementations_pass_the_same_checks(shape):
     x, gamma, beta = arrays(shape)
     check_batchnorm(
         reference.batchnorm_moments,

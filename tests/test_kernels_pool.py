@@ -126,7 +126,7 @@ def test_global_avgpool2d(shape, dtype):
 
 
 @pytest.mark.parametrize(("shape", "size", "geometry"), CASES[:8], ids=IDS[:8])
-def test_the_naive_twins_pass_the_same_checks(shape, size, geometry):
+def test_the_reference_implementations_pass_the_same_checks(shape, size, geometry):
     shape = (1, *shape[1:3], 1)
     check_maxpool2d(
         reference.maxpool2d_forward, reference.maxpool2d_backward, distinct(shape), size, **geometry

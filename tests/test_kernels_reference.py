@@ -1,11 +1,14 @@
-"""The reference implementations that go another way: each gives what the loops give."""
+"""Every kernel has a reference implementation; those that go another way give what the loops give."""
 
 from __future__ import annotations
+
+import inspect
 
 import numpy as np
 import pytest
 from helpers import random
 
+from minicnn import kernels
 from minicnn.kernels import reference
 from minicnn.optimizers import SGD, Adam
 
@@ -52,3 +55,17 @@ def test_the_steps_are_those_of_the_optimizers(optimizer):
         else:
             mine = reference.sgd_step(mine, g, 0.1)
         np.testing.assert_allclose(mine, p, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in kernels.__all__ if name not in ("dropout_mask", "mask_for")])
+def test_every_kernel_has_a_reference_implementation_with_the_same_arguments(name):
+    """All but the masks of dropout, which are drawn at random. There is no choice of algorithm or memory in it."""
+
+    def arguments(function):
+        return [(p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()
+                if p.name not in ("algorithm", "out")]  # fmt: skip
+
+    fast, naive = getattr(kernels, name), getattr(reference, name)
+    assert arguments(fast) == arguments(naive)
+    assert inspect.getdoc(fast)
+    assert inspect.getdoc(naive)

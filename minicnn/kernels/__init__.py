@@ -1,9 +1,10 @@
 """The mathematics: pure functions on arrays, forward and backward.
 
-A kernel never changes its inputs, keeps their dtype, returns C-contiguous arrays and remembers nothing. Images are
-(N, H, W, C), convolution kernels (KH, KW, C_in, C_out), dense kernels (in, out). `dy` is the derivative of the
-loss by the output y; a backward kernel turns it into dx, dw, db. Every kernel has a naive twin in plain loops,
-of the same name, in `minicnn.kernels.reference`: read that one first.
+A kernel keeps its inputs' dtype, returns C-contiguous arrays and remembers nothing. It changes none of its inputs,
+except where its first line says so: `bias_relu` overwrites z, and what is given as `out` is written to. Images are
+(N, H, W, C), convolution kernels (KH, KW, C_in, C_out), dense kernels (in, out). `dy` is the gradient of the loss with
+respect to the output y; a backward kernel turns it into dx, dw, db. Every kernel has a reference implementation in
+plain loops, of the same name, in `minicnn.kernels.reference`: read that one first.
 """
 
 from minicnn.kernels.activations import (

@@ -3,7 +3,7 @@
     y = f(x)      dx = dy * f'(x)
 
 Where f' can be had from y, the backward kernel takes y: then x need not be kept. Any shape.
-Naive twins: `reference.relu_forward` and so on.
+Reference implementations: `reference.relu_forward` and so on.
 """
 
 from __future__ import annotations
@@ -18,26 +18,23 @@ from minicnn.backend import Array, blank, tiles, xp_of
 from minicnn.kernels import cuda
 
 
+@cuda.on_gpu(cuda.relu_forward)
 def relu_forward(x: Array, out: Array | None = None) -> Array:
     """max(x, 0), written to `out`, which may be x; into a new array where `out` is None."""
-    if cuda.serves(x):
-        return cuda.relu_forward(x, out)
     zeros = xp_of(x).zeros(x.shape[1:], x.dtype)  # NumPy is three times as fast with an array as with a scalar here
     return xp_of(x).maximum(x, zeros, out=blank(x) if out is None else out)
 
 
+@cuda.on_gpu(cuda.bias_relu)
 def bias_relu(z: Array, b: Array) -> Array:
-    """max(z + b, 0) for z (..., C) and b (C,), written over z: on the GPU one pass over the memory instead of two."""
-    if cuda.serves(z):
-        return cuda.bias_relu(z, b)
+    """max(z + b, 0) for z (..., C) and b (C,). Overwrites z: on the GPU one pass over the memory instead of two."""
     z += b
     return relu_forward(z, out=z)
 
 
+@cuda.on_gpu(cuda.relu_backward)
 def relu_backward(dy: Array, y: Array) -> Array:
     """dy where y > 0, else 0. At the kink (y = 0) the derivative is taken as 0."""
-    if cuda.serves(dy):
-        return cuda.relu_backward(dy, y)
     xp, dx = xp_of(dy), xp_of(dy).empty(dy.shape, dy.dtype)
     for part in tiles(dy):
         xp.copyto(dx[part], y[part] > 0)  # 0 or 1, then the product: faster than a product of floats and booleans

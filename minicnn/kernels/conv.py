@@ -2,13 +2,14 @@
 
     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of  xpad[n, oh*s + kh*d, ow*s + kw*d, c] * w[kh, kw, c, o]
 
-It is linear in x and in w, and so its way back consists of two more maps of the same kind, and a sum:
+It is linear in x and in w, and so its backward pass consists of two more maps of the same kind, and a sum:
 
     dx from dy and w        dw from dy and x        db = the sum of dy over all pixels
 
 x (N, H, W, C_in), w (KH, KW, C_in, C_out), b (C_out,), y and dy (N, OH, OW, C_out).
 
-There are several ways to compute the three maps: the argument `algorithm`. All give the same numbers up to rounding.
+There are several ways to compute the three maps: the argument `algorithm`. All give the same numbers up to
+rounding.
 
     "im2col"    one matrix product (conv_im2col.py): works for every shape; read this one first
     "shifted"   a matrix product for each element of the kernel (conv_shifted.py): the fewest lines
@@ -17,16 +18,14 @@ There are several ways to compute the three maps: the argument `algorithm`. All 
     "loops"     the definition, number by number (reference.py): slow
     "auto"      the fastest for this shape, as measured (conv_choice.py)
 
-Naive twins: `reference.conv2d_forward`, `reference.conv2d_backward`.
+Reference implementation: `reference.conv2d_forward`, `reference.conv2d_backward`.
 """
 
 from __future__ import annotations
 
-from minicnn.backend import Array, tiles, xp_of
+from minicnn.backend import Array, matmul, tiles, xp_of
 from minicnn.kernels.conv_choice import algorithm_for
-from minicnn.kernels.geometry import IntPair, Padding
-from minicnn.kernels.im2col import Windows
-from minicnn.recording import matmul
+from minicnn.kernels.geometry import IntPair, Padding, Windows
 
 
 def conv2d_forward(

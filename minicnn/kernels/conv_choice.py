@@ -10,7 +10,7 @@ import numpy as np
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.kernels import conv_fft, conv_im2col, conv_shifted, conv_winograd, reference
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import Windows
 
 
 class Algorithm(NamedTuple):

@@ -14,7 +14,7 @@ x (N, H, W, C_in), w (KH, KW, C_in, C_out), y and dy (N, OH, OW, C_out). Here th
 from __future__ import annotations
 
 from minicnn.backend import Array, tiles, xp_of
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import Windows
 
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:

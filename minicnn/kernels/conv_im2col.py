@@ -1,21 +1,21 @@
-"""Convolution as one matrix product: the way to read first.
+"""Convolution as one matrix product: the algorithm to read first.
 
 im2col writes the window that each output pixel sees into one row of `cols` (see im2col.py). With the kernel as a
-matrix, of one row for each (kh, kw, c), the convolution is a matrix product, and the rules of its way back are those
-of any matrix product:
+matrix, of one row for each (kh, kw, c), the convolution is a matrix product, and the rules of its backward pass are
+those of any matrix product:
 
     y = cols @ w + b      dw = cols.T @ dy      dx = col2im(dy @ w.T)
 
-`cols` is made for a few images at a time, in scratch memory, and made again on the way back: that is cheaper than to
-keep it. x (N, H, W, C_in), w (KH, KW, C_in, C_out), y and dy (N, OH, OW, C_out).
+`cols` is made for a few images at a time, in scratch memory, and made again in the backward pass: that is cheaper than
+to keep it. x (N, H, W, C_in), w (KH, KW, C_in, C_out), y and dy (N, OH, OW, C_out).
 """
 
 from __future__ import annotations
 
-from minicnn.backend import Array, scratch, xp_of
+from minicnn.backend import Array, matmul, scratch, tiles, xp_of
 from minicnn.kernels import cuda
-from minicnn.kernels.im2col import Windows, im2col_tiles
-from minicnn.recording import matmul
+from minicnn.kernels.geometry import Windows
+from minicnn.kernels.im2col import im2col_tiles
 
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
@@ -46,15 +46,30 @@ def _input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
     With stride 1 a pixel x[i] is seen by the outputs y[i + top - kh*d], so dx is itself a convolution: of dy, with
     the kernel turned by 180 degrees and C_in and C_out exchanged. With other strides: col2im, tap by tap.
     """
-    xp, (kh, kw), back = xp_of(dy), windows.kernel, windows.reverse()
+    back = windows.reverse()
     if back is not None:
-        return forward(dy, xp.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2)), None, back)
+        return forward(dy, xp_of(w).ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2)), None, back)
+    return _with_stride(dy, w, windows)
+
+
+def _by_col2im(dy: Array, w: Array, windows: Windows) -> Array:
     c_in, c_out = w.shape[2:]
-    if cuda.serves(dy):
-        cols = matmul(dy.reshape(-1, c_out), w.reshape(-1, c_out).T)
-        return cuda.col2im(cols, (len(dy), *windows.image, c_in), windows)
-    padded = xp.zeros((len(dy), *windows.padded, c_in), dy.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            padded[windows.tap(i, j)] += matmul(dy, w[i, j].T)
-    return xp.ascontiguousarray(padded[windows.inside])
+    cols = matmul(dy.reshape(-1, c_out), w.reshape(-1, c_out).T)
+    shape = len(dy), *windows.image, c_in
+    return cuda.col2im(cols, shape, windows.kernel, windows.stride, windows.pads, windows.dilation)
+
+
+@cuda.on_gpu(_by_col2im)
+def _with_stride(dy: Array, w: Array, windows: Windows) -> Array:
+    """dx, tap by tap: the same sum as col2im's, without cols."""
+    xp, (kh, kw), (c_in, c_out) = xp_of(dy), windows.kernel, w.shape[2:]
+    dx = xp.empty((len(dy), *windows.image, c_in), dy.dtype)
+    for part in tiles(dx):
+        rows = dy[part].reshape(-1, c_out)
+        padded = xp.zeros((len(dx[part]), *windows.padded, c_in), dy.dtype)
+        for i in range(kh):
+            for j in range(kw):
+                tap = padded[windows.tap(i, j)]
+                tap += matmul(rows, w[i, j].T).reshape(tap.shape)
+        dx[part] = padded[windows.inside]
+    return dx

@@ -10,14 +10,14 @@ becomes a sum over c: one matrix product for each of the a² places in the tile.
 
     u (a, a, C_in, C_out) from w      v (a, a, T, C_in) from x, T tiles      y from v @ u (a, a, T, C_out)
 
-All of it is linear in x and in w. So the way back needs no new idea: the same steps in reverse, each
+All of it is linear in x and in w. So the backward pass needs no new idea: the same steps in reverse, each
 matrix transposed.
 
     z = A dy At      du = sum over tiles of vᵀ z      dw = Gt du G
                      dv = z uᵀ                        d = B dv Bt, added up where the tiles of x overlap
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section 4. The fractions of m = 4 cost a
-digit of float32: a relative error near 1e-5 where im2col has 1e-6. Plain twin: conv_im2col.py.
+digit of float32: a relative error near 1e-5 where im2col has 1e-6. The plain formula: conv_im2col.py.
 x (N, H, W, C_in), w (3, 3, C_in, C_out), y and dy (N, OH, OW, C_out).
 """
 
@@ -28,9 +28,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from minicnn.backend import Array, scratch, xp_of
-from minicnn.kernels.im2col import Tile, Windows
-from minicnn.recording import matmul
+from minicnn.backend import Array, matmul, scratch, xp_of
+from minicnn.kernels.geometry import Windows
+from minicnn.kernels.im2col import Tile
 
 # From the paper, sections 4.1 and 4.3: tile -> (At, G, Bt).
 MATRICES = {

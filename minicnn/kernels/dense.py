@@ -3,13 +3,12 @@
     y = x @ w + b      dw = x.T @ dy      db = sum of the rows of dy      dx = dy @ w.T
 
 x (N, in), w (in, out), b (out,), y and dy (N, out); further axes between N and `in` are kept, as in Keras.
-Naive twins: `reference.dense_forward`, `reference.dense_backward`.
+Reference implementations: `reference.dense_forward`, `reference.dense_backward`.
 """
 
 from __future__ import annotations
 
-from minicnn.backend import Array, xp_of
-from minicnn.recording import matmul
+from minicnn.backend import Array, matmul, xp_of
 
 
 def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:

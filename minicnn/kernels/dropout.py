@@ -3,7 +3,8 @@
     y = x * mask / (1 - rate)      dx = dy * mask / (1 - rate)
 
 The scale keeps the expected value, so evaluation needs no factor at all. N. Srivastava et al., "Dropout: A Simple Way
-to Prevent Neural Networks from Overfitting" (2014), section 10. Naive twins: `reference.dropout_forward` and so on.
+to Prevent Neural Networks from Overfitting" (2014), section 10. Reference implementations: `reference.dropout_forward`
+and so on.
 """
 
 from __future__ import annotations
@@ -31,17 +32,15 @@ def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0)
     return np.ascontiguousarray(drawn[:, :per_sample] >= np.uint16(threshold)).reshape(shape)
 
 
-def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array | cuda.Mask:
-    """The mask for a batch x. On the GPU it is a recipe, from which each pass makes it anew."""
-    if cuda.serves(x):
-        return cuda.Mask.of(x.shape, rate, seed, first)
+@cuda.on_gpu(cuda.mask_for)
+def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array:
+    """The mask for a batch x. On the GPU it is a recipe (`cuda.Mask`), from which each pass makes it anew."""
     return xp_of(x).asarray(dropout_mask(x.shape, rate, seed, first))
 
 
-def dropout_forward(x: Array, mask: Array | cuda.Mask, rate: float) -> Array:
+@cuda.on_gpu(cuda.dropout_forward)
+def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
     """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of that shape, or what `mask_for` made."""
-    if isinstance(mask, cuda.Mask):
-        return cuda.dropout(x, mask, rate)
     xp, y = xp_of(x), xp_of(x).empty(x.shape, x.dtype)
     scale = x.dtype.type(1 / (1 - rate))
     for part in tiles(x):
@@ -51,6 +50,6 @@ def dropout_forward(x: Array, mask: Array | cuda.Mask, rate: float) -> Array:
     return y
 
 
-def dropout_backward(dy: Array, mask: Array | cuda.Mask, rate: float) -> Array:
+def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
     """dx = dy * mask / (1 - rate): the same linear map as the forward pass, which is its own adjoint."""
     return dropout_forward(dy, mask, rate)

@@ -4,14 +4,18 @@ One axis at a time. A window of `kernel` taps, `dilation` apart, covers `span = 
 It starts every `stride` pixels on an axis of `size` pixels with `lo` and `hi` pixels of padding, so it fits
 
     out = (size + lo + hi - span) // stride + 1     times. The pixels that are left over are dropped.
+
+`Windows` holds these numbers for both axes of one convolution or pooling, and finds the pixels that they mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeAlias
 
+from minicnn.backend import Array, scratch, xp_of
 from minicnn.errors import InputError
 
 IntPair: TypeAlias = "int | Sequence[int]"
@@ -83,3 +87,80 @@ def output_size(
     axes = zip(pair(size), pair(kernel), pair(stride), pair(dilation), pads, strict=True)
     height, width = ((n + lo + hi - (k - 1) * d - 1) // s + 1 for n, k, s, d, (lo, hi) in axes)
     return height, width
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of one convolution or pooling: everything about it but the numbers."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: Pads
+    image: tuple[int, int]  # (H, W)
+    out: tuple[int, int]  # (OH, OW)
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, ...], kernel: IntPair, stride: IntPair | None, padding: Padding, dilation: IntPair = 1
+    ) -> Windows:
+        """The windows of `kernel` over images of `shape` (N, H, W, C). `stride` None means the kernel's size."""
+        image, stride = (shape[1], shape[2]), kernel if stride is None else stride
+        pads = resolve_padding(image, kernel, stride, dilation, padding)
+        out = output_size(image, kernel, stride, dilation, pads)
+        return cls(pair(kernel), pair(stride), pair(dilation), pads, image, out)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(H, W) of the image with its padding."""
+        (h, w), ((top, bottom), (left, right)) = self.image, self.pads
+        return h + top + bottom, w + left + right
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the windows are the pixels themselves, one by one: of 1×1, without stride and padding."""
+        return self.kernel == self.stride == (1, 1) and self.padded == self.image
+
+    @property
+    def inside(self) -> tuple[slice, slice, slice]:
+        """Where in the padded images (N, H, W, C) the images themselves lie."""
+        (h, w), ((top, _), (left, _)) = self.image, self.pads
+        return slice(None), slice(top, top + h), slice(left, left + w)
+
+    def tap(self, i: int, j: int) -> tuple[slice, slice, slice]:
+        """Where in the padded images (N, H, W, C) the element (i, j) of every window lies."""
+        (sh, sw), (dh, dw), (oh, ow) = self.stride, self.dilation, self.out
+        i, j = i * dh, j * dw
+        return slice(None), slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw)
+
+    def reverse(self) -> Windows | None:
+        """The windows of the backward pass, over dy: dx is the convolution of dy with the kernel turned by 180 degrees.
+
+        None where it is not: with a stride, or with a border wider than the kernel reaches.
+        """
+        (kh, kw), (dh, dw), ((top, bottom), (left, right)) = self.kernel, self.dilation, self.pads
+        span_h, span_w = (kh - 1) * dh, (kw - 1) * dw
+        if self.stride != (1, 1) or max(top, bottom) > span_h or max(left, right) > span_w:
+            return None
+        pads = ((span_h - top, span_h - bottom), (span_w - left, span_w - right))
+        return Windows(self.kernel, self.stride, self.dilation, pads, self.out, self.image)
+
+    def pad(self, x: Array, fill: float = 0.0) -> Array:
+        """x with its padding in scratch memory; x itself where there is none."""
+        if self.padded == self.image:
+            return x
+        xp = xp_of(x)
+        n, _, _, c = x.shape
+        padded = scratch(xp, "padded", (n, *self.padded, c), x.dtype)
+        padded.fill(fill)
+        padded[self.inside] = x
+        return padded
+
+    def view(self, padded: Array) -> Array:
+        """(N, OH, OW, KH, KW, C): all windows as a view, nothing copied; overlapping ones share memory."""
+        n, _, _, c = padded.shape
+        bn, bh, bw, bc = padded.strides
+        (sh, sw), (dh, dw) = self.stride, self.dilation
+        return xp_of(padded).lib.stride_tricks.as_strided(
+            padded, (n, *self.out, *self.kernel, c), (bn, bh * sh, bw * sw, bh * dh, bw * dw, bc)
+        )

@@ -3,12 +3,13 @@
     x_hat = (x - mean) / sqrt(var + eps)        y = gamma * x_hat + beta
 
 mean and var are taken for each channel over all other axes: N for (N, C), N*H*W for (N, H, W, C). They depend on x, so
-in training dy reaches x by three ways: directly, through the mean, and through the variance:
+in training dy reaches x by three paths: directly, through the mean, and through the variance:
 
     dgamma = sum of dy * x_hat      dbeta = sum of dy
     dx = gamma / sqrt(var + eps) * (dy - mean of dy - x_hat * mean of (dy * x_hat))
 
-S. Ioffe, C. Szegedy, "Batch Normalization" (2015), section 3. Naive twins: `reference.batchnorm_forward` and so on.
+S. Ioffe, C. Szegedy, "Batch Normalization" (2015), section 3. Reference implementations:
+`reference.batchnorm_forward` and so on.
 
 All loops here walk over cache-sized tiles of "wide" rows: an image row of W pixels and C channels is one row of W*C
 numbers, and each coefficient is repeated W times. Long rows are what NumPy is fast at.
@@ -21,9 +22,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from minicnn.backend import Array, scratch, tiles, xp_of
+from minicnn.backend import Array, matmul, scratch, tiles, xp_of
 from minicnn.kernels import cuda
-from minicnn.recording import matmul
 
 AllReduce: TypeAlias = Callable[[Array], Array]  # the sum of an array over all shards of the batch
 
@@ -37,17 +37,19 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     """
     xp, c = xp_of(x), x.shape[-1]
     count = x.size // c
-    mean, var = cuda.moments(x) if cuda.serves(x) else _own_moments(x)
+    mean, var = _moments(x)
     if all_reduce is not None:  # of the shards' moments: each varies about its own mean, and the means vary too
         share = count
         totals = all_reduce(xp.stack([xp.full(c, float(share)), share * mean]))
         count, own_mean = int(totals[0, 0]), mean
         mean = totals[1] / count
         var = all_reduce(share * (var + (own_mean - mean) ** 2)) / count
-    return mean.astype(x.dtype), xp.maximum(var, 0).astype(x.dtype), count
+    return mean.astype(x.dtype, copy=False), var.astype(x.dtype, copy=False), count
 
 
-def _own_moments(x: Array) -> tuple[Array, Array]:
+@cuda.on_gpu(cuda.moments)
+def _moments(x: Array) -> tuple[Array, Array]:
+    """(mean, biased variance) of this x alone, in float64."""
     xp, c = xp_of(x), x.shape[-1]
     wide, repeat = _wide(x)
     count = x.size // c
@@ -60,9 +62,10 @@ def _own_moments(x: Array) -> tuple[Array, Array]:
         sums[0] += _column_sums(d, c)
         sums[1] += _column_sums_of_products(d, d, c)
     offset, guess = sums[0] / count, 0 if shift is None else shift[:c].astype(np.float64)
-    return guess + offset, sums[1] / count - offset**2
+    return guess + offset, xp.maximum(sums[1] / count - offset**2, 0)
 
 
+@cuda.on_gpu(cuda.batchnorm_forward)
 def batchnorm_forward(
     x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, out: Array | None = None
 ) -> Array:
@@ -70,8 +73,6 @@ def batchnorm_forward(
 
     out: where to write y; x itself is allowed, if it is contiguous. None: into a new array.
     """
-    if cuda.serves(x):
-        return cuda.batchnorm_forward(x, gamma, beta, mean, var, eps, out)
     xp, (wide, repeat) = xp_of(x), _wide(x)
     scale, shift = (_repeated(v, repeat) for v in batchnorm_scale_and_shift(gamma, beta, mean, var, eps))
     y = xp.empty_like(wide) if out is None else out.reshape(wide.shape)
@@ -101,18 +102,26 @@ def batchnorm_backward(
 
     dgamma and dbeta are this shard's own share; dx needs the sums over the whole batch, and asks `all_reduce` for them.
     """
-    xp = xp_of(x)
     dgamma, dbeta = _parameter_gradients(dy, x, mean, var, eps)
-    sums = xp.stack([xp.full_like(dgamma, x.size // x.shape[-1]), dgamma, dbeta])
+    rows, sums = x.size // x.shape[-1], (dgamma, dbeta)
     if all_reduce is not None:  # every shard must take part, whether it needs dx or not
-        sums = all_reduce(sums)
-    if not need_dx:
-        return None, dgamma, dbeta
-    if cuda.serves(x):
-        rows = x.size // x.shape[-1] if all_reduce is None else float(sums[0, 0])
-        return cuda.input_gradient(dy, x, gamma, mean, var, (sums[1], sums[2]), eps, rows), dgamma, dbeta
-    mean_dy_xhat, mean_dy = sums[1] / sums[0], sums[2] / sums[0]
-    # The rule above, sorted by what varies: dx = a * dy + b * x + constant.
+        xp = xp_of(x)
+        totals = all_reduce(xp.stack([xp.full_like(dgamma, rows), dgamma, dbeta]))
+        rows, sums = int(totals[0, 0]), (totals[1], totals[2])
+    dx = _input_gradient(dy, x, gamma, mean, var, sums, eps, rows) if need_dx else None
+    return dx, dgamma, dbeta
+
+
+@cuda.on_gpu(cuda.input_gradient)
+def _input_gradient(
+    dy: Array, x: Array, gamma: Array, mean: Array, var: Array, sums: tuple[Array, Array], eps: float, n: int
+) -> Array:
+    """dx. sums: dgamma and dbeta of the whole batch, which has n rows.
+
+    The rule above, sorted by what varies: dx = a * dy + b * x + constant.
+    """
+    xp = xp_of(x)
+    mean_dy_xhat, mean_dy = (sum_ / n for sum_ in sums)
     inv_std = 1 / xp.sqrt(var + x.dtype.type(eps))
     a = gamma * inv_std
     b = -a * inv_std * mean_dy_xhat
@@ -125,7 +134,7 @@ def batchnorm_backward(
         bx += constant
         xp.multiply(wide_dy[part], a, out=dx[part])
         dx[part] += bx
-    return dx.reshape(x.shape), dgamma, dbeta
+    return dx.reshape(x.shape)
 
 
 def batchnorm_eval_backward(
@@ -133,18 +142,15 @@ def batchnorm_eval_backward(
 ) -> tuple[Array | None, Array, Array]:
     """(dx, dgamma, dbeta) where mean and var are constants (running statistics): dx = dy * gamma / sqrt(var + eps)."""
     dgamma, dbeta = _parameter_gradients(dy, x, mean, var, eps)
-    if need_dx and cuda.serves(x):
-        return cuda.input_gradient(dy, x, gamma, mean, var, (dgamma, dbeta), eps), dgamma, dbeta
     dx = dy * (gamma / xp_of(x).sqrt(var + x.dtype.type(eps))) if need_dx else None
     return dx, dgamma, dbeta
 
 
+@cuda.on_gpu(cuda.parameter_gradients)
 def _parameter_gradients(
     dy: Array, x: Array, mean: Array, var: Array, eps: float
 ) -> tuple[Array, Array]:
     """(dgamma, dbeta): the sums of dy * x_hat and of dy over all rows of this x."""
-    if cuda.serves(x):
-        return cuda.parameter_gradients(dy, x, mean, var, eps)
     xp, c = xp_of(x), x.shape[-1]
     (wide, repeat), (wide_dy, _) = _wide(x), _wide(dy)
     shift = _shift(mean, var, repeat, x.dtype)

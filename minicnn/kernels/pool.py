@@ -5,7 +5,7 @@
 
 x (N, H, W, C), y and dy (N, OH, OW, C). Padding never wins (-inf) and never counts. Windows may overlap: then a pixel
 receives the sum of what its windows send. Pixels that no window reaches receive 0.
-Naive twins: `reference.maxpool2d_forward` and so on.
+Reference implementations: `reference.maxpool2d_forward` and so on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 from minicnn.backend import Array, tiles, xp_of
 from minicnn.kernels import cuda
-from minicnn.kernels.geometry import IntPair, Padding
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import IntPair, Padding, Windows
 
 
+@cuda.on_gpu(cuda.maxpool2d_forward)
 def maxpool2d_forward(
     x: Array,
     pool_size: IntPair,
@@ -29,9 +29,7 @@ def maxpool2d_forward(
 
     `stride` None means pool_size. winner is of the smallest unsigned type that holds it, None unless `winners`.
     """
-    xp, windows = xp_of(x), _windows(x.shape, pool_size, stride, padding)
-    if cuda.serves(x):
-        return cuda.maxpool2d_forward(x, windows, winners)
+    xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
     taps = _taps(windows)
     y = xp.empty((len(x), *windows.out, x.shape[3]), x.dtype)
     winner = xp.zeros(y.shape, np.min_scalar_type(len(taps))) if winners else None
@@ -48,6 +46,7 @@ def maxpool2d_forward(
     return y, winner
 
 
+@cuda.on_gpu(cuda.maxpool2d_backward)
 def maxpool2d_backward(
     dy: Array,
     winner: Array,
@@ -57,9 +56,7 @@ def maxpool2d_backward(
     padding: Padding = "valid",
 ) -> Array:
     """dx (N, H, W, C) = input_shape from dy (N, OH, OW, C) and the winners of the forward pass."""
-    xp, windows = xp_of(dy), _windows(input_shape, pool_size, stride, padding)
-    if cuda.serves(dy):
-        return cuda.maxpool2d_backward(dy, winner, input_shape, windows)
+    xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
     padded = _gradient_canvas(dy, windows, input_shape)
     for images in tiles(dy):
         for k, tap in enumerate(_taps(windows)):
@@ -76,7 +73,7 @@ def avgpool2d_forward(
     x: Array, pool_size: IntPair, stride: IntPair | None = None, padding: Padding = "valid"
 ) -> Array:
     """The means (N, OH, OW, C) of the windows of x (N, H, W, C). `stride` None means pool_size."""
-    xp, windows = xp_of(x), _windows(x.shape, pool_size, stride, padding)
+    xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
     y = xp.zeros((len(x), *windows.out, x.shape[3]), x.dtype)
     for images in tiles(x):
         padded = windows.pad(x[images])
@@ -94,7 +91,7 @@ def avgpool2d_backward(
     padding: Padding = "valid",
 ) -> Array:
     """dx (N, H, W, C) = input_shape from dy (N, OH, OW, C): the adjoint of the forward pass."""
-    xp, windows = xp_of(dy), _windows(input_shape, pool_size, stride, padding)
+    xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
     padded = xp.zeros((len(dy), *windows.padded, input_shape[3]), dy.dtype)
     share = dy / _counts(xp, windows, dy.dtype)
     for tap in _taps(windows):
@@ -112,12 +109,6 @@ def global_avgpool2d_backward(dy: Array, input_shape: tuple[int, ...]) -> Array:
     xp = xp_of(dy)
     _, h, w, _ = input_shape
     return xp.ascontiguousarray(xp.broadcast_to((dy / (h * w))[:, None, None, :], input_shape))
-
-
-def _windows(
-    shape: tuple[int, ...], pool_size: IntPair, stride: IntPair | None, padding: Padding
-) -> Windows:
-    return Windows.of(shape, pool_size, pool_size if stride is None else stride, padding)
 
 
 def _taps(windows: Windows) -> list[tuple[slice, slice, slice]]:

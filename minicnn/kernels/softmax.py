@@ -5,7 +5,7 @@
 Softmax alone has a full Jacobian, dp_i/dz_j = p_i * (1[i = j] - p_j). Together the two collapse to the simplest
 gradient there is, dz = p - t (for targets that sum to 1). z are called logits. The largest logit is subtracted first:
 that changes no p, and exp cannot overflow. C. Bishop, "Pattern Recognition and Machine Learning" (2006), section 4.3.4.
-Naive twins: `reference.softmax_forward` and so on.
+Reference implementations: `reference.softmax_forward` and so on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from minicnn.backend import Array, blank, xp_of
 from minicnn.kernels import cuda
 
 
+@cuda.on_gpu(cuda.softmax_forward)
 def softmax_forward(x: Array) -> Array:
     """Probabilities over the last axis, of x's shape."""
-    if cuda.serves(x):
-        return cuda.softmax_forward(x)
     xp = xp_of(x)
     y = xp.subtract(x, x.max(axis=-1, keepdims=True), out=blank(x))
     xp.exp(y, out=y)
@@ -38,16 +37,16 @@ def log_softmax(x: Array) -> Array:
     return y
 
 
+@cuda.on_gpu(cuda.softmax_cross_entropy_forward)
 def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     """The loss of each sample (N,) from logits (N, K) and target: class numbers (N,) or probabilities (N, K)."""
-    if cuda.serves(logits):
-        return cuda.cross_entropy(logits, target)
     log_p = log_softmax(logits)
     if target.ndim == 1:
         return -log_p[xp_of(logits).arange(len(target)), target]
     return -(target.astype(logits.dtype, copy=False) * log_p).sum(axis=-1)
 
 
+@cuda.on_gpu(cuda.softmax_cross_entropy_backward)
 def softmax_cross_entropy_backward(
     logits: Array, target: Array, batch_size: int | None = None, p: Array | None = None
 ) -> Array:
@@ -57,8 +56,6 @@ def softmax_cross_entropy_backward(
     logits, where the forward pass has it already.
     """
     count = len(logits) if batch_size is None else batch_size
-    if cuda.serves(logits):
-        return cuda.cross_entropy_gradient(logits, target, count)
     dz = softmax_forward(logits) if p is None else p.copy()
     if target.ndim == 1:
         dz[xp_of(logits).arange(len(target)), target] -= 1

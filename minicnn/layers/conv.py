@@ -13,8 +13,7 @@ import numpy as np
 from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.conv_choice import ALGORITHMS, check_algorithm, check_can, choose
-from minicnn.kernels.geometry import IntPair, Padding, pair, resolve_padding
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import IntPair, Padding, Windows, pair, resolve_padding
 from minicnn.layers.base import Context, Shape
 from minicnn.layers.checks import count, image_shape, positive, window_output
 from minicnn.layers.weighted import WeightedLayer

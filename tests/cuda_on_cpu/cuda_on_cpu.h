@@ -59,9 +59,9 @@ template <class... A> static int sizes_of(void (*)(A...), int* sizes) {
 // ---- threads ----
 
 struct Fiber { ucontext_t context; Dim index; bool done; };
-enum { STACK = 1 << 16, MOST_THREADS = 1024 };
-static Fiber fibers[MOST_THREADS];
-static char stacks[MOST_THREADS][STACK];
+enum { STACK = 1 << 16, MAX_THREADS = 1024 };
+static Fiber fibers[MAX_THREADS];
+static char stacks[MAX_THREADS][STACK];
 static ucontext_t scheduler;
 static Fiber* running;
 static void (*body)(void*);

@@ -21,8 +21,7 @@ from minicnn.inspect.figures.drawing import (
     signed_map,
 )
 from minicnn.kernels import im2col
-from minicnn.kernels.geometry import IntPair, Padding
-from minicnn.kernels.im2col import Windows
+from minicnn.kernels.geometry import IntPair, Padding, Windows
 from minicnn.training.data import check_array, check_finite
 
 if TYPE_CHECKING:

@@ -4,33 +4,44 @@ The `.cu` files are the lesson: common.cu first, then windows.cu (im2col, col2im
 dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it.
 Matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this size beats it.
 
-The functions of `minicnn.kernels` come here when they are given CuPy arrays. Tests run the same sources on the CPU.
+A kernel that has a variant here says so above its name: `@cuda.on_gpu(cuda.im2col)`. Given CuPy arrays, the variant of
+the same arguments computes in its place. Tests run the same sources on the CPU.
 """
 
-from minicnn.kernels.cuda.elementwise import Mask, bias_relu, dropout, relu_backward, relu_forward
-from minicnn.kernels.cuda.launch import serves
+from minicnn.kernels.cuda.elementwise import (
+    Mask,
+    bias_relu,
+    dropout_forward,
+    mask_for,
+    relu_backward,
+    relu_forward,
+)
+from minicnn.kernels.cuda.launch import on_gpu, serves
 from minicnn.kernels.cuda.norm import batchnorm_forward, input_gradient, moments, parameter_gradients
-from minicnn.kernels.cuda.softmax import cross_entropy, cross_entropy_gradient, softmax_forward
+from minicnn.kernels.cuda.softmax import softmax_cross_entropy_backward, softmax_cross_entropy_forward, softmax_forward
 from minicnn.kernels.cuda.step import fused_step
-from minicnn.kernels.cuda.windows import col2im, im2col, maxpool2d_backward, maxpool2d_forward
+from minicnn.kernels.cuda.windows import col2im, im2col, im2col_tiles, maxpool2d_backward, maxpool2d_forward
 
 __all__ = [
     "Mask",
     "batchnorm_forward",
     "bias_relu",
     "col2im",
-    "cross_entropy",
-    "cross_entropy_gradient",
-    "dropout",
+    "dropout_forward",
     "fused_step",
     "im2col",
+    "im2col_tiles",
     "input_gradient",
+    "mask_for",
     "maxpool2d_backward",
     "maxpool2d_forward",
     "moments",
+    "on_gpu",
     "parameter_gradients",
     "relu_backward",
     "relu_forward",
     "serves",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
     "softmax_forward",
 ]

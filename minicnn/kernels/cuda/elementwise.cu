@@ -25,7 +25,7 @@ extern "C" __global__ void bias_relu(Real* __restrict__ z, const Real* __restric
 
 // ---- dropout ----
 //
-// The mask is never stored: the way back draws the same random numbers again. They are those of the CPU, NumPy's PCG64
+// The mask is never stored: the backward pass draws the same random numbers again. They are those of the CPU, NumPy's PCG64
 // (M. O'Neill, "PCG" (2014)), so that a CPU run and a GPU run drop the same numbers. A state of 128 bits goes from step
 // to step by state = state * MULTIPLIER + increment, and each state is scrambled into one word of 64 random bits.
 // Many such steps together are again a multiplication and an addition, so a thread can begin anywhere in the sequence.
@@ -76,11 +76,16 @@ static __device__ u64 scramble(u128 state) {  // PCG's "XSL-RR": fold to 64 bits
 
 // One thread: one word of 64 bits, which decides about four numbers by 16 bits each; then the word that lies as many
 // words further on as there are threads. x (N, PER_SAMPLE); each sample begins with a fresh word, WORDS to a sample.
-// state: that of the generator before the first sample's first word. Kept: the numbers whose 16 bits reach `threshold`.
-static __device__ void drop(
-    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, u128 state, u128 increment,
-    Index PER_SAMPLE, Index WORDS, Index count
+// state: that of the generator before the first sample's first word. Numbers whose 16 bits reach `threshold` stay.
+//
+// A CUDA graph repeats a launch with the arguments that it had. There, what is another number at each step lies in
+// memory: start (4), the halves of state and increment. It is null where the four arguments say them.
+extern "C" __global__ void dropout(
+    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, const u64* __restrict__ start,
+    u64 state_high, u64 state_low, u64 increment_high, u64 increment_low, Index PER_SAMPLE, Index WORDS, Index count
 ) {
+    u128 state = {start ? start[0] : state_high, start ? start[1] : state_low};
+    u128 increment = {start ? start[2] : increment_high, start ? start[3] : increment_low};
     Jump next = jump((u64)blockDim.x * gridDim.x, increment);
     Jump first = jump(blockIdx.x * (u64)blockDim.x + threadIdx.x + 1, increment);
     state = add(multiply(state, first.factor), first.offset);
@@ -93,22 +98,4 @@ static __device__ void drop(
         }
         state = add(multiply(state, next.factor), next.offset);
     }
-}
-
-extern "C" __global__ void dropout(
-    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, u64 state_high, u64 state_low,
-    u64 increment_high, u64 increment_low, Index PER_SAMPLE, Index WORDS, Index count
-) {
-    u128 state = {state_high, state_low}, increment = {increment_high, increment_low};
-    drop(y, x, scale, threshold, state, increment, PER_SAMPLE, WORDS, count);
-}
-
-// The same in a CUDA graph, which repeats a launch with the arguments that it had: what is another number at each step
-// is read from memory. numbers (4): state and increment, each its high and its low half.
-extern "C" __global__ void dropout_each_step(
-    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, const u64* __restrict__ numbers,
-    Index PER_SAMPLE, Index WORDS, Index count
-) {
-    u128 state = {numbers[0], numbers[1]}, increment = {numbers[2], numbers[3]};
-    drop(y, x, scale, threshold, state, increment, PER_SAMPLE, WORDS, count);
 }

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import Array, xp_of
-from minicnn.kernels.cuda.launch import Kernel, kernel_for
-from minicnn.recording import EachStep, recording
+from minicnn.kernels.cuda.launch import BLOCK, Kernel, kernel_for
+
+# A dropout thread's first number costs as much as twenty more, so the threads are few, and take several words each.
+WORDS_A_THREAD, MAX_DROPOUT_BLOCKS = 4, 1024
 
 
 def relu_forward(x: Array, out: Array | None = None) -> Array:
@@ -31,10 +33,7 @@ def relu_backward(dy: Array, y: Array) -> Array:
 
 def bias_relu(z: Array, b: Array) -> Array:
     """max(z + b, 0) for z (..., C), C-contiguous, and b (C,). Overwrites z, and returns it."""
-    kernel = _kernel("bias_relu", z)
-    if z.size:
-        blocks = (min(-(-z.size // 256), 8192),)
-        kernel(blocks, (256,), z, xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1], kernel.index(z.size))
+    _kernel("bias_relu", z).for_each(z.size, z, xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1])
     return z
 
 
@@ -45,39 +44,38 @@ class Mask:
     An array would be written once and read twice. Instead both passes draw the same random numbers.
     """
 
-    numbers: Any  # four words: the state's high and low half, those of the increment; in a CUDA graph an array
+    start: Any  # four words: the state's high and low half, those of the increment; or an array of them on the device
     threshold: int  # of 65536
 
-    @classmethod
-    def of(cls, shape: tuple[int, ...], rate: float, seed: int | EachStep, first: int) -> Mask:
-        """The same mask as `minicnn.kernels.dropout_mask` for the same arguments."""
-        skip = first * _words(shape)
-        if isinstance(seed, EachStep):
-            later, ours = seed, recording()
-            assert ours is not None, "only a recording has numbers of later"
-            numbers: Any = ours.numbers(lambda: _start(later.now(), skip), 4)
-        else:
-            numbers = _start(seed, skip)
-        return cls(numbers, min(round(rate * 65536), 65535))
+
+def mask_for(x: Array, rate: float, seed: Any, first: int = 0) -> Mask:
+    """The same mask as `minicnn.kernels.dropout_mask` for the same arguments.
+
+    seed: a whole number; or one that is known only when a step begins, which then keeps its words on the device.
+    """
+    skip = first * _words(x.shape)
+    known = isinstance(seed, (int, np.integer))
+    start = _start(seed, skip) if known else seed.words(lambda now: _start(now, skip), 4)
+    return Mask(start, min(round(rate * 65536), 65535))
 
 
-def dropout(x: Array, mask: Mask, rate: float) -> Array:
-    """y = x * mask / (1 - rate) for x (N, ...). The way back is the same function of dy."""
+def dropout_forward(x: Array, mask: Mask | Array, rate: float) -> Array:
+    """y = x * mask / (1 - rate) for x (N, ...). The backward pass is the same function of dy."""
     xp = xp_of(x)
+    if not isinstance(mask, Mask):
+        return xp.ascontiguousarray(x) * mask * x.dtype.type(1 / (1 - rate))
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
-    each_step = not isinstance(mask.numbers, tuple)
-    kernel, words = _kernel("dropout_each_step" if each_step else "dropout", x), _words(x.shape)
-    numbers = (mask.numbers,) if each_step else mask.numbers
-    sizes = kernel.index(x.size // len(x)), kernel.index(words)
-    # A thread's first number costs as much as twenty more, so the threads are few, and take several words each.
+    start = (None, *mask.start) if isinstance(mask.start, tuple) else (mask.start, *(np.uint64(0),) * 4)
+    words, kernel = _words(x.shape), _kernel("dropout", x)
     count = len(x) * words
-    blocks = (min(-(-count // 1024), 1024),)
-    kernel(blocks, (256,), y, x, 1 / (1 - rate), np.uint32(mask.threshold), *numbers, *sizes, kernel.index(count))
+    blocks = (min(-(-count // (WORDS_A_THREAD * BLOCK)), MAX_DROPOUT_BLOCKS),)
+    sizes = (kernel.index(n) for n in (x.size // len(x), words, count))
+    kernel(blocks, (BLOCK,), y, x, 1 / (1 - rate), np.uint32(mask.threshold), *start, *sizes)
     return y
 
 
 def _start(seed: int, skip: int) -> tuple[np.uint64, ...]:
-    """The numbers of a Mask: where the generator of this seed is after `skip` words."""
+    """The words of a Mask: where the generator of this seed is after `skip` of its own."""
     generator = np.random.PCG64(seed)
     generator.advance(skip)
     state = generator.state["state"]

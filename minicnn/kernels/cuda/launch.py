@@ -7,6 +7,7 @@ keeps on disk, so only the very first use of a kernel on a machine takes a momen
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from minicnn.backend import Array, xp_of
 
 HERE = Path(__file__).parent
 BLOCK = 256  # threads in a block, where a kernel does not ask for another number
-MOST_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread then takes several numbers
+MAX_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread then takes several numbers
 
 _C_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint8): "unsigned char",
             np.dtype(np.uint16): "unsigned short", np.dtype(np.uint32): "unsigned int",
@@ -29,6 +30,19 @@ def serves(x: Array) -> bool:
     return xp is not np and x.dtype in (np.float32, np.float64) and not xp.cuda.runtime.is_hip
 
 
+def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a kernel: `variant`, of the same arguments, computes instead if our kernels can serve the first."""
+
+    def decorate(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(kernel)
+        def chosen(array: Array, *args: Any, **kwargs: Any) -> Any:
+            return (variant if serves(array) else kernel)(array, *args, **kwargs)
+
+        return chosen
+
+    return decorate
+
+
 class Kernel:
     """A compiled kernel. Python's ints and floats become the kernel's int and Real; None becomes a null pointer."""
 
@@ -39,10 +53,10 @@ class Kernel:
         """Start gridDim × blockDim threads. Does not wait for them."""
         self.raw(grid, block, tuple(self._argument(arg) for arg in args))
 
-    def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), most_blocks: int = MOST_BLOCKS) -> None:
+    def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), max_blocks: int = MAX_BLOCKS) -> None:
         """Start a kernel that loops by FOR_EACH: args, the count, and what comes after it."""
         if count:
-            blocks = min(-(-count // BLOCK), most_blocks)
+            blocks = min(-(-count // BLOCK), max_blocks)
             self((blocks,), (BLOCK,), *args, self.index(count), *after)
 
     def _argument(self, arg: Any) -> Any:

@@ -112,8 +112,7 @@ extern "C" __global__ void gradients_total(
 }
 
 // One thread: some rows of a column of dx = gamma / std * (dy - mean of dy - x_hat * mean of dy * x_hat), the means
-// being dbeta / n and dgamma / n over the n rows of the whole batch. With n infinite both vanish: mean and var are
-// constants.
+// being dbeta / n and dgamma / n over the n rows of the whole batch.
 extern "C" __global__ void batchnorm_backward(
     Real* __restrict__ dx, const Real* __restrict__ dy, const Real* __restrict__ x, const Real* __restrict__ gamma,
     const Real* __restrict__ mean, const Real* __restrict__ var, const Real* __restrict__ dgamma,

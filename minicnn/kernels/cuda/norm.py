@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from minicnn.backend import Array, xp_of
@@ -11,7 +9,7 @@ from minicnn.kernels.cuda.launch import Kernel, kernel_for
 
 LINES = 8  # of a block, see norm.cu
 ROWS_A_THREAD = 32  # in a column; fewer would make more parts to add up, more would leave processors idle
-MOST_PARTS = 512
+MAX_PARTS = 512
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -63,9 +61,9 @@ def input_gradient(
     var: Array,
     sums: tuple[Array, Array],
     eps: float,
-    n: float = math.inf,
+    n: int,
 ) -> Array:
-    """dx. sums: dgamma and dbeta of the whole batch of n rows; with n infinite, mean and var are constants."""
+    """dx. sums: dgamma and dbeta of the whole batch of n rows."""
     xp = xp_of(x)
     (dy,), x, dx = _like(x, dy), xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
     rows, c = x.size // x.shape[-1], x.shape[-1]
@@ -77,7 +75,7 @@ def input_gradient(
 
 def _grid(rows: int, c: int) -> tuple[int, int]:
     """Blocks of 32 channels, and of some rows."""
-    return -(-c // 32), max(1, min(MOST_PARTS, -(-rows // (LINES * ROWS_A_THREAD))))
+    return -(-c // 32), max(1, min(MAX_PARTS, -(-rows // (LINES * ROWS_A_THREAD))))
 
 
 def _like(x: Array, *others: Array) -> list[Array]:

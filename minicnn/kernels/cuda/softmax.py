@@ -22,17 +22,19 @@ def softmax_forward(x: Array) -> Array:
     return p
 
 
-def cross_entropy(logits: Array, target: Array) -> Array:
+def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     """The loss of each sample (N,); see `minicnn.kernels.softmax_cross_entropy_forward`."""
     loss = xp_of(logits).empty(len(logits), logits.dtype)
     _start(loss, None, logits, target, 1.0)
     return loss
 
 
-def cross_entropy_gradient(logits: Array, target: Array, batch_size: int) -> Array:
-    """dlogits (N, K) of the mean loss; see `minicnn.kernels.softmax_cross_entropy_backward`."""
+def softmax_cross_entropy_backward(
+    logits: Array, target: Array, batch_size: int | None = None, p: Array | None = None
+) -> Array:
+    """dlogits (N, K) of the mean loss; see `minicnn.kernels.softmax_cross_entropy_backward`. p is not needed."""
     dz = xp_of(logits).empty(logits.shape, logits.dtype)
-    _start(None, dz, logits, target, float(batch_size))
+    _start(None, dz, logits, target, float(len(logits) if batch_size is None else batch_size))
     return dz
 
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from minicnn.backend import Array, xp_of
 from minicnn.kernels.cuda.launch import kernel_for, packs
+from minicnn.kernels.geometry import IntPair, Padding, Windows
+
+# What one tile of cols may take. There is no cache to fit into: the fewer launches, the better; but a GPU's memory is
+# not endless.
+COLS_BYTES = 1 << 28
 
 
-def im2col(x: Array, windows: Any) -> Array:
-    """cols (N*OH*OW, KH*KW*C) from x (N, H, W, C); windows: a minicnn.kernels.im2col.Windows."""
+def im2col(
+    x: Array, kernel_size: IntPair, stride: IntPair = 1, padding: Padding = "valid", dilation: IntPair = 1
+) -> Array:
+    """cols (N*OH*OW, KH*KW*C) from x (N, H, W, C)."""
+    return _rows(x, Windows.of(x.shape, kernel_size, stride, padding, dilation))
+
+
+def im2col_tiles(
+    x: Array, windows: Windows, kernel_bytes: int = 0
+) -> Iterator[tuple[tuple[slice, slice], Array]]:
+    """im2col in pieces of whole images; see `minicnn.kernels.im2col.im2col_tiles`."""
+    (oh, ow), (kh, kw), (n, _, _, c) = windows.out, windows.kernel, x.shape
+    if windows.pointwise:
+        yield (slice(0, n), slice(0, oh)), xp_of(x).ascontiguousarray(x).reshape(n * oh * ow, c)
+        return
+    step = max(1, COLS_BYTES // max(1, oh * ow * kh * kw * c * x.itemsize))
+    for first in range(0, n, step):
+        images = slice(first, min(first + step, n))
+        yield (images, slice(0, oh)), _rows(x[images], windows)
+
+
+def _rows(x: Array, windows: Windows) -> Array:
     xp, n, c = xp_of(x), len(x), x.shape[3]
     x = xp.ascontiguousarray(x)
     rows = n * windows.out[0] * windows.out[1]
@@ -23,11 +48,19 @@ def im2col(x: Array, windows: Any) -> Array:
     return cols
 
 
-def col2im(cols: Array, shape: tuple[int, ...], windows: Any) -> Array:
-    """dx of `shape` (N, H, W, C) from cols (N*OH*OW, KH*KW*C): each pixel gathers the sum of its copies."""
-    xp, c = xp_of(cols), shape[3]
+def col2im(
+    cols: Array,
+    input_shape: tuple[int, ...],
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: Padding = "valid",
+    dilation: IntPair = 1,
+) -> Array:
+    """dx (N, H, W, C) = input_shape from cols (N*OH*OW, KH*KW*C): each pixel gathers the sum of its copies."""
+    xp, c = xp_of(cols), input_shape[3]
+    windows = Windows.of(input_shape, kernel_size, stride, padding, dilation)
     cols = xp.ascontiguousarray(cols)
-    dx = xp.empty(shape, cols.dtype)
+    dx = xp.empty(input_shape, cols.dtype)
     pack = packs(dx) and packs(cols)
     channels = c // 4 if pack else c
     kernel = kernel_for(xp, "windows", "col2im", cols.dtype, max(dx.size, cols.size), pack)
@@ -35,9 +68,11 @@ def col2im(cols: Array, shape: tuple[int, ...], windows: Any) -> Array:
     return dx
 
 
-def maxpool2d_forward(x: Array, windows: Any, winners: bool) -> tuple[Array, Array | None]:
+def maxpool2d_forward(
+    x: Array, pool_size: IntPair, stride: IntPair | None = None, padding: Padding = "valid", winners: bool = True
+) -> tuple[Array, Array | None]:
     """(y, winner) (N, OH, OW, C) from x (N, H, W, C); winner is None unless `winners`."""
-    xp = xp_of(x)
+    xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
     x = xp.ascontiguousarray(x)
     y = xp.empty((len(x), *windows.out, x.shape[3]), x.dtype)
     dtype = np.min_scalar_type(windows.kernel[0] * windows.kernel[1])
@@ -47,16 +82,23 @@ def maxpool2d_forward(x: Array, windows: Any, winners: bool) -> tuple[Array, Arr
     return y, winner
 
 
-def maxpool2d_backward(dy: Array, winner: Array, shape: tuple[int, ...], windows: Any) -> Array:
-    """dx of `shape` (N, H, W, C) from dy and winner (N, OH, OW, C)."""
-    xp = xp_of(dy)
-    dy, winner, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner), xp.empty(shape, dy.dtype)
+def maxpool2d_backward(
+    dy: Array,
+    winner: Array,
+    input_shape: tuple[int, ...],
+    pool_size: IntPair,
+    stride: IntPair | None = None,
+    padding: Padding = "valid",
+) -> Array:
+    """dx (N, H, W, C) = input_shape from dy and winner (N, OH, OW, C)."""
+    xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
+    dy, winner, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner), xp.empty(input_shape, dy.dtype)
     kernel = kernel_for(xp, "windows", "maxpool_backward", dy.dtype, max(dx.size, dy.size), winner=winner.dtype)
-    kernel.for_each(dx.size, dx, dy, winner, after=_geometry(windows, shape[3]))
+    kernel.for_each(dx.size, dx, dy, winner, after=_geometry(windows, input_shape[3]))
     return dx
 
 
-def _geometry(windows: Any, channels: int) -> tuple[int, ...]:
+def _geometry(windows: Windows, channels: int) -> tuple[int, ...]:
     """GEOMETRY of windows.cu."""
     (top, _), (left, _) = windows.pads
     return (*windows.image, channels, *windows.out, *windows.kernel, *windows.stride, *windows.dilation, top, left)
