@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -471,6 +472,63 @@ def test_im2col_figure_draws_the_numbers_of_the_kernels():
     assert float(y[1, 1]) == -1.5
 
 
+def cells_of(figure) -> list[float]:
+    """The numbers that stand in the cells of a figure's tables."""
+    texts = [text.get_text().replace("−", "-") for text in figure.axes[0].texts]
+    return sorted(float(text) for text in texts if re.fullmatch(r"-?[\d.]+", text))
+
+
+@pytest.mark.parametrize("which", ["y", "dw", "dx"])
+@pytest.mark.parametrize(("size", "kernel"), [((5, 4), (3, 2)), ((3, 3), (3, 3)), ((4, 4), (1, 2))])
+def test_convolution_figure_draws_the_numbers_of_the_reference(which, size, kernel):
+    rng = np.random.default_rng(0)
+    out = (size[0] - kernel[0] + 1, size[1] - kernel[1] + 1)
+    x, w, dy = (rng.integers(-9, 10, shape).astype(float) for shape in (size, kernel, out))
+    dx, dw, _ = reference.conv2d_backward(dy[None, ..., None], x[None, ..., None], w[..., None, None])
+    y = reference.conv2d_forward(x[None, ..., None], w[..., None, None])
+    result = {"y": y[0, ..., 0], "dw": dw[..., 0, 0], "dx": dx[0, ..., 0]}[which]
+    at = (result.shape[0] - 1, 0)
+    figure = inspect.convolution_figure(which, at, x, w, dy)
+    (i, j), by = at, {"y": w, "dw": dy, "dx": w[::-1, ::-1]}[which]
+    read = np.pad(dy, [(k - 1, k - 1) for k in kernel]) if which == "dx" else x
+    products = read[i : i + by.shape[0], j : j + by.shape[1]] * by
+    assert products.sum() == result[at]
+    tables = [read, by, products, result, *([w] if which == "dx" else [])]
+    assert cells_of(figure) == sorted(float(v) + 0 for table in tables for v in table.ravel())
+    assert f"{which}[{i}, {j}] = " in said(figure) and f"= {result[at]:.3g}.".replace("-", "−") in said(figure)
+
+
+def test_winograd_figure_draws_both_ways_to_the_same_outputs():
+    d, g = [1.0, -2, 3, 5], [2.0, 1, -3]
+    figure = inspect.winograd_figure(d, g)
+    y = np.correlate(d, g, "valid")
+    v, u = [1 - 3, -2 + 3, 3 + 2, -2 - 5], [2, 0, -1, -3]
+    assert cells_of(figure) == sorted([*d, *g, *v, *u, *np.multiply(v, u), *y])
+    assert all(f"y{k} = " in said(figure) and f"= {y[k]:.3g}".replace("-", "−") in said(figure) for k in (0, 1))
+
+
+def test_padding_figure_counts_as_the_reference_does():
+    sizes = (5, 6, 9)
+    figure = inspect.padding_figure(sizes, kernel=4, stride=3)
+    for size in sizes:
+        (low, high), _ = reference.resolve_padding(size, 4, 3, 1, "same")
+        out = reference.output_size(size, 4, 3, 1, ((low, high),) * 2)[0]
+        assert f"size {size}: {out} windows; zeros added: {low} on the left, {high} on the right" in said(figure)
+    assert "under no window" not in said(figure)
+    assert "1 cell at the end: under no window" in said(inspect.padding_figure((6,), 3, 2, "valid"))
+
+
+def test_receptive_field_figure_counts_the_pixels_that_a_gradient_reaches():
+    model = Sequential([Input((20, 20, 1)), Conv2D(1, 3, padding="same"), MaxPooling2D(2), Conv2D(1, 3, strides=2)])
+    field = _Field.of(model, 2)
+    assert field.size == [8, 8]
+    figure = inspect.receptive_field_figure(model)
+    assert "One output of conv2d_2 sees 8×8 pixels: its receptive field" in said(figure)
+    assert "image: 8" in said(figure)
+    corner = said(inspect.receptive_field_figure(model, place=0))
+    assert "image: 7" in corner and "In the padding: 1 cell more." in corner
+
+
 def test_architecture_names_shapes_and_parameters(model, tmp_path):
     svg = inspect.architecture(model, save=tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes().decode() == svg
@@ -576,6 +634,19 @@ X, FORWARD, BOTH = some_images(), MODEL.trace(some_images()), FLAT.trace(some_im
         (lambda: inspect.im2col_figure(np.zeros((4, 4, 3))), "a table of numbers"),
         (lambda: inspect.im2col_figure(np.zeros((2, 2))), "does not fit into it"),
         (lambda: inspect.im2col_figure(row=4), "from 0 to 3"),
+        (lambda: inspect.convolution_figure("db"), '"dw" or "dx"'),
+        (lambda: inspect.convolution_figure("y", (0, 3)), "from 0 to 2"),
+        (lambda: inspect.convolution_figure(image=np.zeros((2, 2))), "does not fit"),
+        (lambda: inspect.convolution_figure(image=np.zeros((7, 7))), "at most 6×6"),
+        (lambda: inspect.convolution_figure(dy=np.zeros((2, 2))), "fit the output"),
+        (lambda: inspect.winograd_figure([1, 2, 3]), "4 numbers"),
+        (lambda: inspect.winograd_figure(g=[1, 2]), "3 numbers"),
+        (lambda: inspect.padding_figure((2,), 3, padding="valid"), "cannot be drawn"),
+        (lambda: inspect.padding_figure((41,)), "cannot be drawn"),
+        (lambda: inspect.padding_figure(stride=0), "1 or more"),
+        (lambda: inspect.receptive_field_figure(FLAT), "convolutions or poolings first"),
+        (lambda: inspect.receptive_field_figure(3), "no model"),
+        (lambda: inspect.receptive_field_figure(MODEL, 99), "from 0 to"),
         (lambda: inspect.architecture(Sequential([Dense(2)])), "has not been built"),
         (lambda: inspect.architecture(MODEL, save="a.png"), "ends in .svg"),
         (lambda: inspect.architecture(3), "no model"),

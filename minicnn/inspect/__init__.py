@@ -4,6 +4,7 @@ from minicnn.inspect.figures import (
     activation_histograms,
     architecture,
     confusion_matrix,
+    convolution_figure,
     feature_maps,
     filters,
     grad_cam,
@@ -13,16 +14,20 @@ from minicnn.inspect.figures import (
     image_grid,
     misclassified,
     occlusion,
+    padding_figure,
     prediction_grid,
+    receptive_field_figure,
     saliency,
     show_image,
     top_patches,
     training_curves,
     update_ratios,
+    winograd_figure,
 )
 
 __all__ = [
-    "activation_histograms", "architecture", "confusion_matrix", "feature_maps", "filters", "grad_cam", "gradient_flow",
-    "gradient_maps", "im2col_figure", "image_grid", "misclassified", "occlusion", "prediction_grid", "saliency",
-    "show_image", "top_patches", "training_curves", "update_ratios",
+    "activation_histograms", "architecture", "confusion_matrix", "convolution_figure", "feature_maps", "filters",
+    "grad_cam", "gradient_flow", "gradient_maps", "im2col_figure", "image_grid", "misclassified", "occlusion",
+    "padding_figure", "prediction_grid", "receptive_field_figure", "saliency", "show_image", "top_patches",
+    "training_curves", "update_ratios", "winograd_figure",
 ]  # fmt: skip
