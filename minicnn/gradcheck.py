@@ -32,18 +32,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from html import escape
 from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicnn import gradcheck_hints
+from minicnn import gradcheck_hints, html
 from minicnn.backend import Array, Device, current_device, move, to_host, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Dropout
+from minicnn.layers.network import Network
 from minicnn.losses import check_targets, loss_gradient, prepare_targets
-from minicnn.models import Sequential
 from minicnn.training import step as training_step
 from minicnn.training.data import check_array, check_samples
 
@@ -108,9 +109,12 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The same as a table, which notebooks show."""
-        from minicnn.inspect.notebook import report_html
-
-        return report_html(self)
+        head, *rows = self.rows
+        cells = [[*map(escape, row[:-1]), _verdict(row[-1])] for row in rows]
+        table = html.table(head, cells, left=2, escaped=True) if rows else ""
+        badge = html.badge("✓", self.verdict, html.GOOD) if self.ok else html.badge("✗", self.verdict, html.BAD)
+        title = html.title(f"Gradient check of {self.title}")
+        return html.page(title, table, *map(html.line, self.notes), f"<div>{badge}</div>")
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
@@ -140,6 +144,12 @@ class Report:
             return f"OK: every gradient agrees within {self.tolerance:.0e}."
         wrong = [array.name for array in self.arrays.values() if not array.ok]
         return "NOT OK" + (f": {', '.join(wrong)} (allowed: {self.tolerance:.0e})." if wrong else ".")
+
+
+def _verdict(word: str) -> str:
+    if word == "ok":
+        return html.badge("✓", word, html.GOOD)
+    return html.badge("✗", word, html.BAD) if word == "WRONG" else html.badge("?", word, html.UNSURE)
 
 
 def _row(a: ArrayReport) -> tuple[str, ...]:
@@ -225,7 +235,7 @@ def check_layer(
 
         def gradients(dy: Array) -> dict[str, Any]:
             dx = copied.backward(dy, page)
-            pages = page.pages if isinstance(copied, Sequential) else [page]
+            pages = page.pages if isinstance(copied, Network) else [page]
             return {"x": dx, **_collect(copied, pages)}
 
         return _Pass({"x": values, **_parameters(copied)}, run, gradients)
@@ -236,7 +246,7 @@ def check_layer(
 
 
 def check_model(
-    model: Sequential,
+    model: Any,
     x: Array,
     y: Array,
     training: bool = True,
@@ -561,12 +571,12 @@ def _copy(layer: Any, input_shape: Shape, dtype: Any, seed: int) -> Any:
 
 def _home(layer: Any) -> Device:
     """Where the check computes: that of a model, else the current device."""
-    return layer.device if isinstance(layer, Sequential) else current_device()
+    return layer.device if isinstance(layer, Network) else current_device()
 
 
 def _leaves(layer: Any) -> dict[str, Layer]:
     """The layers that hold arrays, by the prefix of their arrays' names: "" for one layer, "dense_1/" in a model."""
-    if not isinstance(layer, Sequential):
+    if not isinstance(layer, Network):
         return {"": layer}
     return {f"{key}/": leaf for key, leaf in zip(layer.layer_keys, layer.flat_layers, strict=True)}
 

@@ -521,9 +521,9 @@ class Sequential(Network):
 
     def _repr_html_(self) -> str:
         """The summary as a table, which notebooks show."""
-        from minicnn.inspect.notebook import model_html
+        from minicnn.summary import summary_html
 
-        return model_html(self)
+        return summary_html(self)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from minicnn import html
 from minicnn.errors import visible
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.network import Network
@@ -39,6 +40,24 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
         lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
     for line in lines:
         (print_fn or print)(visible(line))
+
+
+def summary_html(model: Any) -> str:
+    """The table of `summary()` with its totals; of an unbuilt model, the layers alone."""
+    head, rows = ["Layer", "Type", "Output shape", "Parameters"], []
+    shapes = model.shapes[1:] if model.built else [None] * len(model.layers)
+    for layer, shape in zip(model.layers, shapes, strict=True):
+        count = f"{layer.count_params():,}" if model.built else "?"
+        frozen = "" if layer.trainable else " (frozen)"
+        rows.append([layer.name, type(layer).__name__, "?" if shape is None else html.shape(shape), count + frozen])
+    if not model.built:
+        end = "Not built: give the first layer an input_shape, begin with Input, or show the model some data."
+    else:
+        total, trainable = model.count_params(), trainable_params(model)
+        rows.append(["Total", "", "", f"{total:,}"])
+        end = f"{trainable:,} parameters are trained, {total - trainable:,} are not."
+        end += f" Input: {html.shape(model.input_shape)}."
+    return html.page(html.title(model.name), html.table(head, rows, left=3, total=model.built), html.line(end))
 
 
 def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:

@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minicnn.errors import InputError, unknown_name
 from minicnn.inspect.explanation import Case, Explanation, Index, index_text, place_text
+from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import RULES, derivative_by_input, loss_gradient, running_statistic
-from minicnn.inspect.trace import LayerTrace, Trace
 from minicnn.inspect.update_rules import update
+
+if TYPE_CHECKING:
+    from minicnn.inspect.trace import Trace
 
 
 def explain(t: Trace, layer: str, what: str, index: Any) -> Explanation:

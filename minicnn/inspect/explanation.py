@@ -10,12 +10,15 @@ import html
 import math
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minicnn.errors import InputError
-from minicnn.inspect.trace import LayerTrace, Trace
+from minicnn.inspect.record import LayerTrace
+
+if TYPE_CHECKING:
+    from minicnn.inspect.trace import Trace
 
 Index = tuple[int, ...]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from minicnn import html
 from minicnn.errors import InputError, visible
 from minicnn.files import atomic_write
 from minicnn.training import profiling
@@ -171,9 +172,9 @@ class profile:  # noqa: N801 - used like a function
 
     def _repr_html_(self) -> str | None:
         """The table, which notebooks show; None while the block is running."""
-        from minicnn.inspect.notebook import profile_html
-
-        return None if self._end is None else profile_html(self)
+        if self._end is None:
+            return None
+        return html.page(html.title(self.headline), html.table(HEAD, self.cells(), left=1, total=True))
 
     def cells(self) -> list[list[str]]:
         """The rows as text, under HEAD, and what they make together."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
-from minicnn.inspect.trace import LayerTrace
+from minicnn.inspect.record import LayerTrace
 from minicnn.kernels.geometry import Pads, pair, resolve_padding
 
 EPSILON = 1e-7  # the losses' guard against log(0)

@@ -7,34 +7,37 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from minicnn import constraints, losses, optimizers, regularizers
 from minicnn.files import write_zip
-from minicnn.inspect.trace import Arrays, LayerTrace, Trace
+from minicnn.inspect.record import Arrays, LayerTrace, StepTrace
 from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
 from minicnn.layers.base import ActivatedLayer, Shape
 from minicnn.saving.archive import open_archive, parse_json
 
 HEADER = "trace.json"
+Traced = TypeVar("Traced", bound=StepTrace)
 _KINDS: dict[str, Any] = {
     "str": str, "bool": bool, "int": int, "float": (int, float), "np.ndarray": np.ndarray, "Arrays": dict,
     "dict[str, Any]": dict, "list[str]": list, "list[LayerTrace]": list,
 }  # fmt: skip
 
 
-def save(t: Trace, filepath: Any) -> None:
+def save(t: StepTrace, filepath: Any) -> None:
     """Write the trace. Arrays have names like "2/grads/w"."""
     write_zip(filepath, _flatten(t), level=6)
 
 
-def load(filepath: Any) -> Trace:
-    """The trace that save wrote, bit for bit. Raises OSError where it cannot be read, else BrokenFileError."""
+def load(filepath: Any, cls: type[Traced]) -> Traced:
+    """The trace that save wrote, bit for bit, of the class `cls`. Raises OSError where it cannot be read, else
+    BrokenFileError.
+    """
     with open_archive(filepath, "trace", "Trace.save()", (), "trace the model again.") as archive:
         header = parse_json(archive.read(HEADER).tobytes())
-        t = _unflatten(header, {name: archive.read(name) for name in archive.arrays if name != HEADER})
+        t = _unflatten(cls, header, {name: archive.read(name) for name in archive.arrays if name != HEADER})
         _check_types(t, "the trace")
         for layer in t.layers:
             _check_types(layer, layer.key)
@@ -55,7 +58,7 @@ def _check_numbers(entry: dict[str, Any], **kinds: Any) -> None:
             raise TypeError(f"{name} is no number, but {entry[name]!r}")
 
 
-def _flatten(t: Trace) -> Arrays:
+def _flatten(t: StepTrace) -> Arrays:
     arrays: Arrays = {}
 
     def strip(obj: Any, prefix: str) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else repr(value)
 
 
-def _unflatten(header: dict[str, Any], arrays: Arrays) -> Trace:
+def _unflatten(cls: type[Traced], header: dict[str, Any], arrays: Arrays) -> Traced:
     entries = header.pop("layers")
     for name, array in arrays.items():
         place, _, rest = name.partition("/")
@@ -92,7 +95,7 @@ def _unflatten(header: dict[str, Any], arrays: Arrays) -> Trace:
             entries[int(place)][group] = array
         else:
             header[name] = array
-    return Trace(layers=[LayerTrace(**entry) for entry in entries], **header)
+    return cls(layers=[LayerTrace(**entry) for entry in entries], **header)
 
 
 # ---- is it a trace? --------------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def _check_rules(layer: LayerTrace) -> None:
                 raise ValueError(f"{name} of {layer.key} is {entry!r}")
 
 
-def _check_shapes(t: Trace) -> None:
+def _check_shapes(t: StepTrace) -> None:
     """ValueError where an array does not have the shape that another one asks for."""
     n, before = len(t.x), t.x.shape
     if not t.layers or n == 0:

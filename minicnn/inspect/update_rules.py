@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.inspect.explanation import Case, Products, bare, grid, one
-from minicnn.inspect.trace import LayerTrace
+from minicnn.inspect.record import LayerTrace
 
 
 def update(case: Case, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
 from minicnn.inspect.figures.drawing import FAINT, OTHER, TEXT, counted, shortened
-from minicnn.models import Sequential
+from minicnn.layers.network import Network
 
 ROW, GAP, TOP, LEFT, WIDTH, BOX = 54, 18, 64, 150, 640, 466
 GREY = "#4d5560"
@@ -28,7 +28,7 @@ def architecture(model: Any, save: Any = None) -> str:
     On the left each output is drawn: an image as a block as high and wide as its pixels, as deep as its channels (on a
     logarithmic scale), a vector as a bar. save: a path that ends in .svg. Raises InputError for an unbuilt model.
     """
-    if not isinstance(model, Sequential):
+    if not isinstance(model, Network):
         raise InputError("architecture", "this is no model.", "a Sequential.", f"{type(model).__name__}.",
                          "pass a model.")  # fmt: skip
     if save is not None and Path(save).suffix.lower() != ".svg":
@@ -38,7 +38,7 @@ def architecture(model: Any, save: Any = None) -> str:
     rows: list[tuple[str, str, str, Sequence[int], int]] = [("input", "", "", shapes[0], 0)]
     for layer, output in zip(model.layers, shapes[1:], strict=True):
         rows.append((layer.name, type(layer).__name__, _says(layer), output, layer.count_params()))
-    names = model.class_names
+    names = getattr(model, "class_names", None)
     height = TOP + len(rows) * (ROW + GAP) + (34 if names else 12)
     total = model.count_params()
     side = max((max(s[:2]) for s in shapes if len(s) == 3), default=1)

@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from minicnn.errors import InputError
 from minicnn.files import atomic_write
 from minicnn.inspect.page import story
 from minicnn.inspect.page.checks import STEPS, Place, gradient_checks
+from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import Windows, activation_of
-from minicnn.inspect.trace import LayerTrace, Trace
+
+if TYPE_CHECKING:
+    from minicnn.inspect.trace import Trace
 
 MAX_BYTES = 4_000_000
 

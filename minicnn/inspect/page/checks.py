@@ -5,16 +5,19 @@ They are computed here, by the layers themselves in float64 and in float32; the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minicnn import losses
 from minicnn.gradcheck import moved
+from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import activation_of
-from minicnn.inspect.trace import LayerTrace, Trace
 from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.training import step
+
+if TYPE_CHECKING:
+    from minicnn.inspect.trace import Trace
 
 # Multiply-accumulates that all differences together may take, and those of the weight that the walk follows; the steps.
 MAX_MACS, MAX_STORY_MACS = 2_000_000_000, 8_000_000_000

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from minicnn import kernels
 from minicnn.inspect.page.checks import MAX_STORY_MACS, Place, costs
+from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import Windows
-from minicnn.inspect.trace import LayerTrace, Trace
+
+if TYPE_CHECKING:
+    from minicnn.inspect.trace import Trace
 
 CANDIDATES = 400  # the weights of the largest gradients, among which one is chosen
 
