@@ -8,7 +8,8 @@
 
 Each of mnist, fashion_mnist, cifar10 and toy is a module with `load_data()` and CLASS_NAMES; `load(name)`
 gives any of the five. Files are looked for in the folder MINICNN_DATA, then in the user's cache folder,
-then downloaded.
+then downloaded. They may be unpacked or not, and have the names and folders of torchvision, Keras or Kaggle.
+`read_idx` and `read_csv` read data of your own in MNIST's formats.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Callable
 
 from minicnn.datasets import cifar10, fashion_mnist, mnist, toy
 from minicnn.datasets.fetch import Data, DownloadError, Split
+from minicnn.datasets.idx import read_idx
+from minicnn.datasets.idx_sets import read_csv
 from minicnn.errors import unknown_name
 
-__all__ = ["DownloadError", "cifar10", "fashion_mnist", "load", "mnist", "toy"]
+__all__ = ["DownloadError", "cifar10", "fashion_mnist", "load", "mnist", "read_csv", "read_idx", "toy"]
 
 _SETS: dict[str, tuple[Callable[[], Data], tuple[str, ...]]] = {
     "mnist": (mnist.load_data, mnist.CLASS_NAMES),

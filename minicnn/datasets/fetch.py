@@ -76,15 +76,16 @@ def places() -> list[Path]:
     given = os.environ.get("MINICNN_DATA")
     if not given:
         return [cache_dir()]
-    if not Path(given).is_dir():
+    place = Path(given).expanduser()
+    if not place.is_dir():
         raise InputError(
             "MINICNN_DATA",
-            "there is no such folder.",
+            "this is a file." if place.exists() else "there is no such folder.",
             "the folder that holds the data sets.",
             f"{given!r}.",
             "correct the variable, or unset it to use the cache folder and downloads.",
         )
-    return [Path(given), cache_dir()]
+    return [place, cache_dir()]
 
 
 def find(file: DataFile) -> Path:
@@ -157,9 +158,18 @@ def download(file: DataFile, folder: Path) -> Path:
         "the file is not on this machine and could not be downloaded.",
         f"{file.size:,} bytes with MD5 {file.md5}, at {folder / file.name}"
         f" or, with MINICNN_DATA=DIR, at {Path('DIR') / file.folder / file.name}.",
-        "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + ".",
+        "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + f".{_what_is_there()}",
         f"bring {file.mirrors[0]} to that place from a machine with a network; or {file.otherwise}",
     )
+
+
+def _what_is_there() -> str:
+    """What lies in MINICNN_DATA: whoever set it sees at once what was looked at."""
+    if not os.environ.get("MINICNN_DATA"):
+        return ""
+    names = sorted(path.name + os.sep * path.is_dir() for path in places()[0].iterdir())
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f" In MINICNN_DATA, {places()[0]}, there are: {', '.join(names[:10]) or 'no files'}{more}."
 
 
 def _clear(folder: Path, name: str) -> None:

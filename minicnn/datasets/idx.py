@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.datasets.fetch import what_is
 from minicnn.errors import BrokenFileError
+from minicnn.file_kinds import what_is
 from minicnn.reading import GROWTH, MAX_SMALL, checked, fill, open_file
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MOST_AXES = 32
-FIX = "delete the file and fetch it again."
+MAX_AXES = 32
+FIX = "fetch the file again, or make it again."
+OWN = "for data of your own, call minicnn.datasets.read_idx(path); else put the published file in its place."
 
 
 def read_idx(
@@ -28,8 +29,9 @@ def read_idx(
     """The array in an IDX file, gzipped or not, in the machine's byte order.
 
     expected_shape: refuse any other, before memory for it is taken. digest: a hashlib object that is fed
-    the unpacked bytes. Raises BrokenFileError for a file that is not IDX, is cut short, damaged, too long,
-    or of another shape; FileNotFoundError where there is none.
+    the unpacked bytes. EMNIST's images lie on their side: x.transpose(0, 2, 1) turns them upright.
+    Raises BrokenFileError for a file that is not IDX, is cut short, damaged, too long, or of another shape;
+    FileNotFoundError where there is none.
     """
     import gzip
 
@@ -43,7 +45,9 @@ def read_idx(
             header, shape, dtype = _header(stream, path, gzipped)
             size, most = prod(shape) * dtype.itemsize, max(MAX_SMALL, GROWTH * packed)
             if shape != (expected_shape or shape) or (expected_shape is None and gzipped and size > most):
-                expected = f"{expected_shape or f'{len(shape)} axes, at most {most:,} bytes in all'}."
+                if expected_shape is not None:
+                    raise BrokenFileError(path, "these are other data.", f"{expected_shape}.", f"{shape}.", OWN)
+                expected = f"{len(shape)} axes, at most {most:,} bytes in all."
                 raise BrokenFileError(path, "the shape in the header is wrong.", expected, f"{shape}.", FIX)
             if not gzipped and (rest := packed - len(header)) != size:
                 problem = "the file is cut short." if rest < size else "the file is too long."
@@ -61,7 +65,7 @@ def read_idx(
 def _header(stream: Any, path: Path, gzipped: bool) -> tuple[bytes, tuple[int, ...], np.dtype]:
     """The header's bytes, and the shape and the type that they give."""
     start = stream.read(4)
-    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in DTYPES or start[3] > MOST_AXES:
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in DTYPES or start[3] > MAX_AXES:
         inside = f" Unpacked, it starts with {start.hex(' ') or 'nothing'}." if gzipped else ""
         expected = "bytes that start with 00 00, a type and the number of axes."
         raise BrokenFileError(path, "this is no IDX file.", expected, what_is(path) + inside, FIX)
