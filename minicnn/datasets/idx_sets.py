@@ -19,7 +19,7 @@ from minicnn.datasets import fetch
 from minicnn.datasets.fetch import Data, DataFile, download, how_to_replace, places
 from minicnn.datasets.idx import read_idx
 from minicnn.errors import BrokenFileError
-from minicnn.reading import checked, open_archive, open_file
+from minicnn.reading import checked, open_file
 
 SHAPES = {
     "train-images-idx3-ubyte.gz": (60000, 28, 28),
@@ -140,6 +140,8 @@ def _read_one(path: Path, file: DataFile) -> np.ndarray:
 
 def _of_npz(place: Path, folder: str) -> Data | None:
     """Keras' mnist.npz, or Fashion-MNIST in the same form."""
+    from minicnn.saving.archive import open_archive
+
     for name in (f"{folder}.npz", f"{folder.replace('-', '_')}.npz"):
         for path in (place / name, place / folder / name):
             if path.is_file():
