@@ -103,7 +103,7 @@ class Recording:
         """a @ b at this place of each step: what `minicnn.backend.matmul` is meanwhile."""
         xp = xp_of(a)
         y = xp.empty(_product_shape(a.shape, b.shape), np.result_type(a.dtype, b.dtype)) if out is None else out
-        rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[None])
+        rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[..., None, :])
         self.add(lambda: xp.matmul(rows, b, out=y_rows))
         return y
 

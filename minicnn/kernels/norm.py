@@ -22,8 +22,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from minicnn.backend import Array, matmul, scratch, tiles, xp_of
+from minicnn.backend import Array, scratch, tiles, xp_of
 from minicnn.kernels import cuda
+from minicnn.kernels.sums import column_sums, column_sums_of_products
 
 AllReduce: TypeAlias = Callable[[Array], Array]  # the sum of an array over all shards of the batch
 
@@ -59,8 +60,8 @@ def _moments(x: Array) -> tuple[Array, Array]:
     sums = xp.zeros((2, c), np.float64)
     for part in tiles(wide):
         d = _minus(wide[part], shift)
-        sums[0] += _column_sums(d, c)
-        sums[1] += _column_sums_of_products(d, d, c)
+        sums[0] += _channels(column_sums(d), c)
+        sums[1] += _channels(column_sums_of_products(d, d), c)
     offset, guess = sums[0] / count, 0 if shift is None else shift[:c].astype(np.float64)
     return guess + offset, xp.maximum(sums[1] / count - offset**2, 0)
 
@@ -156,8 +157,8 @@ def _parameter_gradients(
     shift = _shift(mean, var, repeat, x.dtype)
     sums = xp.zeros((2, c), np.float64)
     for part in tiles(wide):
-        sums[0] += _column_sums_of_products(_minus(wide[part], shift), wide_dy[part], c)
-        sums[1] += _column_sums(wide_dy[part], c)
+        sums[0] += _channels(column_sums_of_products(_minus(wide[part], shift), wide_dy[part]), c)
+        sums[1] += _channels(column_sums(wide_dy[part]), c)
     if shift is None:
         sums[0] -= mean * sums[1]
     dgamma = sums[0] / xp.sqrt(var.astype(np.float64) + eps)
@@ -196,12 +197,6 @@ def _minus(rows: Array, shift: Array | None) -> Array:
     return xp.subtract(rows, shift, out=scratch(xp, "d", rows.shape, rows.dtype))
 
 
-def _column_sums_of_products(a: Array, b: Array, c: int) -> Array:
-    """(C,) sums of a * b over wide rows, without an array of the products."""
-    return xp_of(a).einsum("ij,ij->j", a, b).reshape(-1, c).sum(axis=0)
-
-
-def _column_sums(rows: Array, c: int) -> Array:
-    """(C,) sums over wide rows. `ones @ rows` is faster than rows.sum(axis=0)."""
-    xp = xp_of(rows)
-    return matmul(xp.ones(len(rows), rows.dtype), rows).reshape(-1, c).sum(axis=0)
+def _channels(sums: Array, c: int) -> Array:
+    """(C,) from the sums over wide rows (W*C,): those of a channel's W columns together."""
+    return sums.reshape(-1, c).sum(axis=0)

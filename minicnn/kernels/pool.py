@@ -15,6 +15,10 @@ import numpy as np
 from minicnn.backend import Array, tiles, xp_of
 from minicnn.kernels import cuda
 from minicnn.kernels.geometry import IntPair, Padding, Windows
+from minicnn.kernels.sums import column_sums
+
+# A window of more numbers than this is summed in float64: in float32 every addition rounds.
+MAX_TERMS = 256
 
 
 @cuda.on_gpu(cuda.maxpool2d_forward)
@@ -74,13 +78,14 @@ def avgpool2d_forward(
 ) -> Array:
     """The means (N, OH, OW, C) of the windows of x (N, H, W, C). `stride` None means pool_size."""
     xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
-    y = xp.zeros((len(x), *windows.out, x.shape[3]), x.dtype)
+    taps = _taps(windows)
+    y = xp.zeros((len(x), *windows.out, x.shape[3]), x.dtype if len(taps) <= MAX_TERMS else np.float64)
     for images in tiles(x):
         padded = windows.pad(x[images])
-        for tap in _taps(windows):
+        for tap in taps:
             y[images] += padded[tap]
-    y /= _counts(xp, windows, x.dtype)
-    return y
+    y /= _counts(xp, windows, y.dtype)
+    return y.astype(x.dtype, copy=False)
 
 
 def avgpool2d_backward(
@@ -99,9 +104,12 @@ def avgpool2d_backward(
     return xp.ascontiguousarray(padded[windows.inside])
 
 
+@cuda.on_gpu(cuda.global_avgpool2d_forward)
 def global_avgpool2d_forward(x: Array) -> Array:
-    """The mean of each channel: (N, C) from x (N, H, W, C)."""
-    return x.mean(axis=(1, 2), dtype=x.dtype)
+    """The mean of each channel: (N, C) from x (N, H, W, C). The sums of the columns are added up in float64."""
+    xp, (n, h, w, c) = xp_of(x), x.shape
+    columns = column_sums(xp.ascontiguousarray(x).reshape(n, h, w * c))
+    return (columns.reshape(n, w, c).sum(axis=1, dtype=np.float64) / (h * w)).astype(x.dtype)
 
 
 def global_avgpool2d_backward(dy: Array, input_shape: tuple[int, ...]) -> Array:

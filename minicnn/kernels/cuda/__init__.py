@@ -17,18 +17,27 @@ from minicnn.kernels.cuda.elementwise import (
     relu_forward,
 )
 from minicnn.kernels.cuda.launch import on_gpu, serves
-from minicnn.kernels.cuda.norm import batchnorm_forward, input_gradient, moments, parameter_gradients
+from minicnn.kernels.cuda.norm import batchnorm_forward, column_sums, input_gradient, moments, parameter_gradients
 from minicnn.kernels.cuda.softmax import softmax_cross_entropy_backward, softmax_cross_entropy_forward, softmax_forward
 from minicnn.kernels.cuda.step import fused_step
-from minicnn.kernels.cuda.windows import col2im, im2col, im2col_tiles, maxpool2d_backward, maxpool2d_forward
+from minicnn.kernels.cuda.windows import (
+    col2im,
+    global_avgpool2d_forward,
+    im2col,
+    im2col_tiles,
+    maxpool2d_backward,
+    maxpool2d_forward,
+)
 
 __all__ = [
     "Mask",
     "batchnorm_forward",
     "bias_relu",
     "col2im",
+    "column_sums",
     "dropout_forward",
     "fused_step",
+    "global_avgpool2d_forward",
     "im2col",
     "im2col_tiles",
     "input_gradient",

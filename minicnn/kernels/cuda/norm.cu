@@ -1,4 +1,4 @@
-// Batch normalisation over the rows of x (ROWS, C): each channel is a column.
+// Batch normalisation over the rows of x (ROWS, C), where each channel is a column; and the sums of columns.
 //
 // All kernels here are launched in blocks of 32 × 8 threads. A thread stays in one column, c = 32 * blockIdx.x +
 // threadIdx.x, and goes down its rows in steps: the 32 threads of a line read 32 neighbouring numbers, and what depends
@@ -123,4 +123,31 @@ extern "C" __global__ void batchnorm_backward(
     Real inverse = 1 / sqrt(var[c] + eps);
     Real a = gamma[c] * inverse, mean_dy = dbeta[c] / n, b = inverse * (dgamma[c] / n), m = mean[c];
     FOR_EACH_ROW(r) dx[r * C + c] = a * (dy[r * C + c] - mean_dy - (x[r * C + c] - m) * b);
+}
+
+// One thread: the sum of some rows of a column; then over the block's lines. partial (gridDim.y, C).
+extern "C" __global__ void column_sums_partial(
+    double* __restrict__ partial, const Real* __restrict__ x, Index ROWS, int C
+) {
+    __shared__ double part[LINES][32];
+    int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y;
+    Real sum = 0;
+    if (c < C) FOR_EACH_ROW(r) sum += x[r * C + c];
+    part[line][threadIdx.x] = sum;
+    __syncthreads();
+    if (line > 0 || c >= C) return;
+    double all = 0;
+    for (int k = 0; k < LINES; k++) all += part[k][threadIdx.x];
+    partial[blockIdx.y * C + c] = all;
+}
+
+// One thread: one column. It adds up the BLOCKS parts.
+extern "C" __global__ void column_sums_total(
+    double* __restrict__ sums, const double* __restrict__ partial, int BLOCKS, int C
+) {
+    FOR_EACH(c, C) {
+        double all = 0;
+        for (int k = 0; k < BLOCKS; k++) all += partial[k * C + c];
+        sums[c] = all;
+    }
 }

@@ -1,4 +1,4 @@
-"""Batch normalisation on the GPU: norm.cu. The formulas are in `minicnn/kernels/norm.py`."""
+"""Batch normalisation and sums of columns on the GPU: norm.cu. The formulas are in `kernels/norm.py` and `sums.py`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ def input_gradient(
     vectors = _like(x, gamma, mean, var, *sums)
     kernel(_grid(rows, c), (32, LINES), dx, dy, x, *vectors, float(eps), float(n), kernel.index(rows), c)
     return dx
+
+
+def column_sums(rows: Array) -> Array:
+    """(C,) of float64: the sum of each column of rows (R, C)."""
+    xp, (count, c) = xp_of(rows), rows.shape
+    rows, grid = xp.ascontiguousarray(rows), _grid(count, c)
+    partial, sums = xp.empty((grid[1], c), np.float64), xp.empty(c, np.float64)
+    kernel = _kernel("column_sums_partial", rows)
+    kernel(grid, (32, LINES), partial, rows, kernel.index(count), c)
+    _kernel("column_sums_total", rows)((-(-c // 32),), (32,), sums, partial, grid[1], c)
+    return sums
 
 
 def _grid(rows: int, c: int) -> tuple[int, int]:

@@ -98,6 +98,11 @@ def maxpool2d_backward(
     return dx
 
 
+def global_avgpool2d_forward(x: Array) -> Array:
+    """The mean of each channel: (N, C) from x (N, H, W, C); summed in float64."""
+    return x.mean(axis=(1, 2), dtype=np.float64).astype(x.dtype)
+
+
 def _geometry(windows: Windows, channels: int) -> tuple[int, ...]:
     """GEOMETRY of windows.cu."""
     (top, _), (left, _) = windows.pads
