@@ -15,6 +15,7 @@ class Function:
     """An activation: y = forward(x), and dx = backward(dy, kept), where `keeps` says what is kept: "x" or "y".
 
     in_place: the same as forward, but the result takes the place of x; None where there is no such way.
+    with_slope: (y, dy/dx) of x at once, where that is cheaper; a layer then saves dy/dx, and backward is one product.
     Calling it applies it: `relu(x)`. Write your own with the first four fields and pass it as `activation=`.
     """
 
@@ -23,6 +24,7 @@ class Function:
     backward: Callable[[Array, Array], Array]
     keeps: str = "y"
     in_place: Callable[[Array], Array] | None = None
+    with_slope: Callable[[Array], tuple[Array, Array]] | None = None
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
@@ -35,7 +37,7 @@ relu = Function(
 sigmoid = Function("sigmoid", kernels.sigmoid_forward, kernels.sigmoid_backward)
 tanh = Function("tanh", kernels.tanh_forward, kernels.tanh_backward)
 elu = Function("elu", kernels.elu_forward, kernels.elu_backward)
-gelu = Function("gelu", kernels.gelu_forward, kernels.gelu_backward, keeps="x")
+gelu = Function("gelu", kernels.gelu_forward, kernels.gelu_backward, keeps="x", with_slope=kernels.gelu_with_slope)
 softmax = Function("softmax", kernels.softmax_forward, kernels.softmax_backward)
 
 

@@ -11,8 +11,6 @@ from minicnn.kernels.activations import (
     bias_relu,
     elu_backward,
     elu_forward,
-    gelu_backward,
-    gelu_forward,
     leaky_relu_backward,
     leaky_relu_forward,
     relu_backward,
@@ -25,6 +23,7 @@ from minicnn.kernels.activations import (
 from minicnn.kernels.conv import conv2d_backward, conv2d_forward
 from minicnn.kernels.dense import dense_backward, dense_forward
 from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask, mask_for
+from minicnn.kernels.gelu import gelu_backward, gelu_forward, gelu_with_slope
 from minicnn.kernels.im2col import col2im, im2col
 from minicnn.kernels.norm import (
     batchnorm_backward,
@@ -68,6 +67,7 @@ __all__ = [
     "elu_forward",
     "gelu_backward",
     "gelu_forward",
+    "gelu_with_slope",
     "global_avgpool2d_backward",
     "global_avgpool2d_forward",
     "im2col",

@@ -2,17 +2,11 @@
 
     y = f(x)      dx = dy * f'(x)
 
-Where f' can be had from y, the backward kernel takes y: then x need not be kept. Any shape.
+Where f' can be had from y, the backward kernel takes y: then x need not be kept. Any shape. GELU has a file of its own.
 Reference implementations: `reference.relu_forward` and so on.
 """
 
 from __future__ import annotations
-
-import math
-from functools import cache
-from typing import Any
-
-import numpy as np
 
 from minicnn.backend import Array, blank, tiles, xp_of
 from minicnn.kernels import cuda
@@ -95,63 +89,3 @@ def tanh_forward(x: Array) -> Array:
 def tanh_backward(dy: Array, y: Array) -> Array:
     """dy * (1 - y²)."""
     return xp_of(dy).multiply(dy, 1 - y * y, out=blank(dy))
-
-
-def gelu_forward(x: Array, approximate: bool = False) -> Array:
-    """x * Phi(x), Phi being the normal distribution function. D. Hendrycks, K. Gimpel, "GELUs" (2016).
-
-    `approximate`: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))), the paper's cheaper form.
-    """
-    return xp_of(x).multiply(x, _tanh_phi(x) if approximate else _phi(x), out=blank(x))
-
-
-def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
-    """dy * (Phi(x) + x * Phi'(x))."""
-    xp = xp_of(x)
-    if approximate:
-        phi = _tanh_phi(x)
-        inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-        slope = 2 * phi * (1 - phi) * inner  # Phi is (1 + tanh u)/2, and tanh' = 1 - tanh²
-    else:
-        phi = _phi(x)
-        slope = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return xp.multiply(dy, phi + x * slope, out=blank(dy))
-
-
-def _tanh_phi(x: Array) -> Array:
-    return 0.5 * (1 + xp_of(x).tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-
-
-def _phi(x: Array) -> Array:
-    """The normal distribution function, (1 + erf(x / sqrt 2)) / 2."""
-    return 0.5 * (1 + _erf(x * math.sqrt(0.5)))
-
-
-# NumPy has no erf. These are the rational approximations of S. Moshier's Cephes library (ndtr.c), good to about 1e-16:
-# erf(x) = x T(x²)/U(x²) for |x| < 1, and 1 - exp(-x²) P(|x|)/Q(|x|) beyond. Highest power first.
-_T = (9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3, 7.00332514112805075473e3,
-      5.55923013010394962768e4)  # fmt: skip
-_U = (1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3, 2.26290000613890934246e4,
-      4.92673942608635921086e4)  # fmt: skip
-_P = (2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0, 4.86371970985681366614e1,
-      1.96520832956077098242e2, 5.26445194995477358631e2, 9.34528527171957607540e2, 1.02755188689515710272e3,
-      5.57535335369399327526e2)  # fmt: skip
-_Q = (1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2, 9.75708501743205489753e2,
-      1.82390916687909736289e3, 2.24633760818710981792e3, 1.65666309194161350182e3,
-      5.57535340817727675546e2)  # fmt: skip
-
-
-@cache
-def _coefficients(xp: Any, device: str) -> list[Array]:
-    """Those of the four polynomials, once for each device."""
-    return [xp.asarray(coefficients) for coefficients in (_T, _U, _P, _Q)]
-
-
-def _erf(x: Array) -> Array:
-    xp = xp_of(x)
-    z = xp.abs(x).astype(np.float64)
-    small, large = xp.minimum(z, 1), xp.minimum(xp.maximum(z, 1), 8)
-    t, u, p, q = _coefficients(xp, str(x.device))
-    near = small * xp.polyval(t, small**2) / xp.polyval(u, small**2)
-    far = 1 - xp.exp(-(large**2)) * xp.polyval(p, large) / xp.polyval(q, large)
-    return (xp.sign(x) * xp.where(z < 1, near, far)).astype(x.dtype)

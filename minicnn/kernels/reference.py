@@ -650,6 +650,12 @@ def gelu_forward(x: Array, approximate: bool = False) -> Array:
 def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
     """Product rule: the probability, plus x times its slope, the bell curve."""
 
+    return dy * gelu_with_slope(x, approximate)[1]
+
+
+def gelu_with_slope(x: Array, approximate: bool = False) -> tuple[Array, Array]:
+    """gelu_forward, and by what gelu_backward multiplies dy."""
+
     def slope(v: float) -> float:
         if approximate:
             t = math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))
@@ -658,7 +664,7 @@ def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
         bell = math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
         return 0.5 * (1 + math.erf(v / math.sqrt(2))) + v * bell
 
-    return _each(lambda g, v: g * slope(v), dy, x)
+    return gelu_forward(x, approximate), _each(slope, x)
 
 
 # --- Softmax and cross-entropy ------------------------------------------------------------------------------

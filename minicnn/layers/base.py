@@ -147,10 +147,13 @@ class ActivatedLayer(Layer):
     activation: Function
 
     def activate(self, z: Array, ctx: Context, overwrite: bool = False) -> Array:
-        """y = activation(z). Keeps for the way back z or y, whichever the derivative is made of.
+        """y = activation(z). Saves for the backward pass z or y, whichever dz is made of, or the slope itself.
 
         overwrite: y may take the place of z in memory.
         """
+        if ctx.need_backward and self.activation.with_slope:
+            y, ctx.slope = self.activation.with_slope(z)
+            return y
         y = self.activation.in_place(z) if overwrite and self.activation.in_place else self.activation.forward(z)
         ctx.kept = z if self.activation.keeps == "x" else y
         if self.activation.name in ("softmax", "sigmoid"):
@@ -160,7 +163,9 @@ class ActivatedLayer(Layer):
 
     def deactivate(self, dy: Array, ctx: Context) -> Array:
         """dz from dy. A loss that took the logits has left dz on the page already."""
-        dlogits = vars(ctx).get("dlogits")
+        slope, dlogits = vars(ctx).get("slope"), vars(ctx).get("dlogits")
+        if slope is not None:
+            return dy * slope
         return self.activation.backward(dy, ctx.kept) if dlogits is None else dlogits
 
 

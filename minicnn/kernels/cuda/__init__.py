@@ -1,7 +1,7 @@
 """Our own kernels for NVIDIA GPUs, where CuPy's array operations would pass over the memory too often.
 
 The `.cu` files are the lesson: common.cu first, then windows.cu (im2col, col2im, max pooling), elementwise.cu (ReLU,
-dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it.
+GELU, dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it.
 Matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this size beats it.
 
 A kernel that has a variant here says so above its name: `@cuda.on_gpu(cuda.im2col)`. Given CuPy arrays, the variant of
@@ -12,6 +12,9 @@ from minicnn.kernels.cuda.elementwise import (
     Mask,
     bias_relu,
     dropout_forward,
+    gelu_backward,
+    gelu_forward,
+    gelu_with_slope,
     mask_for,
     relu_backward,
     relu_forward,
@@ -37,6 +40,9 @@ __all__ = [
     "column_sums",
     "dropout_forward",
     "fused_step",
+    "gelu_backward",
+    "gelu_forward",
+    "gelu_with_slope",
     "global_avgpool2d_forward",
     "im2col",
     "im2col_tiles",

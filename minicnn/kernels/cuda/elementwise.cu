@@ -1,4 +1,4 @@
-// One number in, one number out: ReLU, bias and ReLU in one pass, and dropout.
+// One number in, one number out: ReLU, bias and ReLU in one pass, GELU, and dropout.
 //
 // Such kernels cost what their memory traffic costs: each array that is read or written once more makes them slower.
 
@@ -20,6 +20,27 @@ extern "C" __global__ void bias_relu(Real* __restrict__ z, const Real* __restric
     FOR_EACH(i, count) {
         Real sum = z[i] + b[i % C];
         z[i] = sum > 0 || sum != sum ? sum : Real(0);
+    }
+}
+
+// One thread: one number of y = x * Phi(x) and of its slope, Phi(x) + x * Phi'(x); either may be left out (null).
+// Phi is the normal distribution function; with `approximate` (1 + tanh u) / 2, of which the derivative is
+// (1 - tanh u * tanh u) / 2 * u'.
+extern "C" __global__ void gelu(
+    Real* __restrict__ y, Real* __restrict__ slope, const Real* __restrict__ x, int approximate, Index count
+) {
+    const Real HALF = 0.5, ROOT = 0.79788456080286535588, CUBE = 0.044715;  // ROOT: the square root of 2 / pi
+    FOR_EACH(i, count) {
+        Real v = x[i], phi, density;
+        if (approximate) {
+            phi = HALF * (1 + tanh(ROOT * (v + CUBE * v * v * v)));
+            density = 2 * phi * (1 - phi) * ROOT * (1 + 3 * CUBE * v * v);
+        } else {
+            phi = HALF * erfc(-v * Real(0.70710678118654752440));  // the square root of 1 / 2
+            density = HALF * ROOT * exp(-HALF * v * v);
+        }
+        if (y) y[i] = v * phi;
+        if (slope) slope[i] = phi + v * density;
     }
 }
 

@@ -1,4 +1,4 @@
-"""ReLU, bias with ReLU, and dropout on the GPU: elementwise.cu."""
+"""ReLU, bias with ReLU, GELU and dropout on the GPU: elementwise.cu."""
 
 from __future__ import annotations
 
@@ -35,6 +35,29 @@ def bias_relu(z: Array, b: Array) -> Array:
     """max(z + b, 0) for z (..., C), C-contiguous, and b (C,). Overwrites z, and returns it."""
     _kernel("bias_relu", z).for_each(z.size, z, xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1])
     return z
+
+
+def gelu_forward(x: Array, approximate: bool = False) -> Array:
+    """x * Phi(x); see `minicnn.kernels.gelu`."""
+    return _gelu(x, approximate, True, False)[0]
+
+
+def gelu_backward(dy: Array, x: Array, approximate: bool = False) -> Array:
+    """dy * (Phi(x) + x * Phi'(x))."""
+    return dy * _gelu(x, approximate, False, True)[1]
+
+
+def gelu_with_slope(x: Array, approximate: bool = False) -> tuple[Array, Array]:
+    """(y, slope) of x's shape."""
+    return _gelu(x, approximate, True, True)
+
+
+def _gelu(x: Array, approximate: bool, need_y: bool, need_slope: bool) -> tuple[Array, Array]:
+    xp = xp_of(x)
+    x = xp.ascontiguousarray(x)
+    y, slope = (xp.empty(x.shape, x.dtype) if need else None for need in (need_y, need_slope))
+    _kernel("gelu", x).for_each(x.size, y, slope, x, bool(approximate))
+    return y, slope
 
 
 @dataclass(frozen=True)
