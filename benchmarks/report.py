@@ -1,7 +1,7 @@
-"""Write the README's results from the recorded runs in benchmarks/results/.
+"""Write the results in README.md, docs/speed.md and docs/long-runs.md from the recorded runs in benchmarks/results/.
 
-    python benchmarks/report.py            rewrites the section between the two markers
-    python benchmarks/report.py --check    fails where the section is not what the records say
+    python benchmarks/report.py            rewrites the section between the two markers of each document
+    python benchmarks/report.py --check    fails where a section is not what the records say
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from record import fastest
 from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 
 
@@ -24,20 +23,19 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def section() -> str:
-    """The two tables, from the records alone."""
-    models, imports = load("models"), load("import_time")
-    lines = [
-        *_accuracies(),
-        "",
-        *_speed(models),
-        "",
-        _long_runs(load("faults"), load("soak")),
-        "",
-        f"`import minicnn` takes {imports['ratio_to_numpy']['minicnn']:.2f} times as long as "
-        f"`import numpy`, with all of its layers and models {imports['ratio_to_numpy']['minicnn.models']:.2f} times.",
-    ]
-    return "\n".join(lines) + "\n"
+def sections() -> dict[str, list[str]]:
+    """The lines between the markers of each document, from the records alone."""
+    imports = load("import_time")["ratio_to_numpy"]
+    return {
+        "README.md": _accuracies(),
+        "docs/speed.md": [
+            *_speed(load("models")),
+            "",
+            f"`import minicnn` takes {imports['minicnn']:.2f} times as long as `import numpy`, with all of its layers "
+            f"and models {imports['minicnn.models']:.2f} times.",
+        ],
+        "docs/long-runs.md": [_long_runs(load("faults"), load("soak"))],
+    }
 
 
 # Recorded runs of the examples: the files' names in results/, what they measure, and what others measured with the same
@@ -95,8 +93,7 @@ def _speed(models: dict[str, Any]) -> list[str]:
     """Time of a step beside the peers, of all workloads that were recorded, and the goal for the ratio."""
     runs = models["workloads"]
     lines = [
-        "| milliseconds a step (letters: see benchmarks/workloads.py) | minicnn | PyTorch | TensorFlow | ratio to the "
-        "faster | goal |",
+        "| milliseconds a step | minicnn | PyTorch | TensorFlow | ratio to the faster | goal |",
         "|---|---|---|---|---|---|",
     ]
     for name, workload in WORKLOADS.items():
@@ -167,15 +164,16 @@ def _mean_seconds(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    fresh = before + BEGIN + section() + END + after
-    if "--check" in sys.argv:
-        if fresh != text:
-            sys.exit("README.md is stale: run python benchmarks/report.py")
-        return
-    README.write_text(fresh, encoding="utf-8")
+    for name, lines in sections().items():
+        path = HERE.parent / name
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        _, after = rest.split(END)
+        fresh = before + BEGIN + "\n".join(lines) + "\n" + END + after
+        if "--check" not in sys.argv:
+            path.write_text(fresh, encoding="utf-8")
+        elif fresh != text:
+            sys.exit(f"{name} is stale: run python benchmarks/report.py")
 
 
 if __name__ == "__main__":

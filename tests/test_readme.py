@@ -1,5 +1,6 @@
-"""What the README and ARCHITECTURE say is so: their snippets run, their figures are those of the recorded runs."""
+"""What the README, ARCHITECTURE and the pages in docs say is so: snippets run, figures are those of the records."""
 
+import configparser
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
 
 
 def snippets(document: str) -> list[str]:
@@ -18,7 +20,7 @@ def snippets(document: str) -> list[str]:
 
 CASES = [
     pytest.param(document, i, id=f"{document}-{i}")
-    for document in ("README.md", "ARCHITECTURE.md")
+    for document in DOCUMENTS
     for i in range(len(snippets(document)))
 ]
 
@@ -53,12 +55,46 @@ def test_figures_are_those_of_the_records():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+def test_the_readme_is_short():
+    before, _ = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Results\n")
+    assert len(before.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_is_linked_is_there(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+)\)", text)
-    named = re.findall(r"`((?:minicnn|examples|benchmarks|tests)/[\w/.]+\.(?:py|png|md))`", text)
-    commands = re.findall(r"python ((?:examples|benchmarks)/\w+\.py)", text)
-    assert links or named
-    missing = [path for path in {*links, *named, *commands} if not (ROOT / path).exists()]
-    assert not missing
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:minicnn|examples|benchmarks|tests|docs)/[\w/.]+\.(?:py|png|md))`", text)
+    commands = re.findall(r"(?:python|notebook) ((?:examples|benchmarks|docs)/[\w/]+\.(?:py|ipynb))", text)
+    assert links or named or commands
+    missing = [link for link in links if not (path.parent / link).exists()]
+    assert not missing + [name for name in {*named, *commands} if not (ROOT / name).exists()]
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    seen, to_read = set(), [ROOT / "README.md"]
+    while to_read:
+        path = to_read.pop()
+        seen.add(path)
+        for link in re.findall(r"\]\(([^)#:]+\.md)\)", path.read_text(encoding="utf-8")):
+            page = (path.parent / link).resolve()
+            if page not in seen:
+                to_read.append(page)
+    assert {path.resolve() for path in ROOT.glob("docs/**/*.md")} <= seen
+
+
+def test_every_command_of_pip_names_an_extra_that_is_there():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = set(setup["options.extras_require"])
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert set(re.findall(r'"\.\[(\w+)\]"', text)) <= extras
+
+
+def test_every_example_is_in_the_table():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    scripts = [path.name for path in (ROOT / "examples").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    assert len(scripts) >= 12
+    assert [name for name in scripts if f"`python examples/{name}" not in text] == []
