@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -130,15 +130,54 @@ _RANGES = {
     "above 0": lambda v: 0 < v < math.inf,
     "of 0 or more": lambda v: 0 <= v < math.inf,
     "from 0 to 1": lambda v: 0 <= v <= 1,
+    "above 0, up to 1": lambda v: 0 < v <= 1,
     "from 0 up to, but not including, 1": lambda v: 0 <= v < 1,
+    "that is finite": math.isfinite,
 }
 
 
 def checked_number(where: str, argument: str, value: Any, wanted: str, example: object) -> float:
     """`value` as a float; InputError unless it is a number as `wanted`, which is one of _RANGES, says."""
     if not isinstance(value, Real) or isinstance(value, bool) or not _RANGES[wanted](value):
-        raise InputError(
-            where, f"{argument} does not fit.", f"a number {wanted}.", f"{value!r}.",
-            f"for example {argument}={example}.",
-        )  # fmt: skip
+        raise _does_not_fit(where, argument, value, f"a number {wanted}.", example)
     return float(value)
+
+
+def checked_whole(where: str, argument: str, value: Any, least: int | None, example: object) -> int:
+    """`value` as an int; InputError unless it is a whole number, of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or (least is not None and int(value) < least):
+        expected = "a whole number." if least is None else f"a whole number, {least} or more."
+        raise _does_not_fit(where, argument, value, expected, example)
+    return int(value)
+
+
+def checked(where: str, argument: str, value: Any, wanted: Any, example: object) -> Any:
+    """`value` as `wanted` says; else InputError.
+
+    wanted: a range of checked_number; int, or the least whole number; bool; str; or a tuple of the choices. A list
+    [wanted] also takes None.
+    """
+    if isinstance(wanted, list):
+        return None if value is None else checked(where, argument, value, wanted[0], example)
+    if isinstance(wanted, tuple):
+        if isinstance(value, (str, type(None))) and value in wanted:
+            return value
+        raise unknown_name(f"{argument} of {where}", value, [str(choice) for choice in wanted])
+    if wanted is bool:
+        known = type(value).__name__ in ("bool", "bool_") or (isinstance(value, Integral) and value in (0, 1))
+        if not known:
+            raise _does_not_fit(where, argument, value, "True or False.", example)
+        return bool(value)
+    if wanted is str:
+        if not isinstance(value, str):
+            raise _does_not_fit(where, argument, value, "a text.", example)
+        return value
+    if wanted is int or isinstance(wanted, int):
+        return checked_whole(where, argument, value, wanted if isinstance(wanted, int) else None, example)
+    return checked_number(where, argument, value, wanted, example)
+
+
+def _does_not_fit(where: str, argument: str, value: Any, expected: str, example: object) -> InputError:
+    return InputError(
+        where, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}={example}."
+    )

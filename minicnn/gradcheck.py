@@ -44,8 +44,9 @@ from minicnn.errors import InputError
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Dropout
 from minicnn.layers.network import Network
-from minicnn.losses import check_targets, loss_gradient, prepare_targets
+from minicnn.objective import loss_gradient, prepare_targets, sample_losses
 from minicnn.training import step as training_step
+from minicnn.training.checks import check_targets
 from minicnn.training.data import check_array, check_samples
 
 STEP = 1e-5
@@ -281,7 +282,7 @@ def check_model(
             pages = training_step.new_pages(layers, training, True, seed=seed)
             y_pred = training_step.forward(layers, pages, values)
             y_true = prepare_targets(model.loss, y, y_pred)
-            return model.loss.per_sample(y_true, y_pred, pages[-1]) + float(copied.penalty())
+            return sample_losses(model.loss, y_true, y_pred, pages[-1]) + float(copied.penalty())
 
         def gradients(_: Array) -> dict[str, Any]:
             dy = loss_gradient(model.loss, y_true, y_pred, pages[-1])

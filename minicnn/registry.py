@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from minicnn.activations import Function
-from minicnn.errors import checked_number, unknown_name
+from minicnn.errors import checked, unknown_name
 
 # minicnn's own classes by name. Nothing else can be reached by a name in a file, but for what the user passes as
 # custom_objects. Several of one name are a loss and a metric.
@@ -22,10 +22,10 @@ class Configured:
 
     The constructor stores its arguments under their own names. get_config finds them there by its signature, so that
     neither method has to be written in a class. ranges: argument -> (what it must be, an example), as
-    minicnn.errors.checked_number takes it; checked whenever the attribute is set.
+    minicnn.errors.checked takes them; checked whenever the attribute is set.
     """
 
-    ranges: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    ranges: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -35,7 +35,7 @@ class Configured:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.ranges:
             wanted, example = self.ranges[name]
-            value = checked_number(type(self).__name__, name, value, wanted, example)
+            value = checked(type(self).__name__, name, value, wanted, example)
         super().__setattr__(name, value)
 
     def get_config(self) -> dict[str, Any]:

@@ -9,19 +9,25 @@ from helpers import assert_same, numeric_gradient, random, unchanged
 from minicnn import losses
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.gradcheck import check_model
-from minicnn.layers import Activation, Context, Dense, Input
+from minicnn.layers import Activation, Context, Conv2D, Dense, Input
 from minicnn.losses import (
     BinaryCrossentropy,
+    BinaryFocalCrossentropy,
     CategoricalCrossentropy,
+    CategoricalFocalCrossentropy,
+    Dice,
+    Huber,
+    KLDivergence,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
     SparseCategoricalCrossentropy,
-    check_targets,
-    loss_gradient,
-    prepare_targets,
 )
 from minicnn.models import Sequential
+from minicnn.objective import loss_gradient, prepare_targets, sample_losses
+from minicnn.optimizers import SGD
+from minicnn.training.checks import check_targets
+from minicnn.training.shards import get_num_threads, set_num_threads
 from minicnn.utils import set_random_seed
 
 
@@ -40,6 +46,7 @@ SOFT = np.array([[0.7, 0.2, 0.1], [0, 0, 1], [0.3, 0.3, 0.4], [0.5, 0.25, 0.25]]
 YES_NO = np.array([[1.0, 0], [0, 0], [1, 1], [0, 1]])
 Z, ZB = random((4, 3), 1), random((4, 2), 2)
 IMAGES = (2, 3, 2, 4)  # a loss may also judge a whole map of outputs
+PIXELS = np.eye(4)[np.arange(12).reshape(IMAGES[:3]) % 4]
 
 # The loss, targets, predictions.
 CASES = {
@@ -59,7 +66,21 @@ CASES = {
     "bce smoothed": (BinaryCrossentropy(label_smoothing=0.2), YES_NO, sigmoid(ZB)),
     "bce from logits": (BinaryCrossentropy(from_logits=True), YES_NO, ZB),
     "bce from logits smoothed": (BinaryCrossentropy(from_logits=True, label_smoothing=0.2), YES_NO, ZB),
-}
+    "cce of pixels": (CategoricalCrossentropy(), PIXELS, softmax(random(IMAGES, 5))),
+    "cce of pixels from logits": (CategoricalCrossentropy(from_logits=True), PIXELS, random(IMAGES, 5)),
+    "cce, classes first": (CategoricalCrossentropy(axis=1), softmax(random((2, 2, 3))).swapaxes(1, 2),
+                           softmax(random((2, 2, 3), 5)).swapaxes(1, 2)),
+    "scce of pixels": (SparseCategoricalCrossentropy(), PIXELS.argmax(-1), softmax(random(IMAGES, 5))),
+    "scce ignores": (SparseCategoricalCrossentropy(ignore_class=1), PIXELS.argmax(-1), softmax(random(IMAGES, 5))),
+    "huber": (Huber(0.7), random((4, 2), 3), ZB),
+    "kl": (KLDivergence(), SOFT, softmax(Z)),
+    "dice": (Dice(), np.eye(3)[LABELS], sigmoid(Z)),
+    "dice of images": (Dice(axis=(1, 2, 3)), PIXELS, sigmoid(random(IMAGES, 5))),
+    "binary focal": (BinaryFocalCrossentropy(True, 0.3, 1.5), YES_NO, sigmoid(ZB)),
+    "binary focal from logits": (BinaryFocalCrossentropy(from_logits=True, label_smoothing=0.1), YES_NO, ZB),
+    "categorical focal": (CategoricalFocalCrossentropy([0.2, 0.5, 0.3], 1.5), SOFT, softmax(Z)),
+    "categorical focal from logits": (CategoricalFocalCrossentropy(0.4, from_logits=True), ONE_HOT, Z),
+}  # fmt: skip
 ids = pytest.mark.parametrize("case", CASES)
 
 
@@ -98,6 +119,8 @@ def test_float32_stays_float32(case):
 def test_a_shard_divides_by_the_size_of_the_whole_batch(case):
     """The mean comes in once: the shards' gradients, side by side, are those of the whole batch."""
     loss, y_true, y_pred = CASES[case]
+    if loss.whole_batch:
+        pytest.skip("no mean over samples: it is never cut into shards")
     n = len(y_pred)
     parts = [slice(0, 1), slice(1, n)]
     shards = [loss.gradient(y_true[s], y_pred[s], batch_size=n) for s in parts]
@@ -109,7 +132,7 @@ def test_a_shard_divides_by_the_size_of_the_whole_batch(case):
 @ids
 def test_calling_a_loss_gives_the_mean(case):
     loss, y_true, y_pred = CASES[case]
-    assert loss(y_true.tolist(), y_pred.tolist()) == pytest.approx(loss.per_sample(y_true, y_pred).mean())
+    assert loss(y_true.tolist(), y_pred.tolist()) == pytest.approx(sample_losses(loss, y_true, y_pred).mean())
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -401,3 +424,112 @@ def test_targets_that_do_not_fit_are_said(loss, y, output_shape, problem):
 def test_targets_that_fit_pass(case):
     loss, y_true, y_pred = CASES[case]
     check_targets(loss, y_true, y_pred.shape[1:])
+
+
+# --- Positions, weights, reductions in training --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_the_loss_of_pixels_is_their_mean(sparse, from_logits):
+    """It was the sum over the pixels, in fit and in evaluate; the loss object alone had the mean. Numbers: Keras."""
+    x = np.random.default_rng(0).random((4, 8, 8, 1)).astype("f")
+    y = (x <= 0.5).astype(int) if sparse else np.concatenate([x > 0.5, x <= 0.5], -1).astype("f")
+    activation = None if from_logits else "softmax"
+    model = Sequential([Input((8, 8, 1)), Conv2D(2, 1, activation=activation, kernel_initializer="zeros")])
+    loss = (SparseCategoricalCrossentropy if sparse else CategoricalCrossentropy)(from_logits=from_logits)
+    model.compile(SGD(0.1), loss, metrics=["accuracy"])
+    assert model.evaluate(x, y, verbose=0)[0] == pytest.approx(np.log(2), rel=1e-6)
+    assert model.trace(x, y).loss == pytest.approx(np.log(2), rel=1e-6)
+    model.fit(x, y, batch_size=4, verbose=0, shuffle=False)
+    np.testing.assert_allclose(model.get_weights()[1], [0.0046875, -0.0046875], rtol=1e-5)
+
+
+def trained(loss, y, **fit):
+    set_random_seed(0)
+    model = Sequential([Input((5,)), Dense(4, activation="tanh"), Dense(3, activation="softmax")])
+    model.compile(SGD(0.1), loss)
+    history = model.fit(random((4, 5), 6), y, batch_size=4, shuffle=False, verbose=0, epochs=2, **fit)
+    return model.get_weights(), history.history["loss"], model.evaluate(random((4, 5), 6), y, verbose=0)
+
+
+def test_the_sum_is_trained_as_four_times_the_mean_of_four():
+    class Quadruple(CategoricalCrossentropy):
+        def per_sample(self, y_true, y_pred, ctx=None):
+            return 4 * super().per_sample(y_true, y_pred, ctx)
+
+        def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+            return 4 * super().gradient(y_true, y_pred, ctx, batch_size)
+
+    one, other = (trained(loss, ONE_HOT) for loss in (CategoricalCrossentropy(reduction="sum"), Quadruple()))
+    for a, b in zip([*one[0], *one[1:]], [*other[0], *other[1:]], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_class_that_is_ignored_teaches_nothing():
+    ignored = np.array([7, 2, 1, 7])
+    weights, losses_, _ = trained(SparseCategoricalCrossentropy(ignore_class=7), ignored)
+    known = np.array([1, 2])
+    set_random_seed(0)
+    model = Sequential([Input((5,)), Dense(4, activation="tanh"), Dense(3, activation="softmax")])
+    model.compile(SGD(0.1), SparseCategoricalCrossentropy())
+    history = model.fit(random((4, 5), 6)[known], ignored[known], shuffle=False, verbose=0, epochs=2)
+    np.testing.assert_allclose(losses_, history.history["loss"], rtol=1e-5)
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert SparseCategoricalCrossentropy(ignore_class=7)(np.array([7, 7]), softmax(Z[:2])) == 0
+
+
+def test_dice_of_a_batch_is_never_cut_into_shards():
+    x, y = random((256, 8, 8, 3), 1).astype("f"), (random((256, 8, 8, 1), 2) > 0).astype("f")
+    results = []
+    for threads in (1, 2):
+        set_random_seed(0)
+        layers = [Conv2D(8, 3, padding="same"), Conv2D(1, 3, padding="same", activation="sigmoid")]
+        model = Sequential([Input((8, 8, 3)), *layers])
+        model.compile(SGD(0.1), Dice())
+        before = get_num_threads()
+        set_num_threads(threads)
+        try:
+            model.fit(x, y, batch_size=256, verbose=0, shuffle=False)
+            results.append([*model.get_weights(), model.evaluate(x, y, batch_size=256, verbose=0)])
+        finally:
+            set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert results[0][-1] == pytest.approx(Dice()(y, model.predict(x, verbose=0)), rel=1e-5)
+
+
+def test_a_plain_function_is_refused_with_the_way_out():
+    def my_loss(y_true, y_pred):
+        return (y_true - y_pred) ** 2
+
+    with pytest.raises(InputError, match=r"class MyLoss\(minicnn.losses.Loss\)[\s\S]*check_loss"):
+        losses.get(my_loss)
+    with pytest.raises(InputError, match="no gradient"):
+        losses.get(lambda a, b: a)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: MeanSquaredError()(None, Z), "y_true: these are no numbers"),
+        (lambda: MeanSquaredError()("a", Z), "y_true: these are no numbers"),
+        (lambda: MeanSquaredError()(Z, [["a"]]), "y_pred: these are no numbers"),
+        (lambda: MeanSquaredError()(Z[:2], Z), "do not fit the predictions"),
+        (lambda: SparseCategoricalCrossentropy()(ONE_HOT, softmax(Z)), "do not fit the predictions"),
+        (lambda: MeanSquaredError()(Z, Z, sample_weight=[1.0, 2.0]), "not one for each sample"),
+        (lambda: MeanSquaredError()(Z, Z, sample_weight="a"), "sample_weight: these are no numbers"),
+        (lambda: Dice()(Z, Z, sample_weight=np.ones(4)), "axis="),
+        (lambda: trained(CategoricalCrossentropy(reduction=None), ONE_HOT), "not reduced"),
+    ],
+)
+def test_calls_that_cannot_be(call, text):
+    with pytest.raises(InputError, match=text):
+        call()
+
+
+def test_one_hot_with_binary_crossentropy_over_softmax_is_warned_of():
+    """"accuracy" was 0.9 where 9 % of the classes were right, and nothing said why."""
+    with pytest.warns(UserWarning, match="makes one choice of all"):
+        trained(BinaryCrossentropy(), ONE_HOT)

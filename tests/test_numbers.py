@@ -94,6 +94,7 @@ def compiled(model: Sequential, optimizer="adam", loss="sparse_categorical_cross
         (2, "tanh", "mae", np.eye(2)[Y % 2]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:BinaryCrossentropy judges")
 def test_logits_of_ten_thousand(size, units, activation, loss, y):
     history = all_ways(dense(units, activation, loss), np.full((20, 4), size, np.float32), y)
     if not isinstance(loss, str) or loss.startswith("sparse"):

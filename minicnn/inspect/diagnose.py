@@ -26,11 +26,10 @@ from minicnn.losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
     SparseCategoricalCrossentropy,
-    check_targets,
-    loss_gradient,
-    prepare_targets,
 )
+from minicnn.objective import loss_gradient, prepare_targets, sample_losses
 from minicnn.optimizers import Adam
+from minicnn.training.checks import check_targets
 from minicnn.training.data import check_array, check_input
 from minicnn.training.shards import Workers
 from minicnn.training.step import first_learning, new_pages, train_step, update
@@ -187,7 +186,7 @@ class _Case:
                     alive = (value > 0).reshape(-1, value.shape[-1]).any(axis=0)
                     self.relus[key] = self.relus.get(key, False) | alive
             target = prepare_targets(self.loss, self.y[chosen], value)
-            losses.append(self.loss.per_sample(target, value, pages[-1]))
+            losses.append(sample_losses(self.loss, target, value, pages[-1]))
             outputs.append(value)
             logits.append(value if getattr(self.loss, "from_logits", False) else vars(pages[-1]).get("logits", value))
         return tuple(np.concatenate(parts) for parts in (losses, outputs, logits))
@@ -507,7 +506,7 @@ def _step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[s
         if not np.isfinite(value).all():
             return key, "forward", "y"
     target = prepare_targets(model.loss, y, value)
-    if not np.isfinite(model.loss.per_sample(target, value, pages[-1])).all():
+    if not np.isfinite(sample_losses(model.loss, target, value, pages[-1])).all():
         return keys[-1], "forward", "the loss"
     dy = loss_gradient(model.loss, target, value, pages[-1])
     for i in range(len(layers) - 1, first_learning(layers) - 1, -1):

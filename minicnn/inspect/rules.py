@@ -508,11 +508,13 @@ def loss_gradient(case: Case) -> None:
     loss = (t.loss_function or {})["class_name"]
     config = (t.loss_function or {})["config"]
     assert t.y_true is not None
-    n, outputs = len(t.y_pred), t.y_pred.size
-    y = float(t.y_pred[at])
+    if config.get("reduction", "mean") not in ("mean", "sum_over_batch_size") or config.get("ignore_class") is not None:
+        raise case.refuse("only the plain mean of a loss is explained.", f"{loss} with {config}.")
     row = t.y_pred[at[:-1]].astype(float)
+    n, outputs = t.y_pred.size // row.size, t.y_pred.size  # n: samples, times the positions of each
+    y = float(t.y_pred[at])
     if loss == "SparseCategoricalCrossentropy":
-        target = (np.arange(len(row)) == t.y_true[at[0]]).astype(float)
+        target = (np.arange(len(row)) == t.y_true[at[:-1]]).astype(float)
     else:
         target = t.y_true[at[:-1]].astype(float)
     smooth = config.get("label_smoothing", 0)

@@ -20,7 +20,8 @@ from minicnn.errors import InputError
 from minicnn.inspect.record import Arrays, LayerTrace, StepTrace
 from minicnn.layers.base import ActivatedLayer, Context, Layer
 from minicnn.layers.normalization import BatchNormalization
-from minicnn.losses import check_targets, loss_gradient, prepare_targets
+from minicnn.objective import loss_gradient, prepare_targets, sample_losses
+from minicnn.training.checks import check_targets
 from minicnn.training.data import check_array, check_samples
 from minicnn.training.finite import quiet
 from minicnn.training.shards import Workers
@@ -134,7 +135,7 @@ def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers:
     """Fill in loss, gradients, and what the optimizer makes of them. Changes the parameters of `twin`."""
     layers, loss, optimizer, y_pred = twin.flat_layers, twin.loss, twin.optimizer, t.y_pred
     y_true = prepare_targets(loss, y, y_pred)
-    t.y_true, t.losses = _copy(y_true), _copy(loss.per_sample(y_true, y_pred, pages[-1]))
+    t.y_true, t.losses = _copy(y_true), _copy(sample_losses(loss, y_true, y_pred, pages[-1]))
     t.loss_function = {"class_name": type(loss).__name__, "config": loss.get_config()}
     dy = loss_gradient(loss, y_true, y_pred, pages[-1])
     t.fused = "dlogits" in vars(pages[-1])
@@ -159,7 +160,7 @@ def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers:
                 record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new)
     again = _pages(twin, t.training, False, t.optimizer["iterations"], t.seed)
     y_pred = forward(layers, again, twin.as_input(t.x))
-    t.loss_after = float(np.mean(loss.per_sample(y_true, y_pred, again[-1]), dtype=np.float64)) + _penalty(twin)
+    t.loss_after = float(np.mean(sample_losses(loss, y_true, y_pred, again[-1]), dtype=np.float64)) + _penalty(twin)
 
 
 def _pages(model: Any, training: bool, need_backward: bool, step: int, seed: int) -> list[Context]:

@@ -13,10 +13,10 @@ import numpy as np
 from minicnn.backend import to_host
 from minicnn.batches import PyDataset
 from minicnn.errors import InputError
-from minicnn.losses import check_targets, warn_unless_probabilities
 from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_lost
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
+from minicnn.training.checks import check_targets, warn_unless_probabilities
 from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for

@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn.backend import Array, xp_of
 from minicnn.layers.base import Context, Layer
-from minicnn.losses import loss_gradient, prepare_targets
+from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.recording import plainly
 from minicnn.training.finite import Guard, quiet
 from minicnn.training.inference import GROUP_BYTES, PIECE_BYTES, cut_at_dense, infer, largest_activation, pieces, plan
@@ -83,7 +83,8 @@ def train_step(
     layers, loss, n = model.flat_layers, model.loss, len(x)
     if guard is not None and guard.thorough:
         layers = guard.layers()
-    shards = split(n, workers.shards)
+    shards = split(n, 1 if loss.whole_batch else workers.shards)
+    weights = weights_of_batch(loss, y, None, model.shapes[-1])
     lowest = first_learning(layers)
     step, seed = step_and_seed or (model.optimizer.iterations, model.new_seed())
 
@@ -92,9 +93,9 @@ def train_step(
         y_pred = forward(layers, pages, model.as_input(x[shard]))
         with stage("loss and metrics"):
             y_true = prepare_targets(loss, y[shard], y_pred)
-            losses = loss.per_sample(y_true, y_pred, pages[-1])
+            losses = sample_losses(loss, y_true, y_pred, pages[-1], n, part(weights, shard))
             metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
-            dy = loss_gradient(loss, y_true, y_pred, pages[-1], n)
+            dy = loss_gradient(loss, y_true, y_pred, pages[-1], n, part(weights, shard))
         if guard is not None:
             guard.look_at_loss(losses, dy, y_pred)
         backward(layers, pages, dy, stop=lowest)
@@ -146,14 +147,19 @@ def update(model: Any, all_pages: list[Pages], workers: Workers) -> Any:
 def evaluate_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
     """Judge one batch: the sums of the samples' losses and of each metric's values. Changes nothing."""
     loss = model.loss
+    weights = weights_of_batch(loss, y, None, model.shapes[-1])
 
     def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
         with stage("loss and metrics"):
             y_true = prepare_targets(loss, y[samples], y_pred)
-            losses = loss.per_sample(y_true, y_pred, ctx)
+            losses = sample_losses(loss, y_true, y_pred, ctx, len(x), part(weights, samples))
             return losses.sum(dtype=np.float64), *(metric.sum(y_true, y_pred) for metric in model.metrics)
 
-    total, *values = (sum(column) for column in zip(*_infer(model, x, workers, judge), strict=True))
+    if loss.whole_batch:
+        results = [judge(predict_step(model, x, workers), Context(), slice(0, len(x)))]
+    else:
+        results = _infer(model, x, workers, judge)
+    total, *values = (sum(column) for column in zip(*results, strict=True))
     return total + len(x) * model.penalty(), values
 
 

@@ -1,0 +1,147 @@
+"""Losses, metrics, optimizers … with arguments and inputs, in words that minicnn and Keras both understand.
+
+tests/fixtures/make_keras_objects.py lets Keras compute them and records the numbers; test_keras_objects.py compares.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def softmax(z):
+    p = np.exp(z - z.max(axis=-1, keepdims=True))
+    return (p / p.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def logits(shape, seed=1):
+    return (2 * rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def probabilities(shape, seed=1):
+    return softmax(logits(shape, seed))
+
+
+def chances(shape, seed=2):
+    return (1 / (1 + np.exp(-logits(shape, seed)))).astype(np.float32)
+
+
+def labels(shape, classes, seed=3):
+    return rng(seed).integers(0, classes, shape)
+
+
+def one_hot(shape, seed=3):
+    return np.eye(shape[-1], dtype=np.float32)[labels(shape[:-1], shape[-1], seed)]
+
+
+def bits(shape, seed=4):
+    return rng(seed).integers(0, 2, shape).astype(np.float32)
+
+
+def weights(shape, seed=5):
+    return rng(seed).random(shape).astype(np.float32)
+
+
+class Loss(NamedTuple):
+    name: str
+    arguments: dict[str, Any]
+    y_true: np.ndarray
+    y_pred: np.ndarray
+    sample_weight: np.ndarray | None = None
+
+
+def _losses() -> dict[str, Loss]:
+    flat, map_ = (5, 4), (3, 2, 4, 3)  # a row of outputs; a map of positions with three outputs each
+    cases: dict[str, Loss] = {}
+    for shape, kind in ((flat, "rows"), (map_, "positions")):
+        positions = shape[:-1]
+        seam = labels(positions, shape[-1], 7)
+        seam[0] = 9
+        cases |= {
+            f"mse, {kind}": Loss("MeanSquaredError", {}, logits(shape, 8), logits(shape)),
+            f"mae, {kind}": Loss("MeanAbsoluteError", {}, logits(shape, 8), logits(shape)),
+            f"huber, {kind}": Loss("Huber", {"delta": 1.5}, logits(shape, 8), logits(shape)),
+            f"kl, {kind}": Loss("KLDivergence", {}, probabilities(shape, 8), probabilities(shape)),
+            f"cce, {kind}": Loss("CategoricalCrossentropy", {}, one_hot(shape), probabilities(shape)),
+            f"cce smooth, {kind}": Loss(
+                "CategoricalCrossentropy", {"label_smoothing": 0.2}, one_hot(shape), probabilities(shape)
+            ),
+            f"cce logits, {kind}": Loss(
+                "CategoricalCrossentropy", {"from_logits": True}, one_hot(shape), logits(shape)
+            ),
+            f"scce, {kind}": Loss(
+                "SparseCategoricalCrossentropy", {}, labels(positions, shape[-1]), probabilities(shape)
+            ),
+            f"scce logits, {kind}": Loss(
+                "SparseCategoricalCrossentropy", {"from_logits": True}, labels(positions, shape[-1]), logits(shape)
+            ),
+            f"scce ignores, {kind}": Loss(
+                "SparseCategoricalCrossentropy", {"ignore_class": 9}, seam, probabilities(shape)
+            ),
+            f"scce ignores, logits, {kind}": Loss(
+                "SparseCategoricalCrossentropy", {"ignore_class": 9, "from_logits": True}, seam, logits(shape)
+            ),
+            f"scce ignores, weights, {kind}": Loss(
+                "SparseCategoricalCrossentropy", {"ignore_class": 9}, seam, probabilities(shape), weights(positions)
+            ),
+            f"bce, {kind}": Loss("BinaryCrossentropy", {}, bits(shape), chances(shape)),
+            f"bce smooth, {kind}": Loss("BinaryCrossentropy", {"label_smoothing": 0.2}, bits(shape), chances(shape)),
+            f"bce logits, {kind}": Loss("BinaryCrossentropy", {"from_logits": True}, bits(shape), logits(shape)),
+            f"binary focal, {kind}": Loss("BinaryFocalCrossentropy", {}, bits(shape), chances(shape)),
+            f"binary focal, all, {kind}": Loss(
+                "BinaryFocalCrossentropy",
+                {"apply_class_balancing": True, "alpha": 0.4, "gamma": 1.5, "from_logits": True,
+                 "label_smoothing": 0.1},
+                bits(shape), logits(shape),
+            ),
+            f"categorical focal, {kind}": Loss(
+                "CategoricalFocalCrossentropy", {}, one_hot(shape), probabilities(shape)
+            ),
+            f"categorical focal, all, {kind}": Loss(
+                "CategoricalFocalCrossentropy",
+                {"alpha": [0.1, 0.4, 0.3, 0.2][: shape[-1]], "gamma": 3.0, "from_logits": True, "label_smoothing": 0.1},
+                one_hot(shape), logits(shape),
+            ),
+            f"dice, {kind}": Loss("Dice", {}, bits(shape), chances(shape)),
+            f"weighted positions, {kind}": Loss(
+                "CategoricalCrossentropy", {}, one_hot(shape), probabilities(shape), weights(positions)
+            ),
+        }  # fmt: skip
+        for reduction in ("sum", "mean", "mean_with_sample_weight", "none"):
+            for w in (None, weights(positions)):
+                cases[f"cce {reduction}, {kind}, {'weights' if w is not None else ''}"] = Loss(
+                    "CategoricalCrossentropy", {"reduction": reduction}, one_hot(shape), probabilities(shape), w
+                )
+                cases[f"scce ignores {reduction}, {kind}, {'weights' if w is not None else ''}"] = Loss(
+                    "SparseCategoricalCrossentropy", {"reduction": reduction, "ignore_class": 9}, seam,
+                    probabilities(shape), w,
+                )  # fmt: skip
+    turned = (3, 4, 2, 5)  # the classes are axis 1
+    first = np.moveaxis(probabilities((3, 2, 5, 4)), -1, 1).copy()
+    cases |= {
+        "cce, classes first": Loss(
+            "CategoricalCrossentropy", {"axis": 1}, np.moveaxis(one_hot((3, 2, 5, 4)), -1, 1).copy(), first
+        ),
+        "cce, classes first, weights": Loss(
+            "CategoricalCrossentropy", {"axis": 1}, np.moveaxis(one_hot((3, 2, 5, 4)), -1, 1).copy(), first,
+            weights((3, 2, 5)),
+        ),
+        "bce, mean over axis 1": Loss(
+            "BinaryCrossentropy", {"axis": 1, "reduction": "sum"}, bits(turned), chances(turned)
+        ),
+        "dice of images": Loss("Dice", {"axis": (1, 2, 3)}, bits(map_), chances(map_)),
+        "dice of images, sum": Loss("Dice", {"axis": (1, 2, 3), "reduction": "sum"}, bits(map_), chances(map_)),
+        "dice of images, weights": Loss("Dice", {"axis": (1, 2, 3)}, bits(map_), chances(map_), weights((3,))),
+        "dice of channels": Loss("Dice", {"axis": (1, 2)}, bits(map_), chances(map_)),
+        "dice of channels over the batch": Loss("Dice", {"axis": (0, 1, 2)}, bits(map_), chances(map_)),
+        "sigmoid of one output": Loss("BinaryCrossentropy", {}, bits((6, 1)), chances((6, 1)), weights((6,))),
+    }  # fmt: skip
+    return cases
+
+
+LOSSES = _losses()

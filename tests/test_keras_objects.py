@@ -1,0 +1,37 @@
+"""Numbers of Keras 3.15, recorded by tests/fixtures/make_keras_objects.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras_cases import LOSSES
+
+from minicnn import losses
+from minicnn.objective import loss_gradient, prepare_targets, sample_losses, weights_of_batch
+
+KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_objects.npz")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    """The value of a call, the value and the gradient of a training step, in one piece and in shards."""
+    case = LOSSES[name]
+    value, gradient = KERAS[f"losses/{name}/value"], KERAS[f"losses/{name}/gradient"]
+    loss = getattr(losses, case.name)(**case.arguments)
+    y_pred = case.y_pred.astype(np.float64)
+    np.testing.assert_allclose(loss(case.y_true, y_pred, case.sample_weight), value, rtol=2e-5, atol=1e-6)
+    if loss.reduction == "none":
+        return
+    n, weights = len(y_pred), weights_of_batch(loss, case.y_true, case.sample_weight, y_pred.shape[1:])
+    for parts in ([slice(0, n)], [slice(0, 1), slice(1, n)]):
+        if loss.whole_batch and len(parts) > 1:
+            continue
+        total, dys = 0.0, []
+        for part in parts:
+            y, w = prepare_targets(loss, case.y_true[part], y_pred[part]), None if weights is None else weights[part]
+            total += sample_losses(loss, y, y_pred[part], None, n, w).sum()
+            dys.append(loss_gradient(loss, y, y_pred[part], None, n, w))
+        assert total / n == pytest.approx(float(value), rel=2e-5, abs=1e-6)
+        np.testing.assert_allclose(np.concatenate(dys), gradient, rtol=2e-4, atol=2e-6)
