@@ -18,7 +18,9 @@ class PyDataset:
     """Base class of your own data: define `__len__`, how many batches, and `__getitem__(i)`, batch i as (x, y).
 
     `fit` takes it as x, and prepares the next batch while a step runs, so `__getitem__` is called in another thread.
-    Keras' arguments `workers`, `use_multiprocessing` and `max_queue_size` are accepted; one thread does the work.
+    workers: 0 makes the batches in your own thread, where a step waits for them: for a database connection that no
+    other thread may use, or random numbers from a generator that your layers or callbacks draw from, too. Above 0 one
+    thread does the work, whatever `workers`, `use_multiprocessing` and `max_queue_size`, Keras' arguments, say.
     """
 
     def __init__(self, workers: int = 1, use_multiprocessing: bool = False, max_queue_size: int = 10):

@@ -12,11 +12,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from minicnn.errors import InputError, WriteError
+
+
+def checked_path(where: str, path: Any) -> str:
+    """The path as a text. InputError unless it is one, and names something."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise InputError(
+            where, "this is no path.", "the name of a file or folder, as a text or a pathlib.Path.", f"{path!r}.",
+            'for example "results/model.zip".',
+        )  # fmt: skip
+    return os.fspath(path)
 
 
 @contextmanager

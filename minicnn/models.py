@@ -421,7 +421,8 @@ class Sequential(Network):
 
         x: (N, ...) array of samples and y the targets, or x a generator of batches (x, y) with steps_per_epoch, or an
         object with `len(x)` batches `x[i]` = (x, y), such as ImageDataGenerator.flow gives; so may validation_data be.
-        The batches of the latter two are made while a step runs, in a thread of their own.
+        Those of the latter are made while a step runs, in a thread of their own. steps_per_epoch: batches in an epoch;
+        the next epoch goes on where it stopped.
         batch_size: 32 if None. epochs: train until this epoch, from initial_epoch (both counted from 0).
         verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto": 1 on a terminal and in notebooks, else 2.
         validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).

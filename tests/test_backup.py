@@ -314,6 +314,26 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     assert again.history.epoch == [0, 1]
 
 
+def test_a_new_learning_rate_in_the_script_is_taken(tmp_path, capsys):
+    """The backup's own only where the script says the same as before: another callback may have lowered it."""
+
+    def run(rate, *callbacks):
+        model = network(minicnn.optimizers.SGD(rate))
+        train(model, BackupAndRestore(tmp_path / "backup"), *callbacks, verbose=2)
+        return model.optimizer.learning_rate
+
+    def lower(epoch, logs):
+        lowering.model.optimizer.learning_rate = 0.25
+
+    for resumed, ends in ((0.5, 0.25), (0.01, 0.01)):
+        lowering = LambdaCallback(on_epoch_end=lower)
+        with pytest.raises(CrashError):
+            run(0.5, lowering, crash_at(12))
+        capsys.readouterr()
+        assert run(resumed) == ends
+        assert ("with the new learning rate 0.01" in capsys.readouterr().out) == (resumed == 0.01)
+
+
 def test_what_killed_writers_left_is_cleared(tmp_path):
     (tmp_path / ".backup.zip.abc.part").write_bytes(b"half")
     train(network(), BackupAndRestore(tmp_path, delete_checkpoint=False))
@@ -358,7 +378,7 @@ def test_a_model_file_is_no_backup(tmp_path):
         (lambda: network(loss="mse"), {"y": np.zeros((40, 3)), "x": data()[0]}, "the loss"),
         (network, dict(zip("xy", data(48), strict=True)), "the number of training samples"),
         (network, {"batch_size": 10}, "the batch size"),
-        (network, {"steps_per_epoch": 3}, "the number of training samples"),
+        (network, {"steps_per_epoch": 3}, "the batches of an epoch"),
     ],
 )
 def test_a_backup_of_another_training_is_refused(tmp_path, other, options, what):

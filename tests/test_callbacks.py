@@ -8,6 +8,7 @@ import pytest
 
 from minicnn import callbacks
 from minicnn.callbacks import (
+    BackupAndRestore,
     CallbackList,
     CSVLogger,
     EarlyStopping,
@@ -255,6 +256,24 @@ def test_checkpoint_with_a_name_that_is_not_known(tmp_path, pattern):
         fit(ModelCheckpoint(tmp_path / pattern), [1.0])
 
 
+def test_checkpoint_begins_anew_with_another_model_and_goes_on_with_the_same(tmp_path):
+    save = ModelCheckpoint(tmp_path / "{epoch}.zip", save_best_only=True)
+    first, _, _ = fit(save, [0.5])
+    second, _, _ = fit(save, [0.75])  # the next fold: not better than the first, but the best of its own
+    fit(save, [0.8, 0.6], model=second)
+    assert [len(first.saved), len(second.saved)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"save_best_only": True}, {"filepath": "{val_loss}.zip"}, {"filepath": "{epoch}-{val_loss:.2f}.zip"}]
+)
+def test_checkpoint_in_the_middle_of_an_epoch_knows_no_validation(tmp_path, arguments):
+    with pytest.raises(InputError, match="no val_ numbers in the middle of an epoch"):
+        ModelCheckpoint(**{"filepath": "best.zip", "save_freq": 4, **arguments})
+    ModelCheckpoint("best.zip", save_best_only=True, save_freq=4, monitor="loss")
+    ModelCheckpoint("{batch}.zip", save_freq=4)
+
+
 @pytest.mark.parametrize("save_freq", ["batch", 0, -1, 1.5])
 def test_checkpoint_with_an_impossible_frequency(save_freq):
     with pytest.raises(InputError, match="save_freq"):
@@ -283,6 +302,41 @@ def test_csv_logger_appends_without_a_second_heading(tmp_path):
     assert rows(path) == [["epoch", "loss", "val_loss"], ["0", "0.5", "0.25"], ["0", "0.5", "0.125"]]
 
 
+def test_csv_logger_puts_each_number_under_its_own_name(tmp_path):
+    """Also where the file that it goes on in has other columns, or was written by hand."""
+    path = tmp_path / "log.csv"
+    fit(CSVLogger(path), [0.25])
+    fit([LearningRateScheduler(lambda epoch: 0.5), CSVLogger(path, append=True)], [0.125], accuracy=0.75)
+    assert list(csv.DictReader(path.read_text().splitlines())) == [
+        {"epoch": "0", "loss": "0.5", "val_loss": "0.25", "accuracy": "NA", "learning_rate": "NA"},
+        {"epoch": "0", "loss": "0.5", "val_loss": "0.125", "accuracy": "0.75", "learning_rate": "0.5"},
+    ]
+    path.write_text("epoch,loss\n0,0.75", encoding="utf-8-sig")  # as a spreadsheet leaves it: a mark, no last newline
+    fit(CSVLogger(path, append=True), [0.25])
+    assert rows(path) == [["epoch", "loss", "val_loss"], ["0", "0.75", "NA"], ["0", "0.5", "0.25"]]
+
+
+@pytest.mark.parametrize("content", [b"epoch;loss\n0;1\n", b"dear diary\n", b"\xff\xfe\x00"])
+def test_csv_logger_appends_to_nothing_but_its_like(tmp_path, content):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no table of epochs"):
+        fit(CSVLogger(path, append=True), [1])
+    assert path.read_bytes() == content
+
+
+def test_csv_logger_with_an_impossible_separator(tmp_path):
+    with pytest.raises(InputError, match="cannot separate"):
+        CSVLogger(tmp_path / "log.csv", separator=", ")
+
+
+@pytest.mark.parametrize("path", ["", None, 3])
+@pytest.mark.parametrize("kind", [CSVLogger, ModelCheckpoint, BackupAndRestore])
+def test_a_path_that_names_nothing(kind, path):
+    with pytest.raises(InputError, match="this is no path"):
+        kind(path)
+
+
 # --- learning rates
 
 
@@ -297,6 +351,11 @@ def test_learning_rate_scheduler(capsys):
 def test_learning_rate_scheduler_of_the_epoch_alone(schedule):
     _, history, _ = fit(LearningRateScheduler(schedule), [1, 1, 1])
     assert history.history["learning_rate"] == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_learning_rate_scheduler_of_a_function_that_tells_no_signature():
+    model, _, _ = fit(LearningRateScheduler(max), [1, 1, 1])  # of epoch and rate
+    assert model.optimizer.learning_rate == 2.0
 
 
 def test_learning_rate_scheduler_does_not_hide_errors_of_the_schedule():

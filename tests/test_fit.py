@@ -323,6 +323,56 @@ def test_steps_per_epoch_ends_an_epoch_of_arrays_early():
 # ---- epochs and callbacks --------------------------------------------------------------------------------------------
 
 
+def test_fewer_steps_than_batches_go_on_in_the_next_epoch():
+    """As with generators and sequences, and in Keras: no part of the data is left out for ever."""
+    x, y = numbered(10)
+    seen = seen_batches(line(), x, y, batch_size=4, steps_per_epoch=2, epochs=3, shuffle=False)
+    for batch, expected in zip(seen, [x[:4], x[4:8], x[8:]] * 2, strict=True):
+        np.testing.assert_array_equal(batch, expected)
+    shuffled = seen_batches(line(), x, y, batch_size=4, steps_per_epoch=2, epochs=3)
+    for whole in (shuffled[:3], shuffled[3:]):  # each pass shows each sample once
+        np.testing.assert_array_equal(np.sort(np.concatenate(whole), axis=0), x)
+    assert not np.array_equal(np.concatenate(shuffled[:3]), np.concatenate(shuffled[3:]))
+
+
+def test_more_steps_than_batches_are_more_than_a_pass():
+    seen = seen_batches(line(), *numbered(10), batch_size=4, steps_per_epoch=5, shuffle=False)
+    assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4]
+
+
+def test_steps_per_epoch_give_the_weights_that_keras_gives():
+    """Keras 3.15: two whole epochs in four of five steps out of ten."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 4)).astype("f"), rng.normal(size=(80, 1)).astype("f")
+    model = Sequential([Input((4,)), Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile(optimizers.SGD(0.05), "mse")
+    model.fit(x, y, batch_size=8, steps_per_epoch=5, epochs=4, shuffle=False, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0].ravel(), [0.118, 0.263, -0.003, -0.064], atol=5e-4)
+
+
+@pytest.mark.parametrize("what", ["evaluate", "predict"])
+def test_a_callback_can_end_evaluate_and_predict(what):
+    class Stop(callbacks.Callback):
+        batches = 0
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.batches += 1
+            self.model.stop_evaluating = batch == 4
+
+        def on_predict_batch_end(self, batch, logs=None):
+            self.batches += 1
+            self.model.stop_predicting = batch == 4
+
+    model, stop = dense_net(), Stop()
+    for _ in range(2):  # the second call begins anew
+        stop.batches = 0
+        data = rows(60) if what == "evaluate" else rows(60)[:1]
+        result = getattr(model, what)(*data, batch_size=3, verbose=0, callbacks=[stop])
+        assert stop.batches == 5
+    if what == "predict":
+        assert len(result) == 15
+
+
 def test_callbacks_are_called_in_order():
     recorder = Recorder()
     model = dense_net()

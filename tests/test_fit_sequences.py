@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -160,6 +161,119 @@ def test_a_generator_is_not_drawn_from_beyond_what_was_asked():
     assert len(drawn) == 2 * (3 + 2)
     next(generator)  # nobody is in it
     assert len(drawn) == 11
+
+
+# ---- memory and generators that somebody else holds, too -------------------------------------------------------------
+
+
+def refilled(size=5):
+    """Batches in one buffer, which is filled anew for each."""
+    x, y = np.empty((size, 6), np.float32), np.empty(size, int)
+    while True:
+        for i in range(0, len(X), size):
+            x[:], y[:] = X[i : i + size], Y[i : i + size]
+            yield x, y
+
+
+class Refilled(Slices):
+    def __init__(self, **options):
+        super().__init__()
+        self.workers = options.get("workers", 1)
+        self.x, self.y = np.empty((self.size, 6), np.float32), np.empty(self.size, int)
+
+    def __getitem__(self, i):
+        self.x[:], self.y[:] = super().__getitem__(i)
+        return [self.x, self.y]
+
+
+@pytest.mark.parametrize("source", [refilled, Refilled, lambda: Refilled(workers=0)])
+def test_a_source_may_refill_its_arrays(source):
+    def run(data):
+        model = new_model()
+        losses = model.fit(data, steps_per_epoch=4, epochs=3, verbose=0).history["loss"]
+        return [*losses, *model.evaluate(data, steps=4, verbose=0), *model.predict(data, steps=4, verbose=0).ravel()]
+
+    def fresh():
+        return ((x.copy(), y.copy()) for x, y in refilled())
+
+    assert run(source()) == run(fresh())
+
+
+@pytest.mark.parametrize("kind", ["generator", "sequence"])
+def test_batches_can_be_made_in_ones_own_thread(kind):
+    """Which a database connection asks for, and a random generator from which layers draw, too."""
+    threads = set()
+
+    class Here(PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            threads.add(threading.current_thread())
+            return X[:5], Y[:5]
+
+    data = Here(workers=0) if kind == "sequence" else (Here()[i] for i in iter(int, 1))
+    new_model().fit(data, steps_per_epoch=3, epochs=2, verbose=0)
+    assert threads == {threading.current_thread()}
+
+
+class Loader:
+    """What a DataLoader is: it can be iterated over again and again."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return (Slices()[i] for i in range(4))
+
+
+class Endless(Loader):
+    """As some tf.data.Datasets are."""
+
+    def __len__(self):
+        raise TypeError("The dataset is infinite.")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [Loader, Endless, lambda: iter(Loader()), lambda: ((x,) for x, _ in Loader()), lambda: (x for x, _ in Loader())],
+)
+def test_predict_takes_what_fit_takes(source):
+    model = new_model()
+    np.testing.assert_array_equal(model.predict(source(), steps=4, verbose=0), model.predict(X, 5, verbose=0))
+
+
+class Unmeasured(PyDataset):
+    """Without __len__; Keras calls its num_batches None."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return X[:5], Y[:5]
+
+
+def test_a_dataset_without_a_length_needs_steps():
+    data = Unmeasured()
+    new_model().fit(data, steps_per_epoch=3, epochs=2, verbose=0)
+    assert data.asked == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="how many batches it has"):
+        new_model().fit(data, verbose=0)
+    data.num_batches = 2
+    new_model().fit(data, verbose=0)
+    assert data.asked[6:] == [0, 1]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_predict_says_so_where_its_order_is_not_that_of_the_labels(shuffle):
+    flow = ImageDataGenerator().flow(IMAGES, Y, batch_size=8, shuffle=shuffle, seed=1)
+    model = new_model((6, 6, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.predict(flow, verbose=0)
+    assert [str(w.message)[:40] for w in caught] == ["The data that predict was given is shuff"] * shuffle
 
 
 # ---- iterators of images: repeatable, and resumable in the middle of an epoch ----------------------------------------

@@ -30,13 +30,13 @@ def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
     name = _normalises_single_numbers(model.flat_layers, model.input_shape)
     if name is None:
         return False
-    size, samples = batches.batch_size, batches.samples
+    size, samples = batches.batch_size, batches.n
     if size == 1:
         cause = "The batch_size is 1: 16 or more gives it something to compare"
     elif size is not None and samples is not None and samples % size == 1:
         cause = (
-            f"The last batch of an epoch holds the one sample that is left of {samples} in batches of {size}: take "
-            f"another batch_size, {samples - 1} samples, or steps_per_epoch={samples // size}"
+            f"The last batch holds the one sample that is left of {samples} in batches of {size}: take another "
+            f"batch_size, or {samples - 1} samples"
         )
     else:
         cause = "What is x gave this batch: let it give larger ones, or leave out a last one that is too small"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -12,16 +11,17 @@ import numpy as np
 
 from minicnn.backend import to_host, xp_of
 from minicnn.errors import InputError
-from minicnn.training.prefetch import prefetched
 
 Batch = tuple[np.ndarray, np.ndarray]
 Check = Callable[[np.ndarray, np.ndarray], np.ndarray]  # looks at x and y, raises, returns x as the model takes it
 
 
 class ArrayBatches:
-    """Batches of arrays x and y of equal length. Iterating is one epoch, at most `steps` batches long.
+    """Batches of arrays x and y of equal length. Iterating is one epoch.
 
-    `shuffle` puts the samples in a new order, drawn from rng, each time.
+    steps: batches in an epoch; default a whole pass over the samples. training: an epoch goes on where the one before
+    stopped, and passes end where they end, as with generators and sequences; else each begins at sample 0, and steps
+    above a pass are left out. shuffle: in each pass the samples are in a new order, drawn from rng. n: the samples.
     """
 
     def __init__(
@@ -32,61 +32,84 @@ class ArrayBatches:
         steps: int | None = None,
         shuffle: bool = False,
         rng: np.random.Generator | None = None,
+        training: bool = False,
     ):
-        self.x, self.y, self.batch_size, self.shuffle, self.rng = x, y, batch_size, shuffle, rng
-        self.order: np.ndarray | None = None  # of the samples in the running epoch
-        self.samples = len(x) if steps is None else min(len(x), steps * batch_size)
+        self.x, self.y, self.batch_size, self.training = x, y, batch_size, training
+        self.rng = rng if shuffle else None
+        self.n, self._batches_of_a_pass = len(x), -(-len(x) // batch_size)
+        self._steps = self._batches_of_a_pass if steps is None else steps
+        if not training:
+            self._steps = min(self._steps, self._batches_of_a_pass)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pass, self._at = 0, 0  # where training stands: pass and batch
+        self._orders: dict[int, np.ndarray | None] = {}  # of the samples, in the passes that are under way
 
     def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
+        return self._steps
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch()
 
+    @property
+    def samples(self) -> int:
+        """How many the epoch has that begins where training stands."""
+        numbers = range(self._at, self._at + self._steps)
+        short = sum(1 for i in numbers if i % self._batches_of_a_pass == self._batches_of_a_pass - 1)
+        missing = self._batches_of_a_pass * self.batch_size - self.n  # in the last batch of a pass
+        return self._steps * self.batch_size - short * missing
+
     def epoch(self, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch `first` on: above 0 in the order that load_state_dict brought back."""
-        if first == 0:
-            # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
-            self.order = self.rng.permutation(len(self.x)) if self.shuffle and self.rng is not None else None
-        for start in range(first * self.batch_size, self.samples, self.batch_size):
-            batch = slice(start, min(start + self.batch_size, self.samples))
-            chosen = batch if self.order is None else self.order[batch]
+        """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
+        if not self.training:
+            self._begin()
+        number, i = self._pass, self._at
+        for _ in range(first, self._steps):
+            if number not in self._orders:
+                # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
+                self._orders[number] = None if self.rng is None else self.rng.permutation(self.n)
+            batch = slice(i * self.batch_size, min((i + 1) * self.batch_size, self.n))
+            order = self._orders[number]
+            chosen = batch if order is None else order[batch]
             yield self.x[chosen], self.y[chosen]
+            number, i = divmod(number * self._batches_of_a_pass + i + 1, self._batches_of_a_pass)
 
     def advance(self) -> None:
         """Training has learned from one more batch."""
+        self._at += 1
+        if self._at == self._batches_of_a_pass:
+            self._orders.pop(self._pass, None)
+            self._pass, self._at = self._pass + 1, 0
 
-    def end_epoch(self) -> None:
-        self.order = None
+    def end_epoch(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self.order}
+        """The place in the pass, and the orders of the samples: of this one, and of the next if it was begun."""
+        return {"at": self._at, "orders": [self._orders[number] for number in sorted(self._orders)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.order = state["order"]
+        self._begin()
+        self._at, self._orders = state["at"], dict(enumerate(state["orders"]))
 
 
 class GeneratorBatches:
     """Batches (x, y) from an iterable that the user gives: a generator, or anything that can be iterated again.
 
-    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. A thread takes them from
-    the source, up to two before they are asked for, but never more than the epoch's.
+    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. Each is made when it is
+    asked for, by the caller's thread: it may refill a buffer, draw from a global random generator, or hold a connection
+    that only its own thread may use. Data that is better made ahead comes by number: a PyDataset.
+    pair: what makes (x, y) of a batch; predict has no targets.
     """
 
-    samples = batch_size = None
+    n = samples = batch_size = None
     state = None  # the source's own, after the last batch that was used
 
     def __init__(
-        self,
-        source: Any,
-        steps: int | None,
-        name: str,
-        check: Check,
+        self, source: Any, steps: int | None, name: str, check: Check, pair: Callable[[Any], Any] | None = None
     ):
-        self.source, self.name, self.check = source, name, check
-        self.steps = steps
-        if steps is None and hasattr(source, "__len__"):
-            self.steps = len(source)
+        self.source, self.name, self.check, self.pair = source, name, check, pair
+        self.steps = length_of(source) if steps is None else steps
         if self.steps == 0:
             raise InputError(
                 name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
@@ -100,7 +123,8 @@ class GeneratorBatches:
         self.iterator: Iterator[Any] | None = None
         self.used = self.skipped = 0  # batches of the iterator: that training has had, and that an earlier run had
         self.drawn = 0  # batches of this epoch that training has had; empty ones, which it leaves out, count as well
-        # Of each batch that was drawn but not used yet: how many were drawn with it, the source's own state after it.
+        # Of each batch that was drawn but not used yet (on a GPU, one is under way while a step computes): how many
+        # were drawn with it, the source's own state after it.
         self.coming: deque[tuple[int, Any]] = deque()
 
     def __len__(self) -> int:
@@ -123,16 +147,15 @@ class GeneratorBatches:
         self.skipped, count, given, state = 0, self.drawn, first, self.state
         self.coming.clear()
         # No more than this epoch's: what follows belongs to whoever takes the generator on.
-        coming = self.iterator if self.steps is None else islice(self.iterator, self.steps - count)
-        tells = hasattr(self.source, "state_dict")
-        with closing(prefetched((batch, self.source.state_dict() if tells else None) for batch in coming)) as batches:
-            for batch, state in batches:
-                count += 1
-                if is_empty(batch):
-                    continue
-                given += 1
-                self.coming.append((count, state))
-                yield checked_pair(self.name, batch, self.check)
+        for batch in self.iterator if self.steps is None else islice(self.iterator, self.steps - count):
+            state = self.source.state_dict() if hasattr(self.source, "state_dict") else None
+            count += 1
+            batch = batch if self.pair is None else self.pair(batch)
+            if is_empty(batch):
+                continue
+            given += 1
+            self.coming.append((count, state))
+            yield checked_pair(self.name, batch, self.check)
         if given == 0 and count > 0:
             raise all_empty(self.name, count)
         if self.coming:  # on a GPU the last batch is still under way
@@ -173,6 +196,20 @@ class GeneratorBatches:
             self.source.load_state_dict(self.state)
         else:
             self.skipped = self.used
+
+
+def is_iterable_of_batches(x: Any) -> bool:
+    """Whether x gives batches one after the other: a generator, a DataLoader, a tf.data.Dataset. Lists are samples."""
+    samples = (list, tuple, dict, set, str, bytes)
+    return hasattr(x, "__iter__") and not isinstance(x, samples) and not hasattr(x, "__array__")
+
+
+def length_of(source: Any) -> int | None:
+    """How many batches there are in a user's object; None where it does not say so, or never ends."""
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return getattr(source, "num_batches", None)  # Keras' name for it, which a PyDataset may have instead
 
 
 def is_empty(batch: Any) -> bool:

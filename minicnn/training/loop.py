@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from numbers import Real
@@ -11,13 +12,20 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
-from minicnn.batches import PyDataset
+from minicnn.batches import Epochs, PyDataset
 from minicnn.errors import InputError
 from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_lost
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
 from minicnn.training.checks import check_targets, warn_unless_probabilities
-from minicnn.training.data import ArrayBatches, GeneratorBatches, check_array, check_finite, check_input
+from minicnn.training.data import (
+    ArrayBatches,
+    GeneratorBatches,
+    check_array,
+    check_finite,
+    check_input,
+    is_iterable_of_batches,
+)
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
 from minicnn.training.interrupts import interrupts_wait
@@ -133,6 +141,7 @@ def _evaluate(
     model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
 ) -> Logs:
     running = Running(model)
+    model.stop_evaluating = False  # a callback may set it
     events.call("on_test_begin")
     with closing(batches.epoch()) as epoch:
         for step, (x, y) in enumerate(each("data", on_device(epoch, model.device))):
@@ -143,6 +152,8 @@ def _evaluate(
                 events.call("on_test_batch_end", step, running.logs())
             if bar is not None:
                 bar.update(len(x), running.logs)
+            if model.stop_evaluating:
+                break
     logs = running.logs()
     events.call("on_test_end", logs)
     return logs
@@ -161,6 +172,7 @@ def predict(
     events, outputs = CallbackList(callbacks, model), []
     running = _workers(model, batch_size, batches, "predict")
     with running as workers, closing(batches.epoch()) as epoch, shown as bar:
+        model.stop_predicting = False  # a callback may set it
         events.call("on_predict_begin")
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
@@ -168,6 +180,8 @@ def predict(
             outputs.append(to_host(predict_step(model, x_batch, workers)))
             events.call("on_predict_batch_end", step, {"outputs": outputs[-1]})
             bar.update(len(x_batch), dict)
+            if model.stop_predicting:
+                break
         events.call("on_predict_end")
         bar.finish({})
     return np.concatenate(outputs)
@@ -214,7 +228,8 @@ def _batches(
             f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
         )  # fmt: skip
     x, y = check_array(x_name, x), check_array(y_name, y)
-    return ArrayBatches(_check(model, x, y, x_name, y_name), y, size, steps, shuffle, model.rng)
+    x = _check(model, x, y, x_name, y_name)
+    return ArrayBatches(x, y, size, steps, shuffle, model.rng, training=steps_name == "steps_per_epoch")
 
 
 def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> np.ndarray:
@@ -238,17 +253,30 @@ def _inputs(model: Any, x: Any, size: int, steps: int | None) -> Batches:
     steps = None if steps is None else _whole("steps", steps)
 
     def pair(batch: Any) -> Any:
-        return (batch, batch) if isinstance(batch, np.ndarray) else batch
+        """x twice: of x alone, of (x,), of (x, y), …"""
+        x = batch[0] if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3 else batch
+        return x, x
 
     def check(x: np.ndarray, _: np.ndarray) -> np.ndarray:
         return check_input(model, x, "x")
 
     if is_sequence(x):
+        _warn_of_another_order(x)
         return SequenceBatches(x, steps, "x", check, pair=pair)
-    if hasattr(x, "__next__"):
-        return GeneratorBatches(map(pair, x), steps, "x", check)
+    if is_iterable_of_batches(x):
+        return GeneratorBatches(x, steps, "x", check, pair)
     x = check_input(model, check_array("x", x), "x")
     return ArrayBatches(x, x, size, steps)
+
+
+def _warn_of_another_order(x: Any) -> None:
+    """A UserWarning where the outputs will not stand in the order of the labels that x tells."""
+    if isinstance(x, Epochs) and x.shuffle:
+        warnings.warn(
+            "The data that predict was given is shuffled: its outputs are in the order of the batches, not in that of "
+            "the files, of `classes` or of `labels`. Make it with shuffle=False to compare them.",
+            stacklevel=5,
+        )
 
 
 def _pair(validation_data: Any) -> tuple[Any, Any]:

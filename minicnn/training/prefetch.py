@@ -1,4 +1,4 @@
-"""The next batches are made while a step runs, by a thread of their own.
+"""The next batches of data that comes by number are made while a step runs, by a thread of their own.
 
 Reading and augmenting images takes time in which the model could learn. NumPy and Pillow let go of Python's lock while
 they work, so both go on side by side.

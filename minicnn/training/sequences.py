@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
+
 from minicnn.batches import Epochs, PyDataset
 from minicnn.errors import InputError
-from minicnn.training.data import Batch, Check, all_empty, checked_pair, is_empty
+from minicnn.training.data import Batch, Check, all_empty, checked_pair, is_empty, length_of
 from minicnn.training.prefetch import prefetched
 
 
@@ -22,12 +24,20 @@ def is_sequence(x: Any) -> bool:
     return by_number and not isinstance(x, (list, tuple, dict, str, bytes)) and not hasattr(x, "__array__")
 
 
+def _copied(batch: Any) -> Any:
+    """A batch whose arrays are nobody else's."""
+    if isinstance(batch, (tuple, list)):
+        return tuple(_copied(part) for part in batch) if any(hasattr(part, "__array__") for part in batch) else batch
+    return np.array(batch) if hasattr(batch, "__array__") else batch
+
+
 class SequenceBatches:
     """The batches source[0], source[1], … that a thread makes ahead; after each pass, source.on_epoch_end() is called.
 
     steps: batches in an epoch of `fit`; default a whole pass. With fewer or more, training goes on in the next epoch
     where it was, and passes end where they end. training: `evaluate` and `predict` begin at batch 0 instead, each time.
-    An empty batch, of files that cannot be read for example, is left out.
+    An empty batch, of files that cannot be read for example, is left out. A source that has no length has one pass that
+    never ends, and needs steps. With source.workers == 0 (a PyDataset's) the batches are made in the caller's thread.
     """
 
     def __init__(
@@ -41,15 +51,21 @@ class SequenceBatches:
         # for each batch under way: its pass, which one follows it, and how many of this epoch were drawn with it
         self._coming: deque[tuple[int, int, int]] = deque()
         self._start: dict[str, Any] | None = None  # the place where the running epoch began
-        if len(source) == 0:
+        self.length = length_of(source)  # batches in a pass
+        if self.length is None and steps is None:
+            raise InputError(
+                name, "it does not say how many batches it has.", "the number of batches in an epoch.", "None.",
+                "define __len__; or pass steps_per_epoch (or validation_steps) to fit, steps to evaluate and predict.",
+            )  # fmt: skip
+        if self.length == 0:
             raise InputError(
                 name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
                 "check how it was made.",
             )  # fmt: skip
-        self.steps = len(source) if steps is None else steps
-        self.batch_size = self.samples = None
+        self.steps: int = self.length if steps is None else steps  # type: ignore[assignment]
+        self.n = self.batch_size = self.samples = None
         if isinstance(source, Epochs):
-            self.batch_size = source.batch_size
+            self.n, self.batch_size = source.n, source.batch_size
             if self.steps <= len(source):
                 self.samples = min(source.n, self.steps * source.batch_size)
 
@@ -80,15 +96,16 @@ class SequenceBatches:
         self.at += self._drawn
         start, drawn, given = self.at, self._drawn, first
         while True:
-            while start >= len(self.source):  # in here, not in the thread, which has no more to make then
-                start -= len(self.source)
+            while self.length is not None and start >= self.length:  # in here, not in the thread, which is at its end
+                start -= self.length
                 self._end_pass(start)
             if drawn >= self.steps:
                 if given == 0:
                     raise all_empty(self.name, self.steps)
                 return
-            stop = min(len(self.source), start + self.steps - drawn)
-            with closing(prefetched(self.source[i] for i in range(start, stop))) as batches:
+            stop = start + self.steps - drawn
+            stop = stop if self.length is None else min(self.length, stop)
+            with closing(self._made(start, stop)) as batches:
                 for i, batch in enumerate(batches, start):
                     drawn += 1
                     batch = batch if self.pair is None else self.pair(batch)
@@ -97,6 +114,14 @@ class SequenceBatches:
                         self._coming.append((self.passes, i + 1, drawn))
                         yield checked_pair(self.name, batch, self.check)
             start = stop
+
+    def _made(self, start: int, stop: int) -> Generator[Any, None, None]:
+        """Batches start to stop - 1: ahead, by a thread, unless the source asks for none."""
+        if getattr(self.source, "workers", 1) == 0:
+            return (self.source[i] for i in range(start, stop))
+        if isinstance(self.source, Epochs):
+            return prefetched(self.source[i] for i in range(start, stop))
+        return prefetched(_copied(self.source[i]) for i in range(start, stop))  # which may refill its arrays
 
     def advance(self) -> None:
         """Training has learned from one more batch. Others may be under way: they do not count yet."""

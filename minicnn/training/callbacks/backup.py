@@ -17,7 +17,7 @@ import numpy as np
 
 from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError
-from minicnn.files import make_folder
+from minicnn.files import checked_path, make_folder
 from minicnn.reading import checked
 from minicnn.saving.model_file import (
     FORMAT,
@@ -44,7 +44,8 @@ class BackupAndRestore(Callback):
     backup_dir: a folder of this run's own. save_freq: "epoch", or after how many batches. double_checkpoint: keep the
     backup before the last one, too, in case the last cannot be read. delete_checkpoint: remove the backup when training
     has ended well. Raises InputError at the beginning of fit where the backup is that of another model, optimizer or
-    amount of data, WriteError (an OSError) where the disk refuses.
+    amount of data, WriteError (an OSError) where the disk refuses. The learning rate may be changed in the script: the
+    new one then holds from the place where training goes on.
     """
 
     priority = 1  # it writes down what the others have come to
@@ -57,14 +58,16 @@ class BackupAndRestore(Callback):
         delete_checkpoint: bool = True,
     ):
         super().__init__()
-        self.backup_dir, self.save_freq = Path(backup_dir), check_save_freq("BackupAndRestore", save_freq)
+        self.backup_dir = Path(checked_path("BackupAndRestore backup_dir", backup_dir))
+        self.save_freq = check_save_freq("BackupAndRestore", save_freq)
         self.double_checkpoint, self.delete_checkpoint = double_checkpoint, delete_checkpoint
         self.path, self.previous = self.backup_dir / "backup.zip", self.backup_dir / "previous.zip"
 
     def on_train_begin(self, logs: Logs = None) -> None:
         make_folder(self.backup_dir)
-        for part in self.backup_dir.glob(".*.part"):  # of a process that was killed while it wrote
+        for part in self.backup_dir.glob(f".{self.path.name}.*.part"):  # of a process that was killed while it wrote
             part.unlink()
+        self.script_rate = self._rate()
         for path in (self.path, self.previous):
             if path.exists():
                 try:
@@ -102,7 +105,8 @@ class BackupAndRestore(Callback):
             "belongs_to": self._identity(),
             "input_shape": model.input_shape,
             "iterations": optimizer.iterations,
-            "learning_rate": None if optimizer.schedule else optimizer.learning_rate,
+            "learning_rate": self._rate(),
+            "script_rate": self.script_rate,
             "rng": model.rng.bit_generator.state,
             "place": _put_aside(self.place.state_dict(), arrays),
         }
@@ -122,13 +126,20 @@ class BackupAndRestore(Callback):
             set_weights_by_name(model, archive, path)
             set_slots_by_name(model, archive, path)
             optimizer.iterations = int(config["iterations"])
-            if config["learning_rate"] is not None:
+            changed = config.get("script_rate", self.script_rate) != self.script_rate
+            if config["learning_rate"] is not None and not changed:
                 optimizer.learning_rate = config["learning_rate"]
             model.rng.bit_generator.state = generator_from(config["rng"]).bit_generator.state
             self.place.load_state_dict(_put_back(config["place"], places))
         if self.params.get("verbose"):
             batches = f", after {self.place.step} batches of it" if self.place.step else ""
-            print(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}")
+            rate = f", with the new learning rate {self.script_rate:g}" if changed else ""
+            print(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}{rate}")
+
+    def _rate(self) -> float | None:
+        """The learning rate as it is now; None where a schedule gives it, which is a part of the optimizer."""
+        optimizer = self.model.optimizer
+        return None if optimizer.schedule else float(optimizer.learning_rate)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a backup to be that of this training."""
@@ -145,7 +156,7 @@ class BackupAndRestore(Callback):
             "the optimizer": [type(model.optimizer).__name__, optimizer],
             "the loss": type(model.loss).__name__,
             "the metrics": [metric.name for metric in model.metrics],
-            "the number of training samples": batches.samples,
+            "the number of training samples": batches.n,
             "the batch size": batches.batch_size,
             "the batches of an epoch": len(batches),
         }

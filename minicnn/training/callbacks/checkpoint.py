@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from minicnn.errors import InputError
-from minicnn.files import make_folder
+from minicnn.files import checked_path, make_folder
 from minicnn.training.callbacks.base import Logs
 from minicnn.training.callbacks.monitor import MonitorCallback
 
@@ -30,7 +30,7 @@ class ModelCheckpoint(MonitorCallback):
     filepath: may hold {epoch} (from 1), {batch} (from 1, if save_freq is a number) and any name of the logs:
     "model-{epoch:02d}-{val_loss:.2f}.keras". Missing folders are made. save_best_only: only when the
     monitored number improves, from initial_value_threshold if given. save_weights_only: model.save_weights
-    instead of model.save. The other arguments: see MonitorCallback.
+    instead of model.save. The other arguments: see MonitorCallback. In `fit` of another model it begins anew.
     """
 
     state_keys = ("best", "_epoch", "_batches")
@@ -47,11 +47,27 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold: float | None = None,
     ):
         super().__init__(monitor, mode)
-        self.filepath, self.verbose = os.fspath(filepath), verbose
+        self.filepath, self.verbose = checked_path("ModelCheckpoint filepath", filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
         self.save_freq = check_save_freq("ModelCheckpoint", save_freq)
-        self.best = initial_value_threshold
+        if self.save_freq != "epoch" and ("{val_" in self.filepath or (save_best_only and monitor.startswith("val_"))):
+            raise InputError(
+                "ModelCheckpoint save_freq", "there are no val_ numbers in the middle of an epoch.",
+                'save_freq="epoch", or a number of the training itself, such as monitor="loss".',
+                f"save_freq={save_freq!r}, monitor={monitor!r}, filepath={self.filepath!r}.",
+                'leave save_freq at "epoch", or pass monitor="loss" and a filepath without val_.',
+            )  # fmt: skip
+        self.initial_value_threshold = initial_value_threshold
+        self._begin()
+
+    def _begin(self) -> None:
+        self.best = self.initial_value_threshold
         self._epoch = self._batches = 0
+
+    def set_model(self, model: Any) -> None:
+        if self.model is not None and model is not self.model:
+            self._begin()  # the best of another model says nothing of this one
+        super().set_model(model)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch

@@ -48,6 +48,8 @@ def _arguments_taken(schedule: Callable[..., float]) -> int:
         inspect.signature(schedule).bind(0, 0.0)
     except TypeError:
         return 1
+    except ValueError:  # of Python's own, such as max, which tell no signature
+        return 2
     return 2
 
 
