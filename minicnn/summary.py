@@ -18,7 +18,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
 
     details: also the multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes
     that im2col would make of its input (both float32, one sample), and which algorithm computes a convolution of a
-    batch of 32. print_fn: takes each line instead of print.
+    batch of 32; and how the counts come about. print_fn: takes each line instead of print.
     """
     shapes = model.shapes
     header = ["Layer (type)", "Output Shape", "Param #"]
@@ -37,6 +37,9 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
     for name, count in (("Total", total), ("Trainable", trainable), ("Non-trainable", total - trainable)):
         lines.append(f" {name} params: {count:,} ({_bytes(4 * count)})")
     if details:
+        lines.append(" How they are counted (MACs are multiply-accumulates: one product, added to a sum):")
+        parts = zip(model.layers, shapes, shapes[1:], strict=False)
+        lines += [f"   {_formula(*part)}" for part in parts if part[0].params]
         lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
     for line in lines:
         (print_fn or print)(visible(line))
@@ -58,6 +61,18 @@ def summary_html(model: Any) -> str:
         end = f"{trainable:,} parameters are trained, {total - trainable:,} are not."
         end += f" Input: {html.shape(model.input_shape)}."
     return html.page(html.title(model.name), html.table(head, rows, left=3, total=model.built), html.line(end))
+
+
+def _formula(layer: Any, shape: tuple[int, ...], out: tuple[int, ...]) -> str:
+    """ "conv2d_1: 3·3·1·16 + 16 = 160 parameters; 28·28 · 3·3·1·16 = 112,896 MACs": a number for each array, and a
+    product with each weight at each place of the output."""
+    arrays = [*layer.params.values(), *layer.state.values()]
+    terms = ["·".join(map(str, array.shape)) or "1" for array in arrays]
+    line = f"{layer.name}: {' + '.join(terms)} = {layer.count_params():,} parameters"
+    macs, weights, places = layer.macs(shape), layer.params.get("w"), math.prod(out[:-1])
+    if weights is not None and macs == weights.size * places:
+        line += f"; {'·'.join(map(str, out[:-1]))}{' · ' if out[:-1] else ''}{terms[0]} = {macs:,} MACs"
+    return line
 
 
 def _im2col_bytes(layer: Any, shape: tuple[int, ...]) -> int:

@@ -113,6 +113,25 @@ def test_details_count_the_work_and_the_memory():
     assert rows[-2][0] == "dense_3 (Dense)" and rows[-2][3:] == ["1,280", "40", "0", ""]
 
 
+def test_details_show_how_the_counts_come_about():
+    model = Sequential([
+        Input((8, 6, 2)), Conv2D(4, (3, 2)), BatchNormalization(), Dense(5, use_bias=False), Flatten(), Dense(3)
+    ])  # fmt: skip
+    lines = printed(model, details=True)
+    formulas = [line.strip() for line in lines if "parameters" in line]
+    assert formulas == [
+        "conv2d_1: 3·2·2·4 + 4 = 52 parameters; 6·5 · 3·2·2·4 = 1,440 MACs",
+        "batch_normalization_1: 4 + 4 + 4 + 4 = 16 parameters",
+        "dense_1: 4·5 = 20 parameters; 6·5 · 4·5 = 600 MACs",
+        "dense_2: 150·3 + 3 = 453 parameters; 150·3 = 450 MACs",
+    ]
+    for line in formulas:
+        for left, right in re.findall(r"([\d·+ ]+) = ([\d,]+)", line):
+            assert eval(left.replace("·", "*")) == int(right.replace(",", ""))
+    assert any("multiply-accumulates" in line for line in lines)
+    assert "multiply-accumulates" not in "".join(printed(model))
+
+
 def test_frozen_layers_do_not_count_as_trainable():
     model = documents_cnn()
     model.layers[0].trainable = False

@@ -232,7 +232,7 @@ def winograd(path):
 
 def roofline(path):
     """The layers of the CIFAR-10 network between the two limits of a machine: arithmetic, and memory."""
-    names = ("convolution 3→32", "convolution 32→64", "ReLU", "dense 8,192→256, batch 1", "the dense layer, batch 64")
+    names = ("convolution 3→32", "convolution 32→64", "ReLU", "dense, batch 1", "dense, batch 64")
     operations = np.array([2 * 1024 * 27 * 32, 2 * 1024 * 288 * 64, 65536, 2 * 8192 * 256, 2 * 8192 * 256 * 64.0])
     numbers = np.array([1024 * 35, 1024 * 96, 2 * 65536, 8192 * 257 + 256, 8192 * 256 + 64 * 8448.0])
     intensity = operations / (4 * numbers)

@@ -197,12 +197,12 @@ class _Run:
         return check_index("target", target, max(2, len(row)), "class")
 
     def gradient(self, k: int, stop: int = 0) -> np.ndarray:
-        """The derivative of the logit of class k by the input of layers[stop]: one sample, without the batch axis."""
+        """The gradient of the logit of class k with respect to the input of layers[stop]: one sample, no batch axis."""
         one = np.zeros_like(self.logits)
         one[0, k if one.shape[1] > 1 else 0] = 1 if one.shape[1] > 1 or k == 1 else -1
         dy = xp_of(self.outputs[-1]).asarray(one)
         if self.squashed:
-            self.pages[-1].dlogits = dy  # as a fused loss does: the way back begins before the softmax
+            self.pages[-1].dlogits = dy  # as a fused loss does: the backward pass begins before the softmax
         return to_host(backward(self.layers, self.pages, dy, stop))[0]
 
     def cam(self, k: int, layer: str | None) -> tuple[np.ndarray, str]:

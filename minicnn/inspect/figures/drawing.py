@@ -256,13 +256,13 @@ def shown_image(ax: Axes, image: np.ndarray, cmap: str, alpha: float = 1.0) -> N
 # ---- traces --------------------------------------------------------------------------------------------------------
 
 
-def check_trace(t: Any, way_back: bool = False) -> Trace:
+def check_trace(t: Any, backward: bool = False) -> Trace:
     """t, if it is a Trace, and if asked for, one with gradients."""
     if not isinstance(t, Trace):
         raise InputError("trace", "this is no trace.", "what model.trace(x, y) returned, or Trace.load(file).",
                          f"{type(t).__name__}.", "t = model.trace(x, y), for a few images and labels.")  # fmt: skip
-    if way_back and t.loss is None:
-        raise InputError("trace", "it holds no gradients: only the way forward was recorded.", "a trace with targets.",
+    if backward and t.loss is None:
+        raise InputError("trace", "it holds no gradients: only the forward pass was recorded.", "a trace with targets.",
                          "one without y.", "pass the labels too: model.trace(x, y).")  # fmt: skip
     return t
 

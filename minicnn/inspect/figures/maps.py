@@ -150,7 +150,7 @@ def gradient_maps(
     channels; every map on a scale of its own, with numbers. layer: its dL/dy, a map for each channel, on one common
     scale; ax: draw those there. Raises InputError for a trace without y.
     """
-    check_trace(t, way_back=True)
+    check_trace(t, backward=True)
     sample = check_sample(t, sample)
     if layer is not None:
         record = spatial_layer(t, layer, "gradients")

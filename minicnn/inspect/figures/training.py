@@ -59,6 +59,9 @@ def training_curves(history: Any, classes: int | None = None, save: Any = None) 
         count = len(curves[name])
         at = np.asarray(epochs if len(epochs) == count else range(1, count + 1))
         _curve(ax, name, at, curves[name], curves.get(f"val_{name}"), classes)
+    if "val_loss" in curves and any(v < t for v, t in zip(curves["val_loss"], curves["loss"], strict=False)):
+        footnote(figure, "Validation may lie below training: training is a mean over the epoch, in which the model was "
+                 "worse, and with dropout where there is any; validation is measured after it, without.")  # fmt: skip
     return saved(figure, save)
 
 
@@ -120,14 +123,14 @@ def gradient_flow(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
     Root mean squares on a logarithmic scale: dL/dx where it leaves each layer backwards, dL/dw of each kernel. Raises
     InputError for a trace without y.
     """
-    check_trace(t, way_back=True)
+    check_trace(t, backward=True)
     names = [r.key for r in t.layers]
     signal = np.array([_rms(r.dx) for r in t.layers])
     kernels = np.array([_rms(r.grads["w"]) if "w" in r.grads else np.nan for r in t.layers])
     if ax is None:
         ax = new_figure(max(6.0, 0.55 * len(names) + 2), 4.4).add_subplot()
     figure: Any = ax.figure
-    _log_dots(ax, names, [("dL/dx, the signal on its way back", signal, "s--", FAINT),
+    _log_dots(ax, names, [("dL/dx, handed to the layer before", signal, "s--", FAINT),
                           ("dL/dw, the kernels' gradients", kernels, "o-", RIGHT)])  # fmt: skip
     ax.set_ylabel("root mean square (log scale)", color=TEXT, fontsize=9)
     title(ax, _flow_in_words(names, kernels), 10.5)
@@ -154,14 +157,14 @@ def _flow_in_words(names: list[str], kernels: np.ndarray) -> str:
 
 
 def update_ratios(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
-    """By which share of its size the step moves each kernel: between 1e-4 and 1e-2 is healthy.
+    """By which share of its size the step moves each array of weights: between 1e-4 and 1e-2 is healthy.
 
         update_ratios(model.trace(x, y), save="update_ratios.png")
 
     ‖w_after − w‖ / ‖w‖ of every w and gamma of the layers that learn, on a logarithmic scale. Raises InputError for a
     trace without y, or where nothing learns.
     """
-    check_trace(t, way_back=True)
+    check_trace(t, backward=True)
     names, ratios = [], []
     for r in t.layers:
         for name in ("w", "gamma"):
@@ -195,7 +198,7 @@ def update_ratios(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
         found = f"{names[values.argmin()]} moves by {number(values.min(), 2)} of its size in one step, hardly at all: "
         found += "raise the learning rate"
     else:
-        found = (f"{counted(len(names), 'kernel moves', 'kernels move')} by {number(values.min(), 2)} to "
+        found = (f"{counted(len(names), 'array moves', 'arrays move')} by {number(values.min(), 2)} to "
                  f"{number(values.max(), 2)} of their size in one step: healthy")  # fmt: skip
     title(ax, found, 10.5)
     return saved(figure, save)
