@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.course import command as course
 from minicnn.errors import InputError, unknown_name, visible
 
 DESCRIPTION = "minicnn: convolutional neural networks in NumPy, written to be read."
@@ -29,16 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m minicnn", description=DESCRIPTION)
     commands = parser.add_subparsers(title="commands", metavar="")
     _add_explain(commands)
+    course.add(commands)
     options = parser.parse_args(arguments)
     if "run" not in options:
         parser.print_help()
         return 0
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (InputError, OSError) as error:
         print(f"minicnn: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _add_explain(commands: Any) -> None:

@@ -39,6 +39,7 @@ ROOMS = [
     ["inspect"],
     ["models"],
     ["applications"],
+    ["course"],
     ["__main__"],
 ]
 

@@ -1,0 +1,135 @@
+"""The process in which a learner's functions run: fresh, with limits, told what to do on its standard input.
+
+What it finds goes, line by line, to a file of its parent's; what the learner's code prints is caught and cut off. This
+keeps honest mistakes from hiding or harming anything (endless loops, endless output, too much memory, sys.exit). It is
+no prison: whoever wants to run hostile code safely needs another machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import faulthandler
+import io
+import json
+import linecache
+import sys
+import types
+from pathlib import Path
+from typing import Any, TextIO
+
+MEMORY = 4 << 30  # bytes of address space, where the system can limit it (not on Windows)
+PRINTED = 2000  # characters of what the learner's code prints
+
+
+class _Caught(io.TextIOBase):
+    """Keeps the first characters of what is written, and forgets the rest."""
+
+    def __init__(self) -> None:
+        self.text, self.more = "", False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        room = PRINTED - len(self.text)
+        self.text += text[:room]
+        self.more = self.more or len(text) > room
+        return len(text)
+
+    def taken(self) -> str:
+        text, self.text = self.text + (" …" if self.more else ""), ""
+        return text
+
+
+def main(report_path: str, trace_path: str) -> None:
+    """Grade what the request on standard input asks for: {"files": [{path, text, functions}], "limit": seconds}."""
+    request = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    caught = _Caught()
+    with open(report_path, "w", encoding="utf-8") as report, open(trace_path, "w", encoding="utf-8") as trace:
+        from minicnn.course import files, grade  # before the limits: this is not the learner's memory or time
+
+        _limit_memory()
+        sys.stdout = sys.stderr = caught  # type: ignore[assignment]
+        clock = _Clock(request["limit"], trace)
+        for number, file in enumerate(request["files"]):
+
+            def tell(event: str, _number: int = number, **what: Any) -> None:
+                report.write(json.dumps({"file": _number, "event": event, **what, "printed": caught.taken()}) + "\n")
+                report.flush()
+
+            tell("file")
+            clock.start()
+            try:
+                _grade_file(file, grade, files, clock, tell)
+            except files.RefusedError as refused:
+                tell("refused", text=str(refused))
+            clock.stop()
+
+
+class _Clock:
+    """Ends the process where a stage takes too long, and writes down where it was."""
+
+    def __init__(self, seconds: float, trace: TextIO):
+        self.seconds, self.trace = seconds, trace
+
+    def start(self) -> None:
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.trace)
+
+    def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _limit_memory() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
+
+
+def _grade_file(file: dict[str, Any], grade: Any, files: Any, clock: _Clock, tell: Any) -> None:
+    path, text = file["path"], file["text"]
+    tree = files.parse(text, Path(path))
+    parts = [files.PARTS[name] for name in file["functions"]]
+    files.check_contents(tree, parts)
+    module = _loaded(text, tree, path, files.RefusedError)
+    for part in parts:
+        function: Any = getattr(module, part.function, None)
+        _require_own(function, part.function, path, files.RefusedError)
+        tell("function", name=part.function, line=function.__code__.co_firstlineno)
+        stages = grade.grade(part, function, path)
+        for number in grade.TITLES:
+            tell("stage", number=number)
+            clock.start()
+            stage = next(stages, None)
+            if stage is None:
+                break
+            tell("result", number=number, ok=stage.ok, text=stage.text, hint=stage.hint)
+
+
+def _loaded(text: str, tree: ast.Module, path: str, refused: type[Exception]) -> types.ModuleType:
+    """The learner's file as a module. What it does when it is read counts as a mistake of it."""
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+    module = types.ModuleType("exercise")
+    try:
+        exec(compile(tree, path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        frame = error.__traceback__
+        line = None
+        while frame is not None:
+            line = frame.tb_lineno if frame.tb_frame.f_code.co_filename == path else line
+            frame = frame.tb_next
+        raise refused(f"The file stops in line {line} when it is read: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _require_own(function: Any, name: str, path: str, refused: type[Exception]) -> None:
+    """The graded function must be the one that is written in the file."""
+    if function is None:
+        raise refused(f"{name} is gone after the file was read: do not delete or rename it.")
+    code: Any = getattr(function, "__code__", None)
+    if type(function) is types.FunctionType and code.co_filename == path and code.co_name == name:
+        return
+    where = f" (it comes from {code.co_filename})" if code is not None and code.co_filename != path else ""
+    raise refused(f"{name} is not what this file defines{where}: write its body, and assign nothing else to its name.")
