@@ -7,6 +7,7 @@ keeps on disk, so only the very first use of a kernel on a machine takes a momen
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,12 @@ def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
     """Decorator of a kernel: `variant`, of the same arguments, computes instead if our kernels can serve the first."""
 
     def decorate(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        first = next(iter(inspect.signature(kernel).parameters))
+
         @functools.wraps(kernel)
-        def chosen(array: Array, *args: Any, **kwargs: Any) -> Any:
-            return (variant if serves(array) else kernel)(array, *args, **kwargs)
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            array = args[0] if args else kwargs.get(first)  # None: the kernel itself says what is missing
+            return (variant if serves(array) else kernel)(*args, **kwargs)
 
         return chosen
 
