@@ -64,7 +64,7 @@ MORE = [
 # Constants that only say how the work is cut into pieces: any value gives the same numbers.
 SPEED_ONLY = {
     "COLS_BYTES", "V_BYTES", "TILE_BYTES", "BLOCK", "SMALL_PRODUCT", "COLUMNS", "WINOGRAD_CHANNELS", "WINOGRAD_TILES",
-    "FFT_TAPS",
+    "FFT_TAPS", "FEW_CHANNELS", "RUN", "MAX_TERMS",
 }  # fmt: skip
 # Calls whose other arguments are only examples for an error message, or only guard against our own mistakes.
 ONLY_WORDS = {"_optional", "_number", "checked_number", "zip"}
@@ -84,7 +84,7 @@ EQUIVALENT = {
     "sample = x.reshape(count, c)[": "any guess of the mean will do",
     "if bool((mean * mean <= 16 * var": "whether the mean is taken off first: both ways give the same sums",
     "if xp_of(x) is not np or n * matrix.size": "whether long rows are cut",
-    "rows = x.size // x.shape[-1] if all_reduce": "all columns of sums[0] are equal",
+    "rows, sums = (int(totals[0, 0])": "all columns of totals[0] are equal",
     "count, own_mean = (int(totals[0, 0]), mean)  ->  count, own_mean = (int(totals[0, 1])":
         "all columns of totals[0] are equal",
     "if rest == 1": "any size that is large enough will do for the transform",

@@ -35,10 +35,11 @@ def small_tiles(request, monkeypatch):
     assert len(list(backend.tiles(np.zeros((5, 300))))) == 5  # the setting has arrived
 
 
+@pytest.mark.parametrize("channels", [2, 5])  # few: cols are laid out by taps
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_convolution(small_tiles, stride, padding):
-    x, w, b = (random(shape, 1, np.float32) for shape in [(5, 7, 5, 2), (3, 3, 2, 3), (3,)])
+def test_convolution(small_tiles, stride, padding, channels):
+    x, w, b = (random(shape, 1, np.float32) for shape in [(5, 7, 5, channels), (3, 3, channels, 3), (3,)])
     check_conv2d(conv.conv2d_forward, conv.conv2d_backward, x, w, b, stride=stride, padding=padding)
     check_im2col(im2col, col2im, x, 3, stride=stride, padding=padding)
 

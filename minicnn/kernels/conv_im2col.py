@@ -15,18 +15,20 @@ from __future__ import annotations
 from minicnn.backend import Array, matmul, scratch, tiles, xp_of
 from minicnn.kernels import cuda
 from minicnn.kernels.geometry import Windows
-from minicnn.kernels.im2col import im2col_tiles
+from minicnn.kernels.im2col import im2col_tiles, tap_major
 
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
     """y (N, OH, OW, C_out)."""
-    c_out = w.shape[3]
-    matrix = w.reshape(-1, c_out)
-    y = xp_of(x).empty((len(x), *windows.out, c_out), x.dtype)
-    for tile, cols in im2col_tiles(x, windows, w.nbytes):
+    xp, c_out = xp_of(x), w.shape[3]
+    matrix, ones = w.reshape(-1, c_out), False
+    if b is not None and tap_major(x, windows):  # then the bias is a weight, too: of an input that is always 1
+        matrix, ones = xp.concatenate([matrix, b[None]]), True
+    y = xp.empty((len(x), *windows.out, c_out), x.dtype)
+    for tile, cols in im2col_tiles(x, windows, w.nbytes, ones):
         rows = y[tile].reshape(-1, c_out)  # a view: a tile of y is contiguous
         matmul(cols, matrix, out=rows)
-        if b is not None:
+        if b is not None and not ones:
             rows += b
     return y
 

@@ -93,7 +93,8 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None
     at, g, _ = _matrices(xp, str(x.device), m, x.dtype)
     u = _two_sided(g, w, "u")
     y = xp.empty((len(x), *windows.out, c_out), x.dtype)
-    for place, v in _input_tiles(x, windows, m, V_BYTES):
+    # Each piece reads all of u, so a large u asks for large pieces.
+    for place, v in _input_tiles(x, windows, m, max(V_BYTES, u.nbytes // 2)):
         products = matmul(v, u, out=scratch(xp, "products", (*v.shape[:3], c_out), v.dtype))
         if b is not None:
             products[1, 1] += b  # the second column of At is all ones: it hands this place to every output of the tile

@@ -63,39 +63,60 @@ def col2im(
 # matrix product.
 COLS_BYTES = 3 << 18
 
+# Up to so many channels, a pixel's are too few numbers to be copied one pixel at a time.
+FEW_CHANNELS = 4
+
 Tile = tuple[slice, slice]  # which images, and which rows of their outputs
 
 
+def tap_major(x: Array, windows: Windows) -> bool:
+    """Whether `im2col_tiles` lays cols out by taps: in memory, each column is the whole image, shifted.
+
+    So images of few channels are copied in runs of OW numbers, not of C.
+    """
+    return xp_of(x) is np and x.shape[3] <= FEW_CHANNELS and windows.stride[1] == 1 and not windows.pointwise
+
+
 @cuda.on_gpu(cuda.im2col_tiles)
-def im2col_tiles(x: Array, windows: Windows, kernel_bytes: int = 0) -> Iterator[tuple[Tile, Array]]:
+def im2col_tiles(
+    x: Array, windows: Windows, kernel_bytes: int = 0, ones: bool = False
+) -> Iterator[tuple[Tile, Array]]:
     """im2col in pieces: yields (tile, cols), where cols holds the windows of y[tile] in rows.
 
     A tile is a few whole images, or a band of rows of a large one. `cols` is scratch memory that the next tile
     overwrites: COLS_BYTES, or as much as the kernel that it meets, however many images there are. A product of a few
     rows with a large matrix would take about as long as one of many.
+    ones: with one more column, of ones, for the bias; only where `tap_major` holds.
     """
     xp, n, c = xp_of(x), len(x), x.shape[3]
     (kh, kw), (oh, ow) = windows.kernel, windows.out
     if windows.pointwise:
         yield (slice(0, n), slice(0, oh)), xp.ascontiguousarray(x).reshape(n * oh * ow, c)
         return
-    rows = max(1, max(COLS_BYTES, kernel_bytes) // (kh * kw * c * x.itemsize)) if xp is np else max(1, n * oh * ow)
+    taps = kh * kw * c
+    rows = max(1, max(COLS_BYTES, kernel_bytes) // (taps * x.itemsize)) if xp is np else max(1, n * oh * ow)
     step = max(1, min(n, rows // (oh * ow)))  # images in a tile
     band = oh if step > 1 else max(1, min(oh, rows // ow))
-    cols = scratch(xp, "cols", (step, band, ow, kh, kw, c), x.dtype)
-    pads = windows.padded != windows.image
-    if pads:  # one padded tile, whose border stays 0 while its inside is exchanged
-        padded = scratch(xp, "padded", (step, *windows.padded, c), x.dtype)
+    few, pads = tap_major(x, windows), windows.padded != windows.image
+    if few:
+        cols = scratch(xp, "cols", (taps + ones, step * band * ow), x.dtype).T
+        cols[:, taps:] = 1
+    else:
+        cols = scratch(xp, "cols", (step * band * ow, taps), x.dtype)
+    if pads or few:  # one padded tile, whose border stays 0 while its inside is exchanged
+        ph, pw = windows.padded
+        padded = scratch(xp, "padded", (c, step, ph, pw) if few else (step, ph, pw, c), x.dtype)
         padded.fill(0)
+        padded = padded.transpose(1, 2, 3, 0) if few else padded
         inside = padded[windows.inside]
-    view = windows.view(padded if pads else x)
+    view = windows.view(padded if pads or few else x)
     for first in range(0, n, step):
         images = slice(first, min(first + step, n))
         count = images.stop - first
-        if pads:
+        if pads or few:
             inside[:count] = x[images]
         for top in range(0, oh, band):
-            window_rows = view[:count, top : top + band] if pads else view[images, top : top + band]
-            tile_cols = cols[:count, : window_rows.shape[1]]
-            xp.copyto(tile_cols, window_rows)
-            yield (images, slice(top, top + band)), tile_cols.reshape(-1, kh * kw * c)
+            seen = view[:count, top : top + band] if pads or few else view[images, top : top + band]
+            part = cols[: count * seen.shape[1] * ow]
+            xp.copyto(part[:, :taps].reshape(seen.shape), seen)
+            yield (images, slice(top, top + band)), part

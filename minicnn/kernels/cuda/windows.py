@@ -23,7 +23,7 @@ def im2col(
 
 
 def im2col_tiles(
-    x: Array, windows: Windows, kernel_bytes: int = 0
+    x: Array, windows: Windows, kernel_bytes: int = 0, ones: bool = False
 ) -> Iterator[tuple[tuple[slice, slice], Array]]:
     """im2col in pieces of whole images; see `minicnn.kernels.im2col.im2col_tiles`."""
     (oh, ow), (kh, kw), (n, _, _, c) = windows.out, windows.kernel, x.shape
