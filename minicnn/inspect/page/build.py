@@ -68,7 +68,7 @@ LEVELS = (
 
 
 # The script, in the order in which its parts are joined.
-SCRIPT = ("numbers.js", "arithmetic.js", "views.js", "frame.js")
+SCRIPT = ("numbers.js", "arithmetic.js", "drawing.js", "views.js", "walk.js", "frame.js")
 
 
 def write_page(trace: Trace, path: Any, image: int | None = None) -> None:
@@ -192,6 +192,7 @@ class _Record:
             "trim": {"forward": self.level.forward, "backward": self.level.backward, "channels": self.level.channels,
                      "maps": self.level.maps},
         }  # fmt: skip
+        result["x"] = self._map(t.x[self.image], self.level.forward, self._strongest(t.x, self.level.channels))
         result["layers"] = [self._layer(i, layer) for i, layer in enumerate(t.layers)]
         if t.y_true is not None and t.losses is not None:
             result["losses"] = self._add(t.losses)
@@ -336,7 +337,10 @@ class _Record:
             mean, x_hat = layer.kept["mean"].astype(np.float64), layer.kept["x_hat"]
             sums = {"x": x.astype(np.float64), "xx": (x - mean) ** 2}
             if layer.dy is not None:
+                assert layer.dx is not None
                 sums |= {"dy": layer.dy.astype(np.float64), "dyx": layer.dy * x_hat.astype(np.float64)}
+                dx = layer.dx.astype(np.float64)
+                sums |= {"dx": dx, "dxx": dx * x_hat, "adx": np.abs(dx)}
             for name, array in sums.items():
                 each = array.sum(axis=axes)
                 share = np.stack([each[images].sum(axis=0) for images in self.rows]).astype(x.dtype)
