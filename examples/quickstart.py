@@ -61,10 +61,19 @@ def main(output: Path, device: str) -> None:
         x_test[shown], probabilities[shown], y_test[shown], model.class_names, save=output / "predictions.png"
     )
     model.save(output / "model.zip")  # read it back with minicnn.load_model
-    for name in ("training_curves.png", "predictions.png", "model.zip"):
+
+    # One more training step, recorded with all of its numbers: a picture that it gets wrong, and seven others.
+    batch = [*wrong[:1], *range(8)][:8]
+    model.trace(x_test[batch], y_test[batch]).to_html(output / "step.html")
+    for name in ("training_curves.png", "predictions.png", "model.zip", "step.html"):
         print(f"Written: {output / name}")
-    print("\nNext: open the two pictures. Then change a number above and run again, or train on real photos:")
-    print("    python examples/train_fashion_mnist.py --model cnn")
+    print("\nNext:")
+    print(f"  look inside one step      open {output / 'step.html'} in a browser, and press Next")
+    print('  follow it in a notebook   python -m pip install ".[notebook]"')
+    print("                            jupyter notebook examples/inside_a_cnn.ipynb")
+    print("  learn why it works        read LEARN.md, fifteen questions of a page each")
+    print("  write it yourself         python -m minicnn course")
+    print("  train on real photos      python examples/train_fashion_mnist.py --model cnn")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 import strict_cupy
 from PIL import Image
 
-from minicnn.datasets import fashion_mnist
+from minicnn.datasets import fashion_mnist, toy
 from minicnn.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,13 +100,26 @@ def test_quickstart(tmp_path):
     out = run(tmp_path, "quickstart.py")
     folder = tmp_path / "output" / "quickstart"
     assert_pictures(folder, "training_curves.png", "predictions.png")
-    for name in ("training_curves.png", "predictions.png", "model.zip"):
+    for name in ("training_curves.png", "predictions.png", "model.zip", "step.html"):
         assert f"Written: {Path('output/quickstart') / name}" in out
+    *_, after = out.partition("\nNext:\n")
+    assert str(Path("output/quickstart/step.html")) in after and "LEARN.md" in after
+    for path in re.findall(r"examples/[\w.]+", after):
+        assert (ROOT / path).exists()
+    assert "[notebook]" in after and len(after.splitlines()) <= 8
     assert float(re.search(r"it recognises ([\d.]+)%", out)[1]) >= 92  # it is 96
     rows = re.findall(r"^ +\d+ +(.+?) +#+ +\d+% +(.+?)(?: +<-- wrong)?$", out, re.MULTILINE)
     assert len(rows) >= 10
     assert {name for row in rows for name in row} <= set(fashion_mnist.CLASS_NAMES)
-    assert load_model(folder / "model.zip").class_names == list(fashion_mnist.CLASS_NAMES)
+    model = load_model(folder / "model.zip")
+    assert model.class_names == list(fashion_mnist.CLASS_NAMES)
+    # The page shows a step that makes sense: of a wrong picture, in training, and better afterwards.
+    _, (x, y) = toy.load_data()
+    x = x[..., None] / np.float32(255)
+    wrong = next(i for i in range(9, len(x)) if model.predict(x[i : i + 1], verbose=0).argmax() != y[i])
+    t = model.trace(x[[wrong, *range(7)]], y[[wrong, *range(7)]])
+    assert t.training and t.loss_after < 0.9 * t.loss and t.y_pred[0].argmax() != y[wrong]
+    assert (folder / "step.html").stat().st_size > 100_000
 
 
 LESSON = ("image.png", "images.png", "training_curves.png", "predictions.png")
@@ -126,7 +139,15 @@ def test_fashion_mnist_lesson(tmp_path, flags):
     assert "predict: (32, 28, 28, 1) -> (32, 10)" in out
     assert re.search(r"One image: \(1, 10\) -> .+ \d+%, in truth (.+)", out)[1] in fashion_mnist.CLASS_NAMES
     assert accuracy_of(out) > 0.2  # guessing: 0.1
-    assert load_model(folder / "model.zip").class_names == list(fashion_mnist.CLASS_NAMES)
+    model = load_model(folder / "model.zip")
+    assert model.class_names == list(fashion_mnist.CLASS_NAMES)
+    # The page shows a step that makes sense: of a wrong picture, in training, and better afterwards.
+    _, (x, y) = toy.load_data()
+    x = x[..., None] / np.float32(255)
+    wrong = next(i for i in range(9, len(x)) if model.predict(x[i : i + 1], verbose=0).argmax() != y[i])
+    t = model.trace(x[[wrong, *range(7)]], y[[wrong, *range(7)]])
+    assert t.training and t.loss_after < 0.9 * t.loss and t.y_pred[0].argmax() != y[wrong]
+    assert (folder / "step.html").stat().st_size > 100_000
 
 
 def test_fashion_mnist_lesson_with_every_flag(tmp_path):
