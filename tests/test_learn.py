@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minicnn.course.milestones import MILESTONES
+from minicnn.course.table import STEPS
+
 ROOT = Path(__file__).resolve().parents[1]
 LEARN = ROOT / "LEARN.md"
 CHAPTERS = sorted((ROOT / "docs" / "learn").glob("*.md"))
@@ -64,6 +67,19 @@ def test_a_chapter_has_all_its_parts(chapter):
     if after < len(CHAPTERS):
         title = re.match("# (.*)", read(CHAPTERS[after]))[1]
         assert text.endswith(f"\nNext: [{title}]({CHAPTERS[after].name})\n")
+
+
+def test_the_chapters_lead_to_every_step_of_the_course():
+    named = []
+    for chapter in CHAPTERS:
+        (exercise,) = re.findall(r"\*\*Write it yourself\*\*: (.*?)\n\n", read(chapter), flags=re.DOTALL)
+        ((command, first),) = re.findall(r"`python -m minicnn course (start|run) ([\w-]+)`", exercise)
+        names = [first, *re.findall(r"`([\w-]+)`", exercise)]
+        if command == "start":
+            named += names
+        else:
+            assert first in MILESTONES
+    assert sorted(named) == sorted(step.name for step in STEPS)
 
 
 @chapters
