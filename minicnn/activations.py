@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from minicnn import kernels
 from minicnn.backend import Array
@@ -28,6 +29,11 @@ class Function:
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """For pickle and copy: one that is known by name is the same object everywhere; another is its fields."""
+        fields = (self.name, self.forward, self.backward, self.keeps, self.in_place, self.with_slope)
+        return (get, (self.name,)) if _KNOWN.get(self.name) is self else (Function, fields)
 
 
 linear = Function("linear", lambda x: x, lambda dy, y: dy)

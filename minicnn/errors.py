@@ -5,14 +5,42 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+# What a terminal or a file in an old encoding may lack, and what to read in its place.
+_PLAIN = {
+    "×": "x", "·": "*", "−": "-", "–": "-", "…": "...", "≈": "~", "≤": "<=", "≥": ">=", "→": "->",
+    "∂": "d", "√": "sqrt",
+}  # fmt: skip
+
 
 def visible(text: object) -> str:
-    """A text for a terminal: characters that would steer it, such as escape sequences, become visible escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+    """A text for the terminal or the file to which Python prints.
+
+    Characters that would steer a terminal, such as escape sequences, become visible escapes; those that its encoding
+    does not have are replaced: nothing that is printed may end a program.
+    """
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        shown.encode(encoding)
+        return shown
+    except UnicodeEncodeError:
+        replaced = "".join(_PLAIN.get(c, c) if not _has(encoding, c) else c for c in shown)
+        return replaced.encode(encoding, "replace").decode(encoding)
+    except LookupError:  # an encoding of the user's own making
+        return shown
+
+
+def _has(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class InputError(ValueError):

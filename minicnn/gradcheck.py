@@ -40,7 +40,7 @@ import numpy as np
 
 from minicnn import gradcheck_hints, html
 from minicnn.backend import Array, Device, current_device, move, to_host, xp_of
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.layers.base import Context, Layer, Shape
 from minicnn.layers.core import Dropout
 from minicnn.layers.network import Network
@@ -106,7 +106,7 @@ class Report:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         parts = [f"Gradient check of {self.title}", *(lines if self.arrays else []), *self.notes, self.verdict]
-        return "\n".join(parts)
+        return visible("\n".join(parts))
 
     def _repr_html_(self) -> str:
         """The same as a table, which notebooks show."""

@@ -560,7 +560,7 @@ class Sequential(Network):
 
         save_weights(self, filepath, overwrite)
 
-    def load_weights(self, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+    def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = False) -> None:
         """Read what save_weights or save wrote, or Keras: .h5, .weights.h5, .keras. See minicnn.saving.load_weights.
 
         by_name: only the layers of the same names. skip_mismatch: leave out, with a warning, what does not fit.
@@ -568,7 +568,7 @@ class Sequential(Network):
         """
         from minicnn.saving import load_weights
 
-        load_weights(self, filepath, by_name, skip_mismatch)
+        load_weights(self, filepath, skip_mismatch, by_name)
 
     def require_built(self, problem: str) -> None:
         if not self.built:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError, MissingFileError
-from minicnn.file_kinds import HEAD, kind_of
+from minicnn.file_kinds import HEAD, kind_at, kind_of
 
 MAX_PIXELS = 50_000_000
 # Packed files may grow by this factor, small ones up to MAX_SMALL bytes: numbers hardly shrink, unless they are zeros.
@@ -64,9 +64,11 @@ def open_file(path: Any) -> BinaryIO:
     except FileNotFoundError:
         raise MissingFileError(path) from None
     if not stat.S_ISREG(mode):
+        kind = kind_at(path) if stat.S_ISDIR(mode) else None
         raise BrokenFileError(
-            path, "this is no file.", "a file.", "a folder, a device or a pipe.", "pass the path of a file."
-        )
+            path, "this is no file.", "a file.", f"{kind.name if kind else 'a device or a pipe'}.",
+            (kind.fix if kind else "") or "pass the path of a file.",
+        )  # fmt: skip
     return open(path, "rb")
 
 

@@ -332,7 +332,7 @@ def test_a_truncated_file(tmp_path, share):
     network().save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(BrokenFileError, match="not a whole model file") as caught:
+    with pytest.raises(BrokenFileError, match="not a whole model file|no model file") as caught:
         load_model(path)
     assert caught.value.where == str(path)
 
@@ -435,6 +435,55 @@ def small_classifier(**image_input):
     model = Sequential([Input((4, 6, 1)), Flatten(), Dense(2, activation="softmax")])
     model.image_input = ImageInput(**{"height": 4, "width": 6, "color_mode": "grayscale", **image_input})
     return model
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_what", "fix"),
+    [
+        ("m.h5", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n", "git-LFS", "git lfs pull"),
+        ("m.h5", b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML page", "browser"),
+        ("m.zip", b"", "an empty file", "fetch or save it again"),
+        ("m.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a pickle", "only if you trust it"),
+        ("m.pt", b"PK\3\4" + bytes(26) + b"archive/data.pkl" + bytes(90), "a PyTorch file", "in PyTorch"),
+        ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite", "the Keras model"),
+        ("m.onnx", b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model", "made from"),
+        ("m.npy", b"\x93NUMPY\x01\0v\0", "a NumPy array", "np.load"),
+        ("m.json", b'{"class_name": "Sequential"}', "JSON text", ""),
+    ],
+)
+def test_files_that_are_no_models_are_called_by_name(tmp_path, name, content, is_what, fix):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for load in (load_model, Sequential([layers.Input((4,)), layers.Dense(1)]).load_weights):
+        with pytest.raises(BrokenFileError) as caught:
+            load(path)
+        assert is_what in caught.value.received and fix in caught.value.fix
+
+
+def test_a_folder_is_no_model(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(BrokenFileError, match="a TensorFlow SavedModel folder") as caught:
+        load_model(tmp_path)
+    assert "model.save('model.keras')" in caught.value.fix
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_model_can_be_pickled(protocol):
+    """For processes that are spawned, and for joblib. It trains on as the model itself would."""
+    x, y = np.random.default_rng(0).random((12, 4)), np.arange(12) % 3
+    model = Sequential([layers.Input((4,)), layers.Dense(5, activation="relu"), layers.Dropout(0.5),
+                        layers.BatchNormalization(), layers.Dense(3, activation="softmax")])  # fmt: skip
+    model.compile(optimizers.Adam(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.class_names = ["a", "b", "c"]
+    model.fit(x, y, verbose=0)
+    again = pickle.loads(pickle.dumps(model, protocol))
+    assert again.class_names == model.class_names and again.layers[0].activation is activations.relu
+    for trained in (model, again):
+        trained.fit(x, y, epochs=2, verbose=0)
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    own = activations.Function("own", np.tanh, np.multiply)
+    assert pickle.loads(pickle.dumps(own)) == own
 
 
 def test_a_model_remembers_how_its_images_are_prepared(tmp_path):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.inspect.record import LayerTrace
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Explanation:
         ]
         for note in self.note.splitlines():
             lines += ["", *textwrap.wrap(note, 100, initial_indent="  ", subsequent_indent="  ")]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def _repr_html_(self) -> str:
         cell = 'style="padding:1px 10px;text-align:{};border:0;white-space:nowrap"'

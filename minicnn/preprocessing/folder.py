@@ -400,8 +400,7 @@ def say(text: str, others: Counter[str] | None = None) -> None:
     """Print a line, and what was passed over. Letters that the output does not have are replaced: nothing stops."""
     if others:
         text += f"\nPassed over: {some_endings(others)}."
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(visible(text).encode(encoding, "replace").decode(encoding))
+    print(visible(text))
 
 
 def _folders(directory: str) -> list[str]:

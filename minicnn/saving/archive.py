@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from minicnn.errors import BrokenFileError
+from minicnn.file_kinds import HEAD, kind_of
 from minicnn.reading import check_growth, checked, fill, open_file, shortened
 
 if TYPE_CHECKING:
@@ -148,7 +150,11 @@ class Archive:
 @contextmanager
 def open_archive(path: Any, kind: str, writer: str, texts: tuple[str, ...], fix: str) -> Iterator[Archive]:
     """The Archive in a file, inside `checked`. kind, writer: of the file, in words. texts: its members but arrays."""
-    with open_file(path) as stream, checked(path, f"this is not a whole {kind}.", f"a file that {writer} wrote.", fix):
+    expected = f"a file that {writer} wrote."
+    with open_file(path) as stream, checked(path, f"this is not a whole {kind}.", expected, fix):
+        found = kind_of(stream.read(HEAD))
+        if found is not None and found.name != "a zip file":
+            raise BrokenFileError(path, f"this is no {kind}.", expected, f"{found.name}.", found.fix or fix)
         yield Archive(stream, texts)
 
 

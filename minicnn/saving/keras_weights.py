@@ -94,7 +94,7 @@ def is_keras_file(filepath: Any) -> bool:
     return holds_hdf5(filepath, _IN_ARCHIVE)
 
 
-def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name: bool = False) -> None:
     """Read the weights of a file that Keras wrote into a built model.
 
     by_name: into the layers of the same names; others keep theirs. Otherwise in the order of the layers, of those that

@@ -100,7 +100,7 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
     return model
 
 
-def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch: bool = False) -> None:
+def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name: bool = False) -> None:
     """Read parameters and state from a file of save_weights or save_model, or from one of Keras, into a built model.
 
     by_name: only into the layers that are in the file; others keep what they have. skip_mismatch: leave out, with a
@@ -109,7 +109,7 @@ def load_weights(model: Any, filepath: Any, by_name: bool = False, skip_mismatch
     """
     model.require_built("it cannot take weights")
     if keras_weights.is_keras_file(filepath):
-        keras_weights.load_weights(model, filepath, by_name, skip_mismatch)
+        keras_weights.load_weights(model, filepath, skip_mismatch, by_name)
         return
     with opened_archive(filepath) as (_, archive):
         chosen = None

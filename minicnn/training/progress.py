@@ -95,7 +95,7 @@ class ProgressBar:
         if shown:
             seconds, rate = self._now - self._start, self._rate()
             speed = f"{self.images - self._first} images in {seconds:.1f} s ({rate:.0f} img/s)"
-            print("  ".join([self.label, speed, *_items(logs)]), flush=True)
+            print(visible("  ".join([self.label, speed, *_items(logs)])), flush=True)
 
     def close(self) -> None:
         """End the bar where it is, and say nothing more. May be called more than once."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
-from minicnn.errors import BrokenFileError, InputError
+from minicnn.errors import BrokenFileError, InputError, visible
 from minicnn.files import checked_path, make_folder
 from minicnn.reading import checked
 from minicnn.saving.model_file import (
@@ -76,7 +76,7 @@ class BackupAndRestore(Callback):
                 except BrokenFileError as error:
                     if path == self.previous or not self.previous.exists():
                         raise
-                    print(f"{error}\nThe backup before it is taken instead.")
+                    print(visible(f"{error}\nThe backup before it is taken instead."))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.save_freq != "epoch" and self.model.optimizer.iterations % int(self.save_freq) == 0:
@@ -134,7 +134,7 @@ class BackupAndRestore(Callback):
         if self.params.get("verbose"):
             batches = f", after {self.place.step} batches of it" if self.place.step else ""
             rate = f", with the new learning rate {self.script_rate:g}" if changed else ""
-            print(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}{rate}")
+            print(visible(f"{path}: resuming at epoch {self.place.epoch + 1}{batches}{rate}"))
 
     def _rate(self) -> float | None:
         """The learning rate as it is now; None where a schedule gives it, which is a part of the optimizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.files import checked_path, make_folder
 from minicnn.training.callbacks.base import Logs
 from minicnn.training.callbacks.monitor import MonitorCallback
@@ -87,7 +87,7 @@ class ModelCheckpoint(MonitorCallback):
             value, best = self.monitored(logs), self.best
             if not self.improves(value, best):
                 if self.verbose:
-                    print(message + f"{self.monitor} did not improve from {best}")
+                    print(visible(message + f"{self.monitor} did not improve from {best}"))
                 return
             self.best = value
             message += f"{self.monitor} improved from {best} to {value:.5f}, "
@@ -98,7 +98,7 @@ class ModelCheckpoint(MonitorCallback):
         else:
             self.model.save(path)
         if self.verbose:
-            print(message + f"saved {path}")
+            print(visible(message + f"saved {path}"))
 
     def _path(self, names: dict[str, Any]) -> str:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from minicnn.errors import visible
 from minicnn.training.callbacks.base import Callback, Logs
 from minicnn.training.callbacks.monitor import MonitorCallback
 
@@ -80,7 +81,7 @@ class TerminateOnNaN(Callback):
         loss = (logs or {}).get("loss")
         error = None if self.place is None else self.place.not_finite
         if error is not None:
-            print(f"Training stops. {error}")
+            print(visible(f"Training stops. {error}"))
             self.model.stop_training = True
         elif loss is not None and not math.isfinite(loss):
             print(f"Batch {batch}: the loss is {float(loss)}, training stops")
