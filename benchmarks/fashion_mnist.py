@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from protocol import peak_memory_mb
-from record import write_record
+from record import peak_memory_mb, write_record
 
 import minicnn
 from minicnn.backend import module_for

@@ -17,6 +17,7 @@ import time
 from typing import Any, Protocol
 
 import workloads
+from record import peak_memory_mb
 
 CHECKED_STEPS = 3
 
@@ -79,13 +80,3 @@ def serve(side: Worked, steps: int) -> None:
             "versions": {"python": platform.python_version(), **side.versions()},
         }
         print(json.dumps(answer), flush=True)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process ever held, in MiB; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -1,17 +1,14 @@
 """What the longer examples share: their flags, a backup to go on from, and the record of what was measured."""
 
 import hashlib
-import sys
 import time
 from pathlib import Path
+
+from measurements import peak_memory_mb, write_record
 
 import minicnn
 from minicnn.callbacks import BackupAndRestore, Callback
 from minicnn.errors import InputError
-
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from protocol import peak_memory_mb  # noqa: E402
-from record import write_record  # noqa: E402
 
 
 def add_flags(parser, output):

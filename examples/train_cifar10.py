@@ -61,6 +61,7 @@ def main(args):
     # The data: pixels from 0 to 1, labels as rows such as 0 0 1 0 0 0 0 0 0 0.
     (x_train, y_train), (x_test, y_test), names = minicnn.datasets.load(args.dataset)
     x_train, y_train = x_train[: args.limit], y_train[: args.limit]
+    image_input = ImageInput(32, 32).learn(x_train, aspect=1.0)  # what predict.py must know of them
     md5 = data_md5(x_train, y_train, x_test, y_test)
     x_train, x_test = (np.divide(x, 255, dtype=np.float32) for x in (x_train, x_test))
     y_train, y_test = (to_categorical(y, len(names)) for y in (y_train, y_test))
@@ -69,7 +70,7 @@ def main(args):
                 "augment": args.augment, "batch_size": args.batch_size, "seed": args.seed}  # fmt: skip
     journal = Journal(settings)
     model = network(len(names))
-    model.class_names, model.image_input = list(names), ImageInput(32, 32)
+    model.class_names, model.image_input = list(names), image_input
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     model.summary()
     x, y, batch_size = x_train, y_train, args.batch_size
@@ -81,19 +82,19 @@ def main(args):
         x, y, batch_size, args.epochs, validation_data=(x_test, y_test), callbacks=[journal, backup(args)],
         validation_batch_size=args.batch_size,
     )  # fmt: skip
+    model.save(args.output / "model.zip")
 
     # What it recognises: ten probabilities for each test image; the largest one is the answer.
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
     p, truth = model.predict(x_test, verbose=0), y_test.argmax(axis=1)
     right, wrong = (np.flatnonzero((p.argmax(axis=1) == truth) == is_right)[:6] for is_right in (True, False))
     some = np.concatenate([right, wrong])
+    if args.record:
+        journal.record(args.record, history, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))
     prediction_grid(x_test[some], p[some], truth[some], names, save=args.output / "predictions.png")
     misclassified(x_test, p, truth, names, save=args.output / "misclassified.png")
     confusion_matrix(truth, p, names, save=args.output / "confusion_matrix.png")
     training_curves(history, classes=len(names), save=args.output / "training_curves.png")
-    model.save(args.output / "model.zip")
-    if args.record:
-        journal.record(args.record, history, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
 
 

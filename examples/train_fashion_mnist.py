@@ -12,6 +12,7 @@ from pathlib import Path
 import minicnn
 from minicnn.inspect import image_grid, prediction_grid, show_image, training_curves
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from minicnn.preprocessing.image import ImageInput
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", choices=["dense", "cnn"], default="dense")
@@ -46,6 +47,8 @@ def main(args):
     show_image(x_train[0], save=args.output / "image.png")
     image_grid(x_train, y_train, names, rows=5, columns=5, save=args.output / "images.png")
     pictures, size = x_test[:15], (*x_train.shape[1:], 1)[:3]
+    image_input = ImageInput(*size[:2], "grayscale" if size[2] == 1 else "rgb", rescale=1 / scale)
+    image_input = image_input.learn(x_train, aspect=size[1] / size[0])  # what predict.py must know of them
     x_train, x_test = (x.reshape(-1, *size).astype("float32") / scale for x in (x_train, x_test))
 
     # The network. A cnn first looks for patterns, three times, and keeps the strongest match of every 2 x 2 places.
@@ -54,7 +57,7 @@ def main(args):
     body = [*conv[0], *conv[1], *conv[2], Flatten(), Dropout(0.4)] if cnn else [Flatten()]
     hidden = [Dense(args.hidden, activation="relu") for _ in range(args.layers)]
     model = minicnn.Sequential([Input(size), *body, *hidden, Dense(len(names), activation="softmax")])
-    model.class_names = names
+    model.class_names, model.image_input = names, image_input
     model.summary()
 
     # Training. The cnn gains from steps that become ever smaller.
@@ -65,6 +68,7 @@ def main(args):
         backup.delete()
     model.to(args.device)
     history = model.fit(x_train, y_train, batch_size, epochs, callbacks=backup, validation_data=(x_test, y_test))
+    model.save(args.output / "model.zip")
 
     # Ten probabilities for each image; the largest one is the answer. One image alone is a batch of 1.
     probabilities, one = model.predict(x_test[:32]), model.predict(x_test[:1])
@@ -72,7 +76,6 @@ def main(args):
     print(f"One image: {one.shape} -> {names[one.argmax()]} {one.max():.0%}, in truth {names[y_test[0]]}")
     prediction_grid(pictures, probabilities[:15], y_test[:15], names, columns=3, save=args.output / "predictions.png")
     training_curves(history, save=args.output / "training_curves.png")
-    model.save(args.output / "model.zip")
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
     return history, loss, accuracy

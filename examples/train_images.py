@@ -2,10 +2,12 @@
 
 --model simple: two hidden layers on images of 32 x 32, quick, and the yardstick for --model smallvgg: six convolutions
 on images of 64 x 64, turned, shifted and stretched at random, so that no image is ever seen twice. A quarter of the
-images is kept for the test. Afterwards predict.py names what is on a picture.
+images is kept for the test. Before, `diagnose` looks for the usual faults of data: copies of test images among the
+training images, classes of very different sizes, and the like. Afterwards predict.py names what is on a picture.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,14 @@ def load(folder, image_input, seed):
         color_mode=image_input.color_mode, seed=seed, validation_split=0.25, subset="both",
     )  # fmt: skip
     train, test = (dataset.arrays(np.uint8) for dataset in datasets)
-    return train, test, datasets[0].class_names
+    names, counts = datasets[0].class_names, train[1].sum(axis=0)
+    if len(names) < 2 or not counts.all():
+        counted = ", ".join(f"{name} {count:.0f}" for name, count in zip(names, counts, strict=True))
+        raise minicnn.errors.InputError(
+            folder, "there is nothing to tell apart.", "two classes or more, with images in each.",
+            f"training images: {counted}.", "add images, or remove the folders that are no classes.",
+        )  # fmt: skip
+    return train, test, names
 
 
 def scikit_learn():
@@ -64,7 +73,16 @@ def scikit_learn():
     return classification_report
 
 
+def print_findings(diagnosis):
+    """What may be wrong, with reasons and remedies; training goes on."""
+    findings = [finding for finding in diagnosis if finding.severity in ("warning", "error")]
+    print("\n".join(map(str, findings)) or "Diagnosis: nothing unusual in the data and the model.")
+
+
 def main(args):
+    for stream in (sys.stdout, sys.stderr):  # names may have letters that this terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     classification_report = scikit_learn()  # missing, it is better missed now than after hours of training
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
@@ -73,6 +91,7 @@ def main(args):
     image_input = ImageInput(size, size)
     (x_train, y_train), (x_test, y_test), names = load(args.folder, image_input, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
+    image_input = image_input.learn(x_train)  # what predict.py must know of them
     md5 = data_md5(x_train, y_train, x_test, y_test)
     x_train, x_test = image_input.scaled(x_train), image_input.scaled(x_test)
 
@@ -87,6 +106,7 @@ def main(args):
                 "batch_size": args.batch_size, "seed": args.seed}  # fmt: skip
     journal = Journal(settings)
     model.summary()
+    print_findings(model.diagnose(x_train, y_train, validation_data=(x_test, y_test)))
     x, y, batch_size = x_train, y_train, args.batch_size
     if vgg:
         varied = ImageDataGenerator(
@@ -99,6 +119,7 @@ def main(args):
         x, y, batch_size, args.epochs, validation_data=(x_test, y_test), callbacks=[journal, backup(args)],
         validation_batch_size=args.batch_size,
     )  # fmt: skip
+    model.save(args.output / "model.zip")
 
     # Of each class: how many of the answers are right (precision), how many of its images are found (recall), the mean
     # of both (F1), and how many images it has (support).
@@ -107,16 +128,15 @@ def main(args):
     about = {"labels": range(len(names)), "target_names": names, "zero_division": 0}
     print(classification_report(truth, p.argmax(axis=1), digits=3, **about))
     table = classification_report(truth, p.argmax(axis=1), output_dict=True, **about)
+    if args.record:
+        rounded = {name: {key: round(float(value), 4) for key, value in row.items()}
+                   for name, row in table.items() if isinstance(row, dict)}  # fmt: skip
+        journal.record(args.record, history, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4), report=rounded)
 
     prediction_grid(x_test[:12], p[:12], truth[:12], names, save=args.output / "predictions.png")
     misclassified(x_test, p, truth, names, save=args.output / "misclassified.png")
     confusion_matrix(truth, p, names, save=args.output / "confusion_matrix.png")
     training_curves(history, classes=len(names), save=args.output / "training_curves.png")
-    model.save(args.output / "model.zip")
-    if args.record:
-        rounded = {name: {key: round(float(value), 4) for key, value in row.items()}
-                   for name, row in table.items() if isinstance(row, dict)}  # fmt: skip
-        journal.record(args.record, history, test_accuracy=round(accuracy, 4), test_loss=round(loss, 4), report=rounded)
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
 
 

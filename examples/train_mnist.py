@@ -34,6 +34,7 @@ def main(args):
     # The data: each image a row of 784 pixels from 0 to 1, each label a row such as 0 0 1 0 0 0 0 0 0 0.
     (x_train, y_train), (x_test, y_test), names = minicnn.datasets.load(args.dataset)
     x_train, y_train = x_train[: args.limit], y_train[: args.limit]
+    image_input = ImageInput(28, 28, "grayscale").learn(x_train, aspect=1.0)  # what predict.py must know of them
     md5, pictures = data_md5(x_train, y_train, x_test, y_test), x_test
     x_train, x_test = (np.divide(x.reshape(len(x), -1), 255, dtype=np.float32) for x in (x_train, x_test))
     y_train, y_test = (to_categorical(y, len(names)) for y in (y_train, y_test))
@@ -43,7 +44,7 @@ def main(args):
         Dense(800, activation="relu"),
         Dense(len(names), activation="softmax"),
     ])  # fmt: skip
-    model.class_names, model.image_input = list(names), ImageInput(28, 28, "grayscale")
+    model.class_names, model.image_input = list(names), image_input
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
@@ -63,16 +64,17 @@ def main(args):
         print(f"All {last} epochs are done: val_accuracy was still growing, or had stopped only just now.")
     print(f"The model has the weights of its best epoch, {best}: val_accuracy {stopping.best:.4f}")
 
+    model.save(args.output / "model.zip")
+
     loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
     p, truth = model.predict(x_test, verbose=0), y_test.argmax(axis=1)
+    if args.record:
+        journal.record(args.record, history, best_epoch=best, val_accuracy_of_best=round(stopping.best, 4),
+                       test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))  # fmt: skip
     prediction_grid(pictures[:12], p[:12], truth[:12], names, save=args.output / "predictions.png")
     misclassified(pictures, p, truth, names, save=args.output / "misclassified.png")
     confusion_matrix(truth, p, names, save=args.output / "confusion_matrix.png")
     training_curves(history, classes=len(names), save=args.output / "training_curves.png")
-    model.save(args.output / "model.zip")
-    if args.record:
-        journal.record(args.record, history, best_epoch=best, val_accuracy_of_best=round(stopping.best, 4),
-                       test_accuracy=round(accuracy, 4), test_loss=round(loss, 4))  # fmt: skip
     print(f"Pictures and model are in {args.output}\nTest accuracy: {accuracy:.4f} (loss {loss:.4f})")
 
 

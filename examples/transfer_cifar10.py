@@ -188,16 +188,16 @@ def main(args):
     pictures, truth, new_names = x_test[judged], y_test[judged] - new, list(names[new:])
     results, model = compare(base, scale, x, y - new, by_class, counts, (pictures, truth), len(new_names), args.quick)
 
-    picture(counts, results, journal.settings["source"], args.output / "accuracy_by_images.png")
-    p = model.predict(scale(pictures), verbose=0)
-    prediction_grid(pictures[:12], p[:12], truth[:12], new_names, columns=3, save=args.output / "predictions.png")
     model.class_names = new_names
     if new:  # VGG16's way with pixels is not a factor alone: its user calls preprocess_input
-        model.image_input = ImageInput(*x.shape[1:3])
+        model.image_input = ImageInput(*x.shape[1:3]).learn(x, aspect=x.shape[2] / x.shape[1])
     model.save(args.output / "model.zip")
     if args.record:
         journal.record(args.record, history, new_classes=new_names, test_images=len(truth), images_per_class=counts,
                        **{way: [r[way] for r in results] for way in EPOCHS})  # fmt: skip
+    picture(counts, results, journal.settings["source"], args.output / "accuracy_by_images.png")
+    p = model.predict(scale(pictures), verbose=0)
+    prediction_grid(pictures[:12], p[:12], truth[:12], new_names, columns=3, save=args.output / "predictions.png")
     print(f"Pictures and the last model with frozen convolutions are in {args.output}")
 
 

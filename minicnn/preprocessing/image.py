@@ -2,7 +2,7 @@
 
 Read in this order: loading.py (one file), folder.py (a folder of classes), transforms.py (what is done to an image),
 statistics.py (normalisation and whitening), generator.py (ImageDataGenerator), iterators.py (its batches),
-image_input.py (how a model takes images).
+image_input.py (how a model takes images), look.py and prepare.py (pictures that look different).
 """
 
 from minicnn.preprocessing.folder import image_dataset_from_directory
@@ -10,12 +10,14 @@ from minicnn.preprocessing.generator import ImageDataGenerator
 from minicnn.preprocessing.image_input import ImageInput
 from minicnn.preprocessing.iterators import DirectoryIterator, Iterator, NumpyArrayIterator
 from minicnn.preprocessing.loading import array_to_img, img_to_array, load_img, save_img
+from minicnn.preprocessing.look import Look
 
 __all__ = [
     "DirectoryIterator",
     "ImageDataGenerator",
     "ImageInput",
     "Iterator",
+    "Look",
     "NumpyArrayIterator",
     "array_to_img",
     "image_dataset_from_directory",

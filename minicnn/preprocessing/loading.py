@@ -68,7 +68,7 @@ def read_image(
         img, note = _in_mode(ImageOps.exif_transpose(file), color_mode)
         notes += [note] if note else []
     if size is not None and img.size != size[::-1]:
-        box = _centred(img.size, size[::-1]) if keep_aspect_ratio else None
+        box = centred_box(img.size, size[::-1]) if keep_aspect_ratio else None
         img = img.resize(size[::-1], getattr(Image.Resampling, interpolation.upper()), box=box)
     return img, notes
 
@@ -122,7 +122,7 @@ def to_8_bits(x: np.ndarray) -> tuple[np.ndarray, str]:
     return y, f"{of} become {y.min()} to {y.max()} of 255: hardly anything is to be seen on it." if faint else ""
 
 
-def _centred(size: Size, wanted: Size) -> tuple[int, int, int, int]:
+def centred_box(size: Size, wanted: Size) -> tuple[int, int, int, int]:
     """The largest box (left, top, right, bottom) inside an image of `size` with the proportions wanted."""
     (width, height), (w, h) = size, wanted
     box_width, box_height = max(1, min(width, height * w // h)), max(1, min(height, width * h // w))

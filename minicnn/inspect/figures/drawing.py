@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicnn.backend import to_host
-from minicnn.errors import InputError
+from minicnn.errors import InputError, visible
 from minicnn.files import atomic_write
 from minicnn.inspect.trace import LayerTrace, Trace
 
@@ -107,7 +107,12 @@ def check_names(class_names: Any) -> list[str]:
     if isinstance(class_names, str) or not hasattr(class_names, "__len__") or len(class_names) == 0:
         raise InputError("class_names", "this is no list of names.", 'one name for each class, such as ["cat", "dog"].',
                          f"{class_names!r}.", "pass a list of strings.")  # fmt: skip
-    return [str(name) for name in class_names]
+    return [drawable(name) for name in class_names]
+
+
+def drawable(name: Any) -> str:
+    """A name that matplotlib can draw: one from an old zip file may have bytes that are no letters."""
+    return visible(str(name).encode("utf-8", "replace").decode())
 
 
 def check_labels(labels: Any, classes: int, images: int, where: str = "labels") -> np.ndarray:
@@ -299,4 +304,4 @@ def no_maps(where: str, wanted: str, received: str) -> InputError:
 
 def class_name(names: Any, k: int) -> str:
     """The name of class k, or its number."""
-    return str(names[k]) if names is not None and k < len(names) else f"class {k}"
+    return drawable(names[k]) if names is not None and k < len(names) else f"class {k}"
