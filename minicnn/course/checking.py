@@ -114,8 +114,9 @@ def _how_it_ended(code: int, trace: str, errors: str, limit: float) -> tuple[str
         return "", ""
     if "Timeout" in trace:
         return f"stopped after {limit:g} seconds: an endless loop, or far too slow", trace
-    last = errors.strip().splitlines()[-1:] or [f"exit code {code}"]
-    return f"the process ended in the middle ({last[0]})", errors
+    fatal = re.findall(r"Fatal Python error: (.+)", trace)
+    last = fatal or errors.strip().splitlines()[-1:] or [f"exit code {code}"]
+    return f"the process crashed ({last[0]})", trace
 
 
 def _verdicts(sources: list[Source], events: list[dict[str, Any]], ended: tuple[str, str]) -> Iterator[Verdict]:

@@ -50,6 +50,7 @@ def main(report_path: str, trace_path: str) -> None:
         from minicnn.course import files, grade  # before the limits: this is not the learner's memory or time
 
         _limit_memory()
+        faulthandler.enable(trace)  # where it was, should the process crash
         sys.stdout = sys.stderr = caught  # type: ignore[assignment]
         clock = _Clock(request["limit"], trace)
         for number, file in enumerate(request["files"]):
@@ -64,6 +65,8 @@ def main(report_path: str, trace_path: str) -> None:
                 _grade_file(file, grade, files, clock, tell)
             except files.RefusedError as refused:
                 tell("refused", text=str(refused))
+            except Exception as error:  # else the parent would know nothing but an exit code
+                tell("refused", text=f"The grader itself failed, please report this: {type(error).__name__}: {error}")
             clock.stop()
 
 
@@ -98,14 +101,12 @@ def _grade_file(file: dict[str, Any], grade: Any, files: Any, clock: _Clock, tel
         function: Any = getattr(module, part.function, None)
         _require_own(function, part.function, path, files.RefusedError)
         tell("function", name=part.function, line=function.__code__.co_firstlineno)
-        stages = grade.grade(part, function, path)
-        for number in grade.TITLES:
-            tell("stage", number=number)
+        clock.start()
+        for stage in grade.grade(part, function, path):
+            tell("result", number=stage.number, ok=stage.ok, text=stage.text, hint=stage.hint)
+            if not stage.ok:
+                return
             clock.start()
-            stage = next(stages, None)
-            if stage is None:
-                break
-            tell("result", number=number, ok=stage.ok, text=stage.text, hint=stage.hint)
 
 
 def _loaded(text: str, tree: ast.Module, path: str, refused: type[Exception]) -> types.ModuleType:
