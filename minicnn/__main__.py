@@ -13,15 +13,15 @@ from minicnn.errors import InputError, unknown_name, visible
 
 DESCRIPTION = "minicnn: convolutional neural networks in NumPy, written to be read."
 EXAMPLES = """\
-which number may be named by --at, for a layer called conv2d_1 (images come first, here the only one, 0):
+which number may be named by --at, for a layer called conv2d_1 (images come first; the one you chose is 0):
   conv2d_1[0, 4, 5, 3]             an output, also conv2d_1:y[0, 4, 5, 3]
   conv2d_1:dw[0, 1, 2, 3]          a weight's gradient; db, dgamma, dbeta alike
-  conv2d_1:dx[0, 4, 5, 0]          the loss's derivative by an input; dy, dz alike
+  conv2d_1:dx[0, 4, 5, 0]          the gradient with respect to an input; dy, dz alike
   conv2d_1:update[0, 1, 2, 3]      the weight after the optimizer's step; update:b for the bias
 
 examples:
-  python -m minicnn explain model.minicnn --image shoe.png --at "conv2d_1[0, 4, 5, 3]"
-  python -m minicnn explain model.minicnn --dataset toy --index 7 --html step.html
+  python -m minicnn explain model.zip --image shoe.png --at "conv2d_1[0, 4, 5, 3]"
+  python -m minicnn explain model.zip --dataset toy --index 7 --batch 8 --training --html step.html
 """
 
 
@@ -55,8 +55,10 @@ def _add_explain(commands: Any) -> None:
     add("--at", metavar="PLACE", action="append", default=[], help="the number to explain, see below")
     add("--label", metavar="CLASS", help="the target, a name or number (default: the label of the data set's image; "
         "the predicted class of any other image)")  # fmt: skip
-    add("--training", action="store_true", help="as in a step of fit, with dropout and the statistics of this batch of "
-        "one image (default: as in predict)")  # fmt: skip
+    add("--batch", type=int, default=1, metavar="N", help="take the image in a batch of N: with those after it in the "
+        "data set (default: 1)")  # fmt: skip
+    add("--training", action="store_true", help="as in a step of fit, with dropout and the statistics of this batch "
+        "(default: as in predict)")  # fmt: skip
     add("--html", metavar="FILE", help="write the whole step as a page for the browser")
     parser.set_defaults(run=_explain)
 
@@ -71,30 +73,37 @@ def _explain(options: argparse.Namespace) -> None:
             "neither.", 'for example --at "conv2d_1[0, 4, 5, 3]"; see python -m minicnn explain --help.',
         )  # fmt: skip
     model = load_model(options.model)
-    pixels, label, names, source = _picture(model, options)
+    pixels, labels, names, source = _pictures(model, options)
     x, scaling = _scaled(model, pixels)
-    y, sentence = _target(model, x, label, names, options)
+    y, sentence = _targets(model, x, labels, names, options)
     if names is not None and model.class_names is None:
         model.class_names = names
     t = model.trace(x, y, training=options.training)
-    mode = "training mode: dropout, and the statistics of this one image"
+    batch = "this one image" if len(x) == 1 else f"these {len(x)} images"
+    mode = f"training mode: dropout, and the statistics of {batch}"
     if not options.training:
         mode = "evaluation mode, as in predict"
     print(visible(f"{options.model}, {mode}\n{source}; {scaling}\n{sentence}"))
     for place in options.at:
         print(visible(f"\n{explain(t, *parse(t, place))}"))
     if options.html:
-        t.to_html(options.html)
+        t.to_html(options.html, image=0)
         print(f"\nThe whole step is in {options.html}: open it in a browser.")
 
 
-def _picture(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, int | None, list[str] | None, str]:
-    """(pixels 0…255 in the model's input shape, label or None, class names or None, a sentence about their origin)."""
+def _pictures(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, list[int] | None, list[str] | None, str]:
+    """(pixels 0…255 of the batch, labels or None, class names or None, a sentence about the first one's origin)."""
     shape = model.input_shape
+    if options.batch < 1 or (options.image is not None and options.batch > 1):
+        raise InputError(
+            "--batch", "there are not so many images.", "1 for --image, 1 or more for --dataset.", f"{options.batch}.",
+            "take the image from a data set: --dataset NAME --index I --batch N.",
+        )  # fmt: skip
     if options.image is not None:
         pixels, size = _read_image(options.image, shape)
         kind = "grey" if len(shape) == 2 or shape[2] == 1 else "colour"
-        return pixels, None, model.class_names, f"{options.image}, {size}, as {shape[0]}×{shape[1]} pixels in {kind}"
+        source = f"{options.image}, {size}, as {shape[0]}×{shape[1]} pixels in {kind}"
+        return pixels[None], None, model.class_names, source
     from minicnn import datasets
 
     _, (images, labels), names = datasets.load(options.dataset)
@@ -103,6 +112,7 @@ def _picture(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, int |
             "--index", f"there is no such image in the test part of {options.dataset}.",
             f"a number from 0 to {len(images) - 1}.", f"{options.index}.", "choose another one.",
         )  # fmt: skip
+    chosen = np.arange(options.index, options.index + options.batch) % len(images)
     image = images[options.index]
     if image.size != np.prod(shape):
         raise InputError(
@@ -110,7 +120,9 @@ def _picture(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, int |
             f"images of shape {image.shape}.", "choose the data set that the model was trained on, or --image.",
         )  # fmt: skip
     source = f"test image {options.index} of {options.dataset}"
-    return image.reshape(shape), int(labels.reshape(-1)[options.index]), model.class_names or list(names), source
+    source += f", with the {options.batch - 1} after it" if options.batch > 1 else ""
+    targets = [int(label) for label in labels.reshape(-1)[chosen]]
+    return images[chosen].reshape(-1, *shape), targets, model.class_names or list(names), source
 
 
 def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
@@ -131,18 +143,18 @@ def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
 
 
 def _scaled(model: Any, pixels: np.ndarray) -> tuple[np.ndarray, str]:
-    """(a batch of one, a sentence about its scale): 0 to 1, unless the model itself divides by about 255."""
+    """(the batch, a sentence about its scale): 0 to 1, unless the model itself divides by about 255."""
     first = model.flat_layers[0]
     if type(first).__name__ == "Rescaling" and abs(first.scale) < 0.1:
-        return pixels[None].astype(np.float64), f"pixels 0 to 255, since {model.layer_keys[0]} scales them"
-    return pixels[None] / 255.0, "pixels scaled to 0…1"
+        return pixels.astype(np.float64), f"pixels 0 to 255, since {model.layer_keys[0]} scales them"
+    return pixels / 255.0, "pixels scaled to 0…1"
 
 
-def _target(
-    model: Any, x: np.ndarray, label: int | None, names: list[str] | None, options: argparse.Namespace
+def _targets(
+    model: Any, x: np.ndarray, labels: list[int] | None, names: list[str] | None, options: argparse.Namespace
 ) -> tuple[np.ndarray | None, str]:
-    """(the targets of the batch, None where the model has no loss; a sentence about prediction and target)."""
-    p = model.predict(x, verbose=0)[0]
+    """(the targets of the batch, None where the model has no loss; a sentence about the first one's prediction)."""
+    p = model.predict(x[:1], verbose=0)[0]
     if p.ndim != 1:
         raise InputError(
             "explain", "the model's output is not one row of classes.", "an output of shape (N, classes).",
@@ -154,21 +166,22 @@ def _target(
     if options.label is not None:
         label = _label(options.label, names, classes)
         origin = "as given"
-    elif label is not None:
-        origin = "the image's label"
+    elif labels is not None:
+        origin, label = "the image's label", labels[0]
     else:
         origin, label = "the predicted class, since no --label was given", guess
     if model.loss is None:
-        return None, sentence + "; the model was not compiled, so there is no way back"
-    if label >= classes:
+        return None, sentence + "; the model was not compiled, so there is no backward pass"
+    batch = [label, *(labels or [])[1:]]
+    if max(batch) >= classes:
         raise InputError(
-            "--label", "the model has no output for this class.", f"a class from 0 to {classes - 1}.", f"{label}.",
+            "--label", "the model has no output for this class.", f"a class from 0 to {classes - 1}.", f"{max(batch)}.",
             "pass --label with a class of this model.",
         )  # fmt: skip
     sentence += f"\ntarget: {_class(label, names)}, {origin}"
     if model.loss.sparse:
-        return np.array([label]), sentence
-    return (np.eye(len(p))[[label]] if len(p) > 1 else np.array([[float(label)]])), sentence
+        return np.array(batch), sentence
+    return (np.eye(len(p))[batch] if len(p) > 1 else np.array(batch, float)[:, None]), sentence
 
 
 def _label(text: str, names: list[str] | None, classes: int) -> int:

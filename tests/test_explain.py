@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -186,7 +188,7 @@ def test_dy_of_a_fused_last_layer_says_what_it_is():
     t = traced([Flatten(), Dense(K, activation="softmax")])
     e = t.explain("dense_1", "dy", (1, 2))
     assert t.fused
-    assert "by the logits, not by y" in e.note
+    assert "with respect to the logits, not to y" in e.note
     p, one = e.terms
     assert (p.value, p.factor) == (float(t.y_pred[1, 2]), pytest.approx(1 / N))
     assert (one.value, one.factor) == (float(t.y_true[1] == 2), pytest.approx(-1 / N))
@@ -453,7 +455,7 @@ def test_a_trace_without_targets_has_no_way_back():
     t = model.trace(np.ones((1, 4)))
     assert t.explain("dense_1", "y", (0, 1)).ok and t.explain("dense_1", "z", (0, 1)).ok
     for what in ("dw", "dx", "update", "update:b"):
-        with pytest.raises(InputError, match="no way back"):
+        with pytest.raises(InputError, match="no backward pass"):
             t.explain("dense_1", what, (0, 0))
 
 
@@ -611,7 +613,7 @@ def test_a_model_that_was_not_compiled_has_outputs_only(files, main):
     code, out, _ = main("explain", files / "bare.minicnn", "--image", files / "grey.png", "--at", "dense_1[0,1]")
     assert code == 0 and "not compiled" in out
     code, _, error = main("explain", files / "bare.minicnn", "--image", files / "grey.png", "--at", "dense_1:dw[0,1]")
-    assert code == 2 and "no way back" in error
+    assert code == 2 and "no backward pass" in error
 
 
 def test_the_label_of_a_data_set_is_the_target(files, main):
@@ -619,9 +621,20 @@ def test_the_label_of_a_data_set_is_the_target(files, main):
     assert code == 0 and "the image's label" in out
 
 
+def test_the_image_in_a_batch_of_those_after_it(files, main, tmp_path):
+    page = tmp_path / "step.html"
+    arguments = ["--dataset", "toy", "--index", 998, "--batch", 4, "--training", "--html", page]
+    code, out, _ = main("explain", files / "model.minicnn", *arguments, "--at", "dense_1:dy[3,1]")
+    assert code == 0 and "with the 3 after it" in out and "these 4 images" in out and "dense_1.dy[3, 1]" in out
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)[1])
+    assert (data["image"], data["batch"], data["training"]) == (0, 4, True)
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "parts"),
     [
+        ("model", ["--image", "grey.png", "--at", "dense_1[0,0]", "--batch", "2"], ["--batch", "not so many images"]),
+        ("model", ["--dataset", "toy", "--at", "dense_1[0,0]", "--batch", "0"], ["--batch", "not so many images"]),
         ("model", ["--image", "nowhere.png", "--at", "conv2d_1[0,0,0,0]"], ["nowhere.png"]),
         ("model", ["--image", "text.png", "--at", "conv2d_1[0,0,0,0]"], ["cannot be read as an image"]),
         ("model", ["--image", "grey.png", "--at", "conv2d[0,0,0,0]"], ["did you mean 'conv2d_1'"]),

@@ -162,6 +162,15 @@ ZOO = {
     "unfused": lambda: _trace(
         [Flatten(), Dense(4, activation="sigmoid")], loss="categorical_crossentropy", y=_softplus_targets(6, 4)
     ),
+    "sum": lambda: _trace(
+        [Flatten(), Dense(4, activation="softmax")],
+        loss={"class_name": "SparseCategoricalCrossentropy", "config": {"reduction": "sum"}},
+    ),
+    "ignored": lambda: _trace(
+        [Flatten(), Dense(4, activation="softmax")],
+        loss={"class_name": "SparseCategoricalCrossentropy", "config": {"ignore_class": 1}},
+    ),
+    "huber": lambda: _trace([Flatten(), Dense(3)], loss="huber", y=np.random.default_rng(1).normal(size=(6, 3))),
     "absolute": lambda: _trace([Flatten(), Dense(3)], loss="mae", y=np.random.default_rng(1).normal(size=(6, 3))),
     "certain": lambda: _trace(  # p is so close to t that p - t has few digits left
         [Flatten(), Dense(16, activation="relu"), Dense(4, activation="softmax")],
@@ -356,9 +365,17 @@ def test_without_targets_there_is_only_the_way_forward():
     assert "losses" not in data and data["check"] == []
 
 
-def test_image_must_be_in_the_batch(small):
+@pytest.mark.parametrize("image", [6, -1, "2", 1.0])
+def test_image_must_be_in_the_batch(small, tmp_path, image):
     with pytest.raises(InputError, match="no such image"):
-        page_html(small, image=6)
+        small.to_html(tmp_path / "page.html", image=image)
+
+
+def test_the_page_is_about_the_image_of_the_largest_loss_unless_another_is_chosen(small, tmp_path):
+    small.to_html(tmp_path / "worst.html")
+    small.to_html(tmp_path / "third.html", image=2)
+    found = [_data((tmp_path / f"{name}.html").read_text("utf-8"))["image"] for name in ("worst", "third")]
+    assert found == [int(np.argmax(small.losses)), 2]
 
 
 # ---- in a browser -------------------------------------------------------------------------------------------------
@@ -580,7 +597,8 @@ WALK = """(() => {
   };
 })()"""
 MODELS = [
-    "small", "evaluation", "dense", "geometry", "penalties", "logits", "one image", "nested", "own layer", "unfused",
+    "sum", "huber", "small", "evaluation", "dense", "geometry", "penalties", "logits", "one image", "nested",
+    "own layer", "unfused",
 ]  # fmt: skip
 
 

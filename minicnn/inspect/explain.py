@@ -1,4 +1,4 @@
-"""Which numbers made this number? For any number of a trace, on the way forward, on the way back and in the update.
+"""Which numbers made this number? For any number of a trace, in the forward pass, the backward pass and the update.
 
     print(t.explain("conv2d_1", "y", (0, 4, 5, 3)))
     print(t.explain("conv2d_1", "dw", (0, 1, 2, 3)))
@@ -9,8 +9,8 @@ names the tensor and the index of both its factors. The others (an exponential, 
 in. All is computed again, in float64, from the recorded operands, and compared with the recorded result: what a float32
 kernel has rounded is the difference. So an explanation is also a check of the trace, and of the kernel that wrote it.
 
-what: "y"; "z", before an activation; with a way back also "dy", "dx", "dz", "dw" and so on for every parameter, and
-"update:w" and so on for a parameter after the step, or a running statistic ("update" alone: the first parameter).
+what: "y"; "z", before an activation; with a backward pass also "dy", "dx", "dz", "dw" and so on for every parameter,
+and "update:w" and so on for a parameter after the step, or a moving statistic ("update" alone: the first parameter).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from minicnn.errors import InputError, unknown_name
 from minicnn.inspect.explanation import Case, Explanation, Index, index_text, place_text
 from minicnn.inspect.record import LayerTrace
-from minicnn.inspect.rules import RULES, derivative_by_input, loss_gradient, running_statistic
+from minicnn.inspect.rules import RULES, input_gradient, loss_gradient, moving_statistic
 from minicnn.inspect.update_rules import update
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def explain(t: Trace, layer: str, what: str, index: Any) -> Explanation:
     """The explanation of one number of the trace: of `what` (see above) of the layer of this name, at `index`.
 
     index: one whole number for each axis, the batch axis first; a negative one counts from the end. Raises
-    UnknownNameError for a name that is not there, InputError for an index that does not fit, for what needs a way back
-    where the trace has none, and for a layer, loss or optimizer class of the user's own.
+    UnknownNameError for a name that is not there, InputError for an index that does not fit, for what needs a
+    backward pass where the trace has none, and for a layer, loss or optimizer class that is not minicnn's.
     """
     record = t[layer]
     known = _whats(t, record)
@@ -45,7 +45,7 @@ def explain(t: Trace, layer: str, what: str, index: Any) -> Explanation:
     if what not in known:
         if t.optimizer is None and str(what).startswith(("d", "update")):
             raise InputError(
-                f"{layer}.{what}", "this trace has no way back.", "a trace with targets.", "one without.",
+                f"{layer}.{what}", "this trace has no backward pass.", "a trace with targets.", "one without.",
                 "trace again with targets: model.trace(x, y), for a compiled model.",
             )  # fmt: skip
         raise unknown_name(f"what to explain of {layer}", what, known)
@@ -116,14 +116,14 @@ def _solve(case: Case) -> None:
     what, kind = case.what, case.layer.kind
     if what.startswith("update:"):
         name = what.removeprefix("update:")
-        running_statistic(case, name) if name in case.layer.state_after else update(case, name)
+        moving_statistic(case, name) if name in case.layer.state_after else update(case, name)
         return
     if kind not in RULES:
         raise case.refuse("nothing is known about this layer class.", f"a layer of class {kind}.")
     if what == "dy":
         _dy(case)
     elif what == "dz":
-        derivative_by_input(case)
+        input_gradient(case)
     elif what in ("y", "z"):
         RULES[kind]["y"](case)
     else:
@@ -131,7 +131,7 @@ def _solve(case: Case) -> None:
 
 
 def _dy(case: Case) -> None:
-    """The derivative by a layer's output: dx of the next layer, or that of the loss."""
+    """The gradient with respect to a layer's output: dx of the next layer, or that of the loss."""
     t, layer = case.t, case.layer
     if not case.is_last:
         after = t.layers[next(i for i, other in enumerate(t.layers) if other is layer) + 1]
@@ -142,8 +142,8 @@ def _dy(case: Case) -> None:
         return
     if t.fused:
         case.note(
-            "This is dz, the derivative by the logits, not by y: the loss and the last activation are differentiated "
-            "as one, and the derivative by y itself is never computed."
+            "This is dz, the gradient with respect to the logits, not to y: the loss and the last activation are "
+            "differentiated as one, and the gradient with respect to y itself is never computed."
         )
     loss_gradient(case)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Index = tuple[int, ...]
 
-MOST_TERMS = 16  # a longer sum is shown by its largest terms, of which there are
+MAX_TERMS = 16  # a longer sum is shown by its largest terms, of which there are
 LARGEST = 12
 NOWHERE = np.zeros((1, 0), int)  # the index of a plain number
 
@@ -290,7 +290,7 @@ def rows_of(step: Step) -> list[tuple[str, ...]]:
     starts = np.cumsum([0, *(len(part) for part in step.products)])
     chosen = np.arange(len(products))
     rows: list[tuple[str, ...]] = []
-    if len(products) > MOST_TERMS:
+    if len(products) > MAX_TERMS:
         chosen = np.argsort(-np.abs(products), kind="stable")[:LARGEST]
     for i in chosen:
         k = int(np.searchsorted(starts, i, side="right")) - 1
@@ -323,6 +323,6 @@ def _step_lines(step: Step) -> list[str]:
         "  ".join(row[k].rjust(w) if k in right else row[k].ljust(w) for k, w in enumerate(widths) if w)
         for row in rows
     ]
-    if count > MOST_TERMS:
+    if count > MAX_TERMS:
         head += f"  ({count} terms, the largest first)"
     return [head, *(f"      {line}" for line in lines)]

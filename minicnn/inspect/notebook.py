@@ -58,8 +58,11 @@ class Frame:
         return f"<{self.title}: notebooks show it; elsewhere write it with trace.to_html(path)>"
 
 
-def show(t: Trace, height: int = 720, image: int = 0) -> Frame:
-    """The page about sample `image`. Raises InputError for a height below 100, and as page_html does."""
+def show(t: Trace, height: int = 720, image: int | None = None) -> Frame:
+    """The page about sample `image` (None: that of the largest loss), in a frame.
+
+    Raises InputError for a height below 100, and as page_html does.
+    """
     if isinstance(height, bool) or not isinstance(height, (int, np.integer)) or height < 100:
         raise InputError(
             "show", "the height does not fit.", "a whole number of pixels, 100 or more.", f"height={height!r}.",

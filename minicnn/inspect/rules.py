@@ -1,4 +1,4 @@
-"""What each kind of layer computes, forward and back, and the derivative of each loss: one rule for each question.
+"""What each kind of layer computes in both passes, and the gradient of each loss: one rule for each question.
 
 A rule is a function of a Case, to which it adds steps. RULES says which rule answers what, by the layer's class.
 The arithmetic is that of the kernels, written down once more for a single number: compare `minicnn/kernels`.
@@ -176,7 +176,7 @@ def _tell_windows(case: Case, count: int, more: str) -> None:
     if count:
         case.note(f"{count} {'window' if count == 1 else 'windows'} saw this pixel; {more}.")
     else:
-        case.note("No window reaches this pixel: it was dropped on the way forward, and receives 0.")
+        case.note("No window reaches this pixel: it was dropped in the forward pass, and receives 0.")
 
 
 # ---- dense, flatten, dropout, rescaling ------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def _norm_y(case: Case) -> None:
         var = case.sum("var", "the mean of (x − mean)²", away_of)
         case.note("Training: mean and variance are those of the whole batch.")
     else:
-        case.note("Mean and variance are the running ones (moving_mean, moving_variance): constants here.")
+        case.note("Mean and variance are the moving ones (moving_mean, moving_variance): constants here.")
     a = gamma / math.sqrt(var + eps)
     case.value("scale", "gamma / √(var + epsilon)", a, f"{bare(gamma)} / √({bare(var)} + {eps:g})")
     case.formula = "y = gamma · (x − mean) / √(var + epsilon) + beta"
@@ -323,7 +323,7 @@ def _norm_dbeta(case: Case) -> None:
     case.sum("dbeta", "the sum of dy", products("dy", dy, rows, "", 1.0))
 
 
-def running_statistic(case: Case, name: str) -> None:
+def moving_statistic(case: Case, name: str) -> None:
     old, kept = case.layer.state[name][case.index], case.layer.kept
     if case.layer.kind != "BatchNormalization":
         raise case.refuse("nothing is known about this state.", f"{name} of a layer of class {case.layer.kind}.")
@@ -334,7 +334,7 @@ def running_statistic(case: Case, name: str) -> None:
     m, source = case.config["momentum"], {"moving_mean": "mean", "moving_variance": "var"}[name]
     case.formula = f"{name} = momentum · {name} + (1 − momentum) · {source} of the batch"
     new = one(source, case.index, kept[source][case.index], "1 − momentum", 1 - m)
-    case.sum(name, "the running mean", one(name, case.index, old, "momentum", m), new)
+    case.sum(name, "the moving mean", one(name, case.index, old, "momentum", m), new)
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ class Activation:
 
     @property
     def known(self) -> bool:
-        """Whether there is a rule for it: not for a function of the user's own."""
+        """Whether there is a rule for it: not for a custom function."""
         return self.name in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax")
 
 
@@ -449,8 +449,8 @@ def _phi(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
-def derivative_by_input(case: Case) -> None:
-    """The derivative by an activation's input; dx of an activation that is a layer of its own."""
+def input_gradient(case: Case) -> None:
+    """The gradient with respect to an activation's input; dx of an activation that is a layer of its own."""
     t, layer, at, name = case.t, case.layer, case.index, case.what
     activation, source = _activation(case), "z" if layer.kind in ("Conv2D", "Dense") else "x"
     if case.is_last and t.fused:
@@ -486,7 +486,7 @@ def derivative_by_input(case: Case) -> None:
 
 def _tell_dz(case: Case) -> None:
     if case.is_last and case.t.fused:
-        case.note("dz is the derivative of the loss and the last activation as one: (p − target) / N.")
+        case.note("dz is the gradient of the loss and the last activation as one: (p − target) / N.")
     elif case.config["activation"] == "linear":
         case.note("dz is dy: there is no activation in between.")
     else:
@@ -495,7 +495,7 @@ def _tell_dz(case: Case) -> None:
 
 
 def _dy_of(layer: LayerTrace) -> np.ndarray:
-    assert layer.dy is not None  # what needs it is offered only where there is a way back
+    assert layer.dy is not None  # what needs it is offered only where there is a backward pass
     return layer.dy
 
 
@@ -503,15 +503,18 @@ def _dy_of(layer: LayerTrace) -> np.ndarray:
 
 
 def loss_gradient(case: Case) -> None:
-    """The derivative of the mean loss by the model's output, or by the logits where loss and activation are fused."""
+    """The gradient of the mean loss with respect to the model's output, or to the logits where both are fused."""
     t, at, name = case.t, case.index, case.what
     loss = (t.loss_function or {})["class_name"]
     config = (t.loss_function or {})["config"]
     assert t.y_true is not None
-    if config.get("reduction", "mean") not in ("mean", "sum_over_batch_size") or config.get("ignore_class") is not None:
-        raise case.refuse("only the plain mean of a loss is explained.", f"{loss} with {config}.")
+    if config.get("axis", -1) not in (-1, t.y_pred.ndim - 1) or config.get("ignore_class") is not None:
+        problem = "only a loss in which all values count, the classes last, is explained."
+        raise case.refuse(problem, f"{loss} with {config}.")
     row = t.y_pred[at[:-1]].astype(float)
-    n, outputs = t.y_pred.size // row.size, t.y_pred.size  # n: samples, times the positions of each
+    # What the values are divided by, and their outputs: the samples, times the positions of each.
+    n = 1 if config.get("reduction") == "sum" else t.y_pred.size // row.size
+    outputs = n * row.size
     y = float(t.y_pred[at])
     if loss == "SparseCategoricalCrossentropy":
         target = (np.arange(len(row)) == t.y_true[at[:-1]]).astype(float)
@@ -582,7 +585,7 @@ def _unfused_categorical(case: Case, row: np.ndarray, target: np.ndarray, n: int
 
 # ---- which rule answers what -----------------------------------------------------------------------------------------
 
-_ELEMENTWISE: dict[str, Callable[[Case], None]] = {"y": _activation_y, "dx": derivative_by_input}
+_ELEMENTWISE: dict[str, Callable[[Case], None]] = {"y": _activation_y, "dx": input_gradient}
 RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     "Conv2D": {"y": _conv_y, "dx": _conv_dx, "dw": _conv_dw, "db": _bias_gradient},
     "Dense": {"y": _dense_y, "dx": _dense_dx, "dw": _dense_dw, "db": _bias_gradient},

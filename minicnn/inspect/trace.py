@@ -40,14 +40,17 @@ class Trace(StepTrace):
 
         return explain(self, layer, what, index)
 
-    def to_html(self, path: Any) -> None:
-        """Write the whole step as one page for the browser, which needs nothing else: see minicnn.inspect.page."""
+    def to_html(self, path: Any, image: int | None = None) -> None:
+        """Write the whole step as one page for the browser, which needs nothing else: see minicnn.inspect.page.
+
+        image: which one of the batch the page is about; None: that of the largest loss. Raises InputError, OSError.
+        """
         from minicnn.inspect.page.build import write_page
 
-        write_page(self, path)
+        write_page(self, path, image)
 
-    def show(self, height: int = 720, image: int = 0) -> Frame:
-        """The page in a notebook, in a frame of so many pixels that can reach nothing outside it."""
+    def show(self, height: int = 720, image: int | None = None) -> Frame:
+        """The page in a notebook, in a frame of so many pixels that can reach nothing outside it. image: as to_html."""
         from minicnn.inspect.notebook import show
 
         return show(self, height, image)

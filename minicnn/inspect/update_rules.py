@@ -81,7 +81,7 @@ def _gradient_step(case: Case, name: str) -> tuple[float, Callable[[], np.ndarra
             parts.append(one(name, at, p, "2 · l2", 2 * l2))
         if l1:
             parts.append(one(f"sign({name})", at, float(np.sign(p)), "l1", l1))
-        g = case.sum("g", f"d{name} and the regularizer's derivative", *parts)
+        g = case.sum("g", f"d{name} and the regularizer's gradient", *parts)
     value, norm, all_norm = config["clipvalue"], config["clipnorm"], config["global_clipnorm"]
     if value is not None:
         worked = f"{bare(g)}, kept between −{value:g} and {value:g}"

@@ -95,6 +95,14 @@ function targetOf(k) {
   const t = tensor(D.target), s = D.loss_function.config.label_smoothing || 0;
   return t.get(k) * (1 - s) + s / (D.loss_function.class_name === "BinaryCrossentropy" ? 2 : t.shape[0]);
 }
+// How many values the loss is the mean of: those of the images, unless it is their sum.
+const summed = () => D.loss_function.config.reduction === "sum";
+const divisor = () => (summed() ? 1 : N);
+// A loss that this page can work out: one vector of classes an image, and none of them left out.
+function plainLoss() {
+  const { axis, ignore_class } = D.loss_function.config;
+  return T(LOSS - 1, "y").rank === 1 && [undefined, -1, 1].includes(axis) && (ignore_class ?? null) === null;
+}
 const categorical = () => /^(Sparse)?CategoricalCrossentropy$/.test(D.loss_function.class_name);
 const onLogits = () => L[LOSS - 1].fused || D.loss_function.config.from_logits;
 const clipped = (v) => Math.min(Math.max(v, 1e-7), 1 - 1e-7);
@@ -103,13 +111,13 @@ const clipped = (v) => Math.min(Math.max(v, 1e-7), 1 - 1e-7);
 function lossGradient(k) {
   const last = LOSS - 1, y = T(last, "y"), rec = T(last, "dy").get(k), logits = onLogits();
   const name = (logits ? "dz" : "dy") + at([k]), kind = D.loss_function.class_name;
-  if (y.rank !== 1) return { name, text: "recorded", rec };
-  const K = y.shape[0], t = targetOf(k), scores = rowOf(L[last].fused ? T(last, "z") : y, [0]);
+  if (!plainLoss()) return { name, text: "recorded", rec };
+  const M = divisor(), K = y.shape[0], t = targetOf(k), scores = rowOf(L[last].fused ? T(last, "z") : y, [0]);
   if (categorical()) {
     const mass = range(K).reduce((a, i) => a + targetOf(i), 0);
     if (logits) {
       const p = softmaxOf(scores).p[k];
-      return { name, text: `(${fmt(p)} − ${bracket(t)}) / ${N}`, value: (p * mass - t) / N, rec, mag: (p + t) / N };
+      return { name, text: `(${fmt(p)} − ${bracket(t)}) / ${M}`, value: (p * mass - t) / M, rec, mag: (p + t) / M };
     }
     const sum = scores.reduce((a, b) => a + b, 0), p = clipped(scores[k] / sum);
     const inside = (i) => {
@@ -117,10 +125,10 @@ function lossGradient(k) {
       return q >= Math.fround(1e-7) && q <= Math.fround(1 - 1e-7) ? 1 : 0;
     };
     const massIn = range(K).reduce((a, i) => a + targetOf(i) * inside(i), 0);
-    const text = `(${fmt(massIn)} − ${bracket(t)} / ${fmt(p)}) / (${fmt(sum)} · ${N})`;
-    return { name, text, value: (massIn - t * inside(k) / p) / (sum * N), rec, mag: (massIn + t / p) / N };
+    const text = `(${fmt(massIn)} − ${bracket(t)} / ${fmt(p)}) / (${fmt(sum)} · ${M})`;
+    return { name, text, value: (massIn - t * inside(k) / p) / (sum * M), rec, mag: (massIn + t / p) / M };
   }
-  const outputs = N * K;
+  const outputs = M * K;
   if (kind === "BinaryCrossentropy") {
     if (logits) {
       const p = pointwise.sigmoid(scores[k]);
@@ -137,7 +145,7 @@ function lossGradient(k) {
   }
   if (kind === "MeanAbsoluteError") return { name, text: `sign(${fmt(d)}) / ${outputs}`,
     value: Math.sign(d) / outputs, rec };
-  return { name, text: "a custom loss", rec };
+  return { name, text: "recorded: a loss that this page does not know", rec };
 }
 
 function lossOfImage() {
@@ -166,17 +174,17 @@ function lossOfImage() {
     const value = range(K).reduce((a, i) => a + f(y.get(i) - tensor(D.target).get(i)), 0) / K;
     return { text: `mean of ${kind === "MeanSquaredError" ? "(y − target)²" : "|y − target|"}`, value, mag: 1e-2 };
   }
-  return { text: "a custom loss: recorded" };
+  return { text: "recorded: a loss that this page does not know" };
 }
 function lossSteps() {
-  const losses = tensor(D.losses), vector = T(LOSS - 1, "y").rank === 1 && losses.rank === 1;
-  const own = vector ? lossOfImage() : { text: "recorded" };
-  const steps = [{ name: "loss of this image", ...own, rec: losses.get(D.image) }];
+  const losses = tensor(D.losses), times = summed() ? N : 1; // a sum is kept as what its mean is: each value times N
+  const own = plainLoss() && losses.rank === 1 ? lossOfImage() : { text: "recorded" };
+  const steps = [{ name: "loss of this image", ...own, rec: losses.get(D.image) / times }];
   if (losses.rank !== 1) return steps;
-  const sum = range(N).reduce((a, n) => a + losses.get(n), 0), penalty = num(D.penalty);
-  const text = `(sum of ${count(N, "loss", "losses")} = ${fmt(sum)}) / ${N}`
-    + (penalty ? ` + penalty ${fmt(penalty)}` : "");
-  steps.push({ name: "loss of the batch", text, value: sum / N + penalty, rec: num(D.loss), mag: Math.abs(sum / N) });
+  const sum = range(N).reduce((a, n) => a + losses.get(n) / times, 0), penalty = num(D.penalty), mean = sum / divisor();
+  const text = `(sum of ${count(N, "loss", "losses")} = ${fmt(sum)})` + (summed() ? "" : ` / ${N}`) +
+    (penalty ? ` + penalty ${fmt(penalty)}` : "");
+  steps.push({ name: "loss of the batch", text, value: mean + penalty, rec: num(D.loss), mag: Math.abs(mean) });
   return steps;
 }
 

@@ -86,10 +86,10 @@ def page_html(trace: Trace, image: int | None = None) -> str:
     """
     if image is None:
         image = story.image_of(trace)
-    if not 0 <= image < len(trace.x):
+    if not isinstance(image, (int, np.integer)) or not 0 <= image < len(trace.x):
         raise InputError(
             "page", "there is no such image in the trace.", f"a number from 0 to {len(trace.x) - 1}.",
-            f"image={image}.", "choose one of the traced batch.",
+            f"image={image!r}.", "choose one of the traced batch.",
         )  # fmt: skip
     weight = story.weight_of(trace, image)
     checks = gradient_checks(trace, weight)

@@ -13,7 +13,8 @@ from minicnn import losses
 from minicnn.gradcheck import moved
 from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import activation_of
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
+from minicnn.objective import loss_gradient, sample_losses
 from minicnn.training import step
 
 if TYPE_CHECKING:
@@ -124,12 +125,11 @@ class _Tail:
 
     def loss(self) -> np.ndarray:
         y, pages = self._forward()
-        each = self.cost.per_sample(self.target, y, pages[-1] if isinstance(self.layers[-1], ActivatedLayer) else None)
-        return each.mean(dtype=self.dtype)
+        return sample_losses(self.cost, self.target, y, pages[-1]).mean(dtype=self.dtype)
 
     def gradient(self, name: str, at: tuple[int, ...]) -> float:
         y, pages = self._forward()
-        step.backward(self.layers, pages, self.cost.gradient(self.target, y, pages[-1]))
+        step.backward(self.layers, pages, loss_gradient(self.cost, self.target, y, pages[-1]))
         return float(pages[0].grads[name][at])
 
 

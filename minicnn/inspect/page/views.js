@@ -379,7 +379,7 @@ const panels = {
         mapFigure({ id: "x", title: `Input, channel ${c}`, H: x.shape[0], W: x.shape[1],
           get: (i, j) => x.get(i, j, c), boxes: [box], pads: L[l].geo.pads, most: 250 }),
         tensorFigure("y", `Output, channel ${o}`, y, index, select, { most: 250 })),
-      note("B, G and A hold nothing but 0, ±1 and ±½: the sums of the page before, once for the rows and once for " +
+      note("B, G and A hold nothing but 0, ±1 and ±½: the sums of F(2, 3), once for the rows and once for " +
         "the columns. Larger tiles save " +
         "more and round more: see minicnn/kernels/conv_winograd.py."),
     ];
@@ -899,8 +899,9 @@ const panels = {
       p((logits ? "Softmax (or sigmoid) and cross-entropy together have the simplest gradient there is: probability " +
         "minus target, with respect to the logit (the number before the softmax). "
         : "The gradient of the loss with respect to each output. ")
-          + `It is divided by the batch of ${N}, because the loss is the mean over it: so a larger batch makes no ` +
-          `larger steps. ` +
+        + (summed() ? "It is not divided by the size of the batch, because the loss is a sum. "
+          : `It is divided by the batch of ${N}, because the loss is the mean over it: so a larger batch makes no ` +
+            "larger steps. ") +
         `The chosen ${what} is that of ${className(k)}.`),
       worked([list[k] || lossGradient(k)]),
       bars(`Gradient with respect to the ${what}s`, shown.map((q) =>
@@ -1009,7 +1010,8 @@ function batchLosses() {
   const t = tensor(D.losses), label = (n) => (n === D.image ? `image ${n} (this one)` : `image ${n}`);
   if (t.rank !== 1 || N > 64 || N === 1) return null;
   return details(`The ${count(N, "loss", "losses")} of the batch`,
-    bars("Loss of each image", range(N).map((n) => ({ label: label(n), v: t.get(n), mark: n === D.image }))));
+    bars("Loss of each image", range(N).map((n) => ({ label: label(n), v: t.get(n) / (summed() ? N : 1),
+      mark: n === D.image }))));
 }
 function logitsNow() {
   for (let l = LOSS - 1; l >= 0; l--) if (activation(l) === "softmax"

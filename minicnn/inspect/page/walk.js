@@ -19,7 +19,7 @@ function walkStops() {
   add("How wrong?", { l: LOSS }, () => {
     const [own, all] = lossSteps();
     return `The loss of this image is ${fmt(own.rec)}`
-      + (all ? `; that of the batch, the mean over its images, is ${fmt(all.rec)}.` : ".");
+      + (all ? `; that of the batch, the ${summed() ? "sum" : "mean"} over its images, is ${fmt(all.rec)}.` : ".");
   });
   if (T(LOSS - 1, "y").rank === 1) {
     add("The backward pass begins", { l: LOSS, d: "b", e: [D.label ?? 0] }, ([k]) => {
