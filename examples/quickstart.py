@@ -68,7 +68,7 @@ def main(output: Path, device: str) -> None:
     for name in ("training_curves.png", "predictions.png", "model.zip", "step.html"):
         print(f"Written: {output / name}")
     print("\nNext:")
-    print(f"  look inside one step      open {output / 'step.html'} in a browser, and press Next")
+    print(f"  look inside one step      open {output / 'step.html'} in a browser, and press Start")
     print('  follow it in a notebook   python -m pip install ".[notebook]"')
     print("                            jupyter notebook examples/inside_a_cnn.ipynb")
     print("  learn why it works        read LEARN.md, fifteen questions of a page each")
