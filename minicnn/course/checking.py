@@ -187,10 +187,12 @@ def print_verdict(verdict: Verdict, where: str = "") -> None:
     else:
         print(f"{where or verdict.file}: nothing was checked.")
     for number, ok, text, hint in verdict.results:
-        one_line = "\n" not in text
-        print(f"\n{number}  {TITLES[number]}: {'ok' if ok else 'NOT YET'}{'. ' + text if one_line and ok else ''}")
-        if not (one_line and ok):
-            print(_indented(text))
+        if text.startswith("Nothing to"):
+            print(f"\n{number}  {TITLES[number]}: {text}")
+        elif ok and "\n" not in text:
+            print(f"\n{number}  {TITLES[number]}: ok. {text}")
+        else:
+            print(f"\n{number}  {TITLES[number]}: {'ok' if ok else 'NOT YET'}\n{_indented(text)}")
         if hint:
             print(f"\n   Hint: {hint}")
     if verdict.problem:

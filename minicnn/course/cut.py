@@ -219,7 +219,8 @@ def difference(part: Part, mine: str) -> str:
     start = (node.body[0].end_lineno or 0) if ast.get_docstring(node) is not None else node.body[0].lineno - 1
     yours = textwrap.dedent("\n".join(lines[start : node.end_lineno])).strip("\n").splitlines()
     reference = textwrap.dedent(answer(part).body).strip("\n").splitlines()
-    return "\n".join(difflib.unified_diff(yours, reference, "yours", "the reference", n=99, lineterm=""))
+    changes = difflib.unified_diff(yours, reference, "yours", "the reference", n=99, lineterm="")
+    return "\n".join(line for line in changes if not line.startswith("@@"))
 
 
 def place(path: str) -> tuple[str, str]:

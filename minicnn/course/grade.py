@@ -165,8 +165,8 @@ def difference(name: str, right: Any, got: Any) -> str:
     """How a result differs, in a sentence; "" where it does not."""
     if isinstance(right, tuple):  # a pair of numbers
         if isinstance(got, (tuple, list)) and len(got) == len(right):
-            wrong = [difference(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(right, got, strict=True))]
-            return " ".join(filter(None, wrong))
+            parts = [difference(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(right, got, strict=True))]
+            return " ".join(filter(None, parts))
         return f"{name} is {got!r:.60}, expected {right!r}."
     if np.ndim(right) == 0:
         if np.ndim(got) == 0 and not isinstance(got, (str, bytes)) and _equal_numbers(right, got):

@@ -128,7 +128,7 @@ _PADDING = Step(
                 "The last window starts at (windows - 1) * stride and reaches over (kernel - 1) * dilation + 1 cells. "
                 "missing = that end - length, but never below 0. Half of it (//) before, the rest after.",
             ),
-            "minicnn.kernels.geometry.resolve_padding",
+            "minicnn.kernels.geometry._same",
             plug.same_padding,
             slips=(
                 Slip("return missing // 2, missing - missing // 2", "return kernel // 2, kernel // 2",

@@ -95,7 +95,13 @@ def output_length(length: int, kernel: int, stride: int, dilation: int, lo: int,
     """How many windows fit on an axis of `length` cells, with `lo` cells of padding before it and `hi` after it.
 
     The window has `kernel` cells, which lie `dilation` apart (1: side by side). The first window starts at the
-    first cell of the padding, each further one `stride` cells later, and the last one still ends inside.
+    first cell of the padding, each further one `stride` cells later, and the last one still ends inside. On 6 cells
+    and one of padding (-), a window of 3 with a stride of 2 fits 3 times:
+
+        0 1 2 3 4 5 -
+        [   ]
+            [   ]
+                [   ]
     """
     start, count = 0, 0
     while start + (kernel - 1) * dilation < lo + length + hi:
@@ -126,6 +132,10 @@ def conv2d_forward(
     x: Array, w: Array, b: Array | None = None, stride=1, padding="valid", dilation=1
 ) -> Array:
     """Slide each filter over the image; at each position, multiply cell by cell and add up.
+
+    x (N, H, W, C): N images of H x W pixels with C channels. w (KH, KW, C, F): F filters, each a window of KH x KW
+    cells with C channels. b (F,): what each filter's sums start with; None: with 0. Returns y (N, OH, OW, F), of x's
+    dtype. stride and dilation: a number, or one for each direction (see pair).
 
     Output pixel (oh, ow) looks at the input pixels (oh*stride + kh*dilation, ow*stride + kw*dilation).
     (As everywhere in deep learning the filter is not flipped: strictly speaking, a cross-correlation.)
@@ -176,8 +186,9 @@ def conv2d_backward(
 
 
 def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1) -> Array:
-    """Write what each window sees as one row of a table: (N*OH*OW, KH*KW*C).
+    """Write what each window sees as one row of a table: (N*OH*OW, KH*KW*C), of x's dtype.
 
+    x (N, H, W, C); kernel_size (KH, KW), the size of the window. The padding is 0.
     Row (n, oh, ow) is an output pixel; column (kh, kw, c) is a cell of the window. Then
     conv2d(x, w) is `im2col(x) @ w.reshape(KH*KW*C, F)`.
     """
@@ -196,6 +207,9 @@ def im2col(x: Array, kernel_size, stride=1, padding="valid", dilation=1) -> Arra
 
 def col2im(cols: Array, input_shape, kernel_size, stride=1, padding="valid", dilation=1) -> Array:
     """Carry each entry of the table back to the pixel it was copied from, and add: the adjoint of im2col.
+
+    cols (N*OH*OW, KH*KW*C): row (n, oh, ow), column (kh, kw, c), as im2col writes them. Returns (N, H, W, C) =
+    input_shape, of cols' dtype. What was copied from the padding belongs to no pixel.
 
     Where windows overlap, a pixel was copied several times, and gets the sum of its copies.
     """
@@ -302,6 +316,8 @@ def maxpool2d_forward(
 ) -> tuple[Array, Array | None]:
     """Each window hands on its largest value, and we note which cell it was (channel by channel).
 
+    x (N, H, W, C); pool_size: the window's size, a number or (KH, KW); stride None: the same. Returns y and winner,
+    both (N, OH, OW, C): y of x's dtype, winner whole numbers.
     The border is filled with -inf, so that it never wins, not even over negative pixels. Among equals the
     first one wins, row by row. The winner is noted as kh*KW + kw, counted inside the window.
     """
@@ -329,6 +345,7 @@ def maxpool2d_backward(
 ) -> Array:
     """The whole gradient of an output goes to its winner: moving any other pixel a little changes nothing.
 
+    dy and winner (N, OH, OW, C); returns dx (N, H, W, C) = input_shape, of dy's dtype. winner: kh*KW + kw of the cell.
     A pixel may win in several overlapping windows: hence `+=`.
     """
     (KH, KW), (sh, sw) = pair(pool_size), pair(pool_size if stride is None else stride)
@@ -403,7 +420,7 @@ def global_avgpool2d_backward(dy: Array, input_shape) -> Array:
 def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:
     """Each output is a weighted sum of all inputs: y[n, o] = b[o] + sum over i of x[n, i] * w[i, o].
 
-    x (..., in), w (in, out), y (..., out): all axes but the last only count samples.
+    x (..., in), w (in, out), b (out,) or None, y (..., out): all axes but the last only count samples.
     """
     inputs, outputs = w.shape
     y = np.zeros((*x.shape[:-1], outputs), dtype=x.dtype)
@@ -417,7 +434,11 @@ def dense_forward(x: Array, w: Array, b: Array | None = None) -> Array:
 
 
 def dense_backward(dy: Array, x: Array, w: Array, need_dx: bool = True) -> tuple[Array | None, Array, Array]:
-    """The product x[n, i] * w[i, o] hands dy[n, o] to both of its factors; samples add up in dw and db."""
+    """The product x[n, i] * w[i, o] hands dy[n, o] to both of its factors; samples add up in dw and db.
+
+    dy (..., out), x (..., in), w (in, out). Returns (dx, dw, db): the shapes of x, w and b (out,).
+    need_dx False: nobody asks for dx, and it may be None.
+    """
     dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(w.shape[1])
     for n in np.ndindex(x.shape[:-1]):
         for o in range(w.shape[1]):
@@ -437,6 +458,8 @@ def dense_backward(dy: Array, x: Array, w: Array, need_dx: bool = True) -> tuple
 
 def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Array, Array, int]:
     """Mean and variance of each channel over the whole batch, and the number of rows that went into them.
+
+    x (N, C) or (N, H, W, C). Returns (mean (C,), variance (C,), count), the first two of x's dtype.
 
     First the mean, then the mean square distance from it (divided by the count, not by count - 1).
     """
@@ -458,7 +481,11 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
 
 
 def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
-    """Bring each channel to mean 0 and variance 1, then let it learn its own: gamma * x_hat + beta."""
+    """Bring each channel to mean 0 and variance 1, then let it learn its own: gamma * x_hat + beta.
+
+    x (N, C) or (N, H, W, C); gamma, beta, mean, var (C,). y has x's shape and dtype. x_hat = (x - mean) / std, and
+    std = sqrt(var + eps): eps, a small number, keeps it from being 0.
+    """
     y = np.zeros(x.shape, dtype=x.dtype)
     for index in np.ndindex(x.shape):
         c = index[-1]
@@ -478,6 +505,8 @@ def batchnorm_backward(
     need_dx: bool = True,
 ) -> tuple[Array | None, Array, Array]:
     """The chain rule through three paths: x reaches y directly, through the mean, and through the variance.
+
+    dy and x (N, C) or (N, H, W, C); gamma, mean, var (C,). Returns (dx, dgamma, dbeta): the shapes of x, gamma, beta.
 
         x_hat = (x - mean) / std         std = sqrt(var + eps)
         y     = gamma * x_hat + beta
@@ -534,6 +563,7 @@ def batchnorm_eval_backward(
 def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
     """Keep x where the mask says so, else 0. What is kept grows by 1 / (1 - rate), so that the mean stays.
 
+    x of any shape, mask boolean of the same shape (True: keep), rate the share that is dropped.
     The growth happens here, in training; nothing at all is left to do at test time.
     """
     y = np.zeros(x.shape, dtype=x.dtype)
@@ -544,7 +574,7 @@ def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
 
 
 def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
-    """What was kept had the slope 1 / (1 - rate); what was dropped has the slope 0."""
+    """What was kept had the slope 1 / (1 - rate); what was dropped has the slope 0. dx has dy's shape and dtype."""
     dx = np.zeros(dy.shape, dtype=dy.dtype)
     for index in np.ndindex(dy.shape):
         if mask[index]:
@@ -673,6 +703,7 @@ def gelu_with_slope(x: Array, approximate: bool = False) -> tuple[Array, Array]:
 def softmax_forward(x: Array) -> Array:
     """e^x, divided by the sum of the row: positive numbers that add up to 1, along the last axis.
 
+    x (..., K): rows of K numbers; y has x's shape and dtype.
     Subtracting the row's largest value first changes nothing but keeps e^x from overflowing.
     """
     y = np.zeros(x.shape, dtype=x.dtype)
@@ -686,6 +717,8 @@ def softmax_forward(x: Array) -> Array:
 
 def softmax_backward(dy: Array, y: Array) -> Array:
     """Every output depends on every input of its row: the slopes form a full K x K matrix, the Jacobian.
+
+    dy and y (..., K), y what softmax_forward gave; returns dx, of y's shape and dtype. With i an output, j an input:
 
     dy_i / dx_j  =  y_i * (1 - y_j) if i = j (raising an input raises its own output),
                     y_i * (0 - y_j) if not   (and lowers all others, for they sum to 1).
@@ -725,7 +758,7 @@ def as_probabilities(target: Array, shape: tuple[int, int]) -> Array:
 def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     """How surprised the prediction is by the truth: -sum over k of target_k * log(softmax(logits)_k).
 
-    logits (N, K); target (N, K) probabilities or (N,) integer labels; result (N,), one loss a sample.
+    logits (N, K); target (N, K) probabilities or (N,) integer labels; result (N,), one loss a sample, of logits' dtype.
     """
     log_p = log_softmax(logits.astype(np.float64))
     t = as_probabilities(target, logits.shape)
@@ -739,6 +772,8 @@ def softmax_cross_entropy_backward(
     logits: Array, target: Array, batch_size: int | None = None, p: Array | None = None
 ) -> Array:
     """Prediction minus truth, divided by the batch size: the gradient of the mean loss.
+
+    logits (N, K), target as in the forward pass; returns dlogits (N, K), of their dtype. p: the softmax, t: the truth.
 
         d log p_k / d logit_j = (k = j) - p_j,     so    -sum over k of t_k * ((k = j) - p_j)  =  p_j * sum of t - t_j,
 
