@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -445,3 +446,23 @@ def test_the_page_gets_the_trace_and_the_path(monkeypatch, tmp_path):
     t = compiled().trace(data()[0])
     t.to_html(tmp_path / "step.html")
     assert calls == [(t, tmp_path / "step.html")]
+
+
+def test_a_trace_is_shown_in_few_lines():
+    """`t` alone, at a prompt, used to print every number of the step."""
+    model = Sequential([Input((6, 6, 1)), Conv2D(2, 3, activation="relu"), Flatten(), *(Dense(4) for _ in range(30))])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype(np.float32)
+    t = model.trace(x, np.arange(5) % 4)
+    lines = repr(t).splitlines()
+    assert len(lines) <= 30 and max(map(len, lines)) < 120
+    assert lines[0].startswith("Trace of sequential: 5 samples, training mode, loss ")
+    first = next(line for line in lines if "conv2d_1" in line)
+    zeros, *sizes = re.findall(r"[\d.e-]+%?", first.split("(5, 4, 4, 2)")[1])
+    assert zeros == f"{np.mean(t.layers[0].y == 0):.0%}"
+    for size, array in zip(sizes, (t.layers[0].y, t.layers[0].dx, t.layers[0].grads["w"]), strict=True):
+        assert float(size) == pytest.approx(np.sqrt(np.mean(np.square(array))), rel=0.06)
+    assert "… 8 more" in repr(t) and "dense_30 (Dense)" in repr(t)
+    assert repr(t.layers[0]) == "LayerTrace('conv2d_1', Conv2D: x (5, 6, 6, 1) -> y (5, 4, 4, 2), w, b)"
+    forward = model.trace(x[:1], training=False)
+    assert "1 sample, evaluation mode\n" in repr(forward) and "more" in str(forward)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from minicnn import layers
-from minicnn.errors import unknown_name
+from minicnn.errors import unknown_name, visible
 from minicnn.layers.base import Layer
 
 Arrays = dict[str, np.ndarray]
+MAX_ROWS = 24  # layers that repr shows
 
 
-@dataclass
+@dataclass(repr=False)
 class LayerTrace:
     """What one layer read and wrote. Arrays of samples have the batch axis first; without y there is no way back.
 
@@ -45,6 +46,11 @@ class LayerTrace:
     state: Arrays = field(default_factory=dict)
     state_after: Arrays = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line: the shapes, and the names of the parameters."""
+        names = f", {', '.join(self.params)}" if self.params else ""
+        return visible(f"LayerTrace({self.key!r}, {self.kind}: x {_shape(self.x)} -> y {_shape(self.y)}{names})")
+
     def made(self) -> Layer | None:
         """A new layer of this class and configuration, without weights; None for a class of the user's own.
 
@@ -55,7 +61,7 @@ class LayerTrace:
         return None if cls is None else cls.from_config(config)
 
 
-@dataclass
+@dataclass(repr=False)
 class StepTrace:
     """One step. Layers by position or name: t.layers[0], t["conv2d_1"].
 
@@ -87,3 +93,40 @@ class StepTrace:
             if layer.key == key:
                 return layer
         raise unknown_name("layer", key, [layer.key for layer in self.layers])
+
+    def __repr__(self) -> str:
+        """A line for each layer; of more than 24 layers, the first and the last."""
+        mode = "training" if self.training else "evaluation"
+        title = f"Trace of {self.model_name}: {len(self.x)} sample{'s' * (len(self.x) != 1)}, {mode} mode"
+        if self.loss is not None and self.loss_after is not None:
+            title += f", loss {self.loss:.4g}, after the step {self.loss_after:.4g}"
+        rows = [("layer", "input -> output", "zeros in y", "rms of y", "rms of dx", "rms of dw")]
+        rows += [_row(layer) for layer in self.layers]
+        if len(rows) > MAX_ROWS + 1:
+            half = MAX_ROWS // 2
+            left_out = (f"… {len(rows) - 1 - 2 * half} more", *[""] * (len(rows[0]) - 1))
+            rows = [*rows[: half + 1], left_out, *rows[-half:]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        end = 't["NAME"].y, .dx, .grads["w"] … are the arrays; t.explain(name, what, index); t.to_html("step.html")'
+        return visible("\n".join([title, *(f"  {line}" for line in lines), end]))
+
+
+def _row(layer: LayerTrace) -> tuple[str, ...]:
+    numbers = (layer.y, layer.dx, layer.grads.get("w"))
+    zeros = f"{np.mean(layer.y == 0):.0%}" if layer.y.size else ""
+    return f"{layer.key} ({layer.kind})", f"{_shape(layer.x)} -> {_shape(layer.y)}", zeros, *map(_rms, numbers)
+
+
+def _shape(value: Any) -> str:
+    return " and ".join(map(_shape, value)) if isinstance(value, list) else str(tuple(value.shape))
+
+
+def _rms(value: Any) -> str:
+    """Root mean square, "" where there is no number."""
+    arrays = value if isinstance(value, list) else [value]
+    if any(array is None or array.size == 0 for array in arrays):
+        return ""
+    with np.errstate(all="ignore"):
+        squares = np.concatenate([np.square(array, dtype=np.float64).ravel() for array in arrays])
+        return f"{np.sqrt(squares.mean()):.2g}"
