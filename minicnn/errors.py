@@ -156,6 +156,7 @@ def _nearest(name: str, known: dict[str, str]) -> str | None:
 
 _RANGES = {
     "above 0": lambda v: 0 < v < math.inf,
+    "of 1 or more": lambda v: 1 <= v < math.inf,
     "of 0 or more": lambda v: 0 <= v < math.inf,
     "from 0 to 1": lambda v: 0 <= v <= 1,
     "above 0, up to 1": lambda v: 0 < v <= 1,

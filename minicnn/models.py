@@ -376,6 +376,7 @@ class Sequential(Network):
         names = list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
         chosen = optimizers.get(optimizer), losses.get(loss)
         made = self._make_metrics(names, chosen[1])
+        chosen[0].attach(self)
         self.optimizer, self.loss = chosen
         self.metric_names, self.metrics = names, made
 

@@ -145,3 +145,60 @@ def _losses() -> dict[str, Loss]:
 
 
 LOSSES = _losses()
+
+
+class Optimizer(NamedTuple):
+    name: str
+    arguments: dict[str, Any]
+    only: str = ""  # which of the two parameters, where Keras' rule is another one for the other
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer("SGD", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05}),
+    "amsgrad": Optimizer("Adam", {"learning_rate": 0.1, "amsgrad": True}),
+    "adamw amsgrad": Optimizer("AdamW", {"learning_rate": 0.1, "amsgrad": True}),
+    "adagrad": Optimizer("Adagrad", {"learning_rate": 0.1}),
+    "adagrad arguments": Optimizer(
+        "Adagrad", {"learning_rate": 0.3, "initial_accumulator_value": 0.5, "epsilon": 0.01, "weight_decay": 0.1}
+    ),
+    "nadam": Optimizer("Nadam", {"learning_rate": 0.1}),
+    "nadam arguments": Optimizer(
+        "Nadam", {"learning_rate": 0.1, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.01, "clipnorm": 1.0}
+    ),
+    "lion": Optimizer("Lion", {"learning_rate": 0.1}),
+    "lion arguments": Optimizer("Lion", {"learning_rate": 0.1, "beta_1": 0.5, "beta_2": 0.7, "weight_decay": 0.1}),
+    "ema": Optimizer("SGD", {"learning_rate": 0.1, "use_ema": True, "ema_momentum": 0.8}),
+    "ema overwrites": Optimizer(
+        "Adam", {"learning_rate": 0.1, "use_ema": True, "ema_momentum": 0.6, "ema_overwrite_frequency": 3}
+    ),
+    "accumulation": Optimizer("SGD", {"learning_rate": 0.1, "momentum": 0.9, "gradient_accumulation_steps": 3}),
+    "accumulation, adam": Optimizer(
+        "Adam", {"learning_rate": 0.1, "gradient_accumulation_steps": 2, "clipnorm": 0.7, "weight_decay": 0.1}
+    ),
+    "muon": Optimizer("Muon", {"learning_rate": 0.1}),
+    "muon arguments": Optimizer(
+        "Muon",
+        {"learning_rate": 0.1, "momentum": 0.6, "ns_steps": 3, "nesterov": False, "rms_rate": None, "weight_decay": 0.1,
+         "adam_lr_ratio": 0.5, "adam_weight_decay": None, "adam_beta_1": 0.8},
+    ),
+}  # fmt: skip
+# w and b of a layer with kernel and bias, and what they are moved by in step 0, 1, 2, …
+PARAMETERS = {"kernel": logits((4, 3), 20), "bias": logits((3,), 21)}
+STEPS = 8
+
+
+def gradients(step: int) -> list[np.ndarray]:
+    return [logits((4, 3), 100 + step), logits((3,), 200 + step)]
+
+
+SCHEDULES = {
+    "restarts": ("CosineDecayRestarts", {"initial_learning_rate": 0.1, "first_decay_steps": 7}),
+    "restarts, arguments": (
+        "CosineDecayRestarts",
+        {"initial_learning_rate": 0.1, "first_decay_steps": 10, "t_mul": 1.5, "m_mul": 0.8, "alpha": 0.2},
+    ),
+    "restarts of one length": (
+        "CosineDecayRestarts", {"initial_learning_rate": 0.1, "first_decay_steps": 5, "t_mul": 1.0, "m_mul": 0.9}
+    ),
+}  # fmt: skip
+SCHEDULE_STEPS = [0, 1, 3, 5, 7, 8, 13, 20, 21, 22, 48, 49, 50, 100, 105, 500]

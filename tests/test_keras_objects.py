@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_cases import LOSSES
+from keras_cases import LOSSES, OPTIMIZERS, PARAMETERS, SCHEDULE_STEPS, SCHEDULES, STEPS, gradients
 
-from minicnn import losses
+from minicnn import losses, optimizers, schedules
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses, weights_of_batch
 
 KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_objects.npz")
@@ -35,3 +35,27 @@ def test_losses(name):
             dys.append(loss_gradient(loss, y, y_pred[part], None, n, w))
         assert total / n == pytest.approx(float(value), rel=2e-5, abs=1e-6)
         np.testing.assert_allclose(np.concatenate(dys), gradient, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name):
+    case = OPTIMIZERS[name]
+    optimizer = getattr(optimizers, case.name)(**case.arguments)
+    params = {("layer", {"kernel": "w", "bias": "b"}[key]): p.copy() for key, p in PARAMETERS.items()}
+
+    def now():
+        return np.concatenate([p.ravel() for p in params.values()])
+
+    for step in range(STEPS):
+        optimizer.apply(params, {key: [g.copy()] for key, g in zip(params, gradients(step), strict=True)})
+        np.testing.assert_allclose(now(), KERAS[f"optimizers/{name}/{step}"], rtol=1e-5, atol=2e-5, err_msg=f"{step}")
+    optimizer.finalize(params)
+    np.testing.assert_allclose(now(), KERAS[f"optimizers/{name}/end"], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name):
+    kind, arguments = SCHEDULES[name]
+    schedule = getattr(schedules, kind)(**arguments)
+    rates = [schedule(step) for step in SCHEDULE_STEPS]
+    np.testing.assert_allclose(rates, KERAS[f"schedules/{name}"], rtol=2e-5, atol=1e-6)

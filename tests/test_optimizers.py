@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
 import numpy as np
 import pytest
 from helpers import random
+from keras_cases import OPTIMIZERS
 
 from minicnn import optimizers
+from minicnn.callbacks import Callback
 from minicnn.errors import InputError, UnknownNameError
-from minicnn.optimizers import BLOCK, SGD, Adam, AdamW, Optimizer, RMSprop
+from minicnn.layers import Dense, Input
+from minicnn.models import Sequential, load_model
+from minicnn.optimizers import SGD, Adam, AdamW, Lion, MultiOptimizer, Muon, Optimizer, OptimizerMap, RMSprop, base
+from minicnn.optimizers.base import BLOCK
+from minicnn.optimizers.muon import orthogonal
 from minicnn.schedules import CosineDecay, ExponentialDecay, PiecewiseConstantDecay
 from minicnn.training.shards import Workers
+from minicnn.utils import set_random_seed
 
 KEYS = [("dense_1", "w"), ("dense_1", "b")]
 
@@ -192,7 +200,8 @@ def test_trajectories_of_keras(case):
 
 def test_every_optimizer_has_a_trajectory():
     known = {cls for cls in vars(optimizers).values() if isinstance(cls, type) and issubclass(cls, Optimizer)}
-    assert {type(make()) for make in CASES.values()} == known - {Optimizer}
+    recorded = {getattr(optimizers, case.name) for case in OPTIMIZERS.values()}
+    assert {type(make()) for make in CASES.values()} | recorded == known - {Optimizer, MultiOptimizer}
 
 
 # --- Formulas -----------------------------------------------------------------------------------------------
@@ -281,7 +290,7 @@ def test_blocks_and_threads_give_the_same_bits(case, monkeypatch):
     """One piece, many pieces, many pieces on three threads."""
     blocks = trained(CASES[case]())
     threads = trained(CASES[case](), threads=3)
-    monkeypatch.setattr(optimizers, "BLOCK", 1 << 40)
+    monkeypatch.setattr(base, "BLOCK", 1 << 40)
     whole = trained(CASES[case]())
     for key in whole:
         assert whole[key].dtype == np.float32
@@ -378,7 +387,7 @@ def test_numbers_of_numpy_are_welcome():
     optimizer = Adam(np.float32(0.25), beta_1=np.float64(0.5), epsilon=0, clipnorm=np.int64(2))
     assert optimizer.learning_rate == 0.25 and optimizer.clipnorm == 2.0
     optimizer.learning_rate = np.float16(0.5)
-    assert optimizer.learning_rate == 0.5 and type(optimizer.learning_rate) is float
+    assert optimizer.learning_rate == 0.5 and isinstance(optimizer.learning_rate, float)
 
 
 @pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.9), lambda: Adam(0.1)], ids=["sgd", "adam"])
@@ -408,6 +417,17 @@ def test_a_transposed_parameter_is_updated_as_any_other(make):
         (lambda: SGD(0.1, momentum=None), "momentum does not fit"),
         (lambda: SGD(True), "learning_rate does not fit"),
         (lambda: SGD(0.1, decay=-1), "decay does not fit"),
+        (lambda: SGD(ExponentialDecay(0.1, 10, 0.9), decay=1e-3), "does not fit|two rules"),
+        (lambda: AdamW(weight_decay=None), "weight_decay does not fit"),
+        (lambda: Adam(loss_scale_factor=2.0), "does not fit|not used here"),
+        (lambda: Adam(gradient_accumulation_steps=1), "gradient_accumulation_steps does not fit"),
+        (lambda: Adam(ema_momentum=1.5), "ema_momentum does not fit"),
+        (lambda: Adam(ema_overwrite_frequency=0), "ema_overwrite_frequency does not fit"),
+        (lambda: Lion(beta_1=0.0), "beta_1 does not fit"),
+        (lambda: SGD(None), "learning_rate does not fit"),
+        (lambda: SGD([0.1]), "learning_rate does not fit"),
+        (lambda: SGD(nesterov="yes"), "nesterov does not fit"),
+        (lambda: Muon(ns_steps=0), "ns_steps does not fit"),
         (lambda: SGD(0.1, clipnorm=-1.0), "clipnorm does not fit"),
         (lambda: SGD(0.1, clipvalue=0), "clipvalue does not fit"),
         (lambda: SGD(0.1, global_clipnorm="1"), "global_clipnorm does not fit"),
@@ -423,3 +443,207 @@ def test_what_is_refused(make, problem):
     with pytest.raises(InputError, match=problem) as error:
         make()
     assert isinstance(error.value, UnknownNameError) == ("fit" not in problem)
+
+
+# --- After construction -------------------------------------------------------------------------------------
+
+
+def model(seed: int = 0) -> Sequential:
+    set_random_seed(seed)
+    return Sequential([Input((4,)), Dense(5, activation="tanh"), Dense(3, activation="softmax")])
+
+
+X, Y = random((24, 4), 1, np.float32), np.arange(24) % 3
+
+
+def fitted(made: Sequential, optimizer: Optimizer | str, **fit) -> list[float]:
+    made.compile(optimizer, "sparse_categorical_crossentropy")
+    return made.fit(X, Y, **{"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0, **fit}).history["loss"]
+
+
+def test_an_optimizer_trains_one_model():
+    """It brought its moments and its count along into a second one, and said nothing."""
+    optimizer, first = Adam(0.1), model()
+    both = fitted(first, optimizer) + fitted(first, optimizer)  # the same model, compiled again, goes on
+    assert both == pytest.approx(fitted(model(), Adam(0.1), epochs=4))
+    with pytest.raises(InputError, match="has trained another model"):
+        model().compile(optimizer, "sparse_categorical_crossentropy")
+    untrained = SGD(0.1)
+    one, other = model(), model()
+    one.compile(untrained, "sparse_categorical_crossentropy")
+    fitted(other, untrained)
+    with pytest.raises(InputError, match="has trained another model"):
+        one.fit(X, Y, verbose=0)
+    copied = copy.deepcopy(optimizer)  # somebody who means it may
+    assert copied.iterations == optimizer.iterations
+    model().compile(copied, "sparse_categorical_crossentropy")
+
+
+def test_the_old_name_of_the_rate_and_the_way_of_keras_to_set_it():
+    optimizer = SGD(0.1)
+    optimizer.lr = 0.0
+    assert optimizer.learning_rate == optimizer.lr == 0.0
+    optimizer.learning_rate.assign(0.3)
+    assert optimizer.learning_rate == 0.3
+    assert type(copy.deepcopy(optimizer.learning_rate)) is float
+    for bad in ("a", None, -1):
+        with pytest.raises(InputError, match="learning_rate does not fit"):
+            optimizer.lr = bad
+        with pytest.raises(InputError, match="learning_rate does not fit"):
+            optimizer.learning_rate.assign(bad)
+
+
+def test_momentum_can_be_switched_on_and_off():
+    """ValueError: not enough values to unpack. Keras goes on as an optimizer made with momentum would from then on."""
+    p, expected, m = np.array([1.0]), 1.0, 0.0
+    optimizer = SGD(0.1)
+    for step, momentum in enumerate([0.0, 0.9, 0.9, 0.0, 0.9]):
+        optimizer.momentum = momentum
+        optimizer.apply({KEYS[0]: p}, {KEYS[0]: [np.array([1.0 + step])]})
+        m = momentum * m - 0.1 * (1 + step) if momentum else 0.0
+        expected += m if momentum else -0.1 * (1 + step)
+        np.testing.assert_allclose(p, [expected])
+    other = RMSprop(0.1, momentum=0.5)
+    other.apply({KEYS[0]: p}, {KEYS[0]: [np.array([1.0])]})
+    momentum = 0.1 / np.sqrt(0.1 + 1e-7)
+    other.centered = True  # its array comes between the two
+    other.apply({KEYS[0]: p}, {KEYS[0]: [np.array([1.0])]})
+    after = dict(zip(other.slots, other.state[KEYS[0]], strict=True))
+    assert float(after["v"][0]) == pytest.approx(0.1 + 0.9 * 0.1)
+    assert float(after["momentum"][0]) == pytest.approx(0.5 * momentum + 0.1 / np.sqrt(0.19 - 0.1**2 + 1e-7))
+    with pytest.raises(InputError, match="momentum does not fit"):
+        optimizer.momentum = "a"
+
+
+def test_arguments_by_position_are_those_of_keras():
+    optimizer = SGD(0.1, 0.9, True, 0.004, None, 0.5)
+    assert (optimizer.weight_decay, optimizer.decay, optimizer.clipvalue) == (0.004, 0.0, 0.5)
+    assert AdamW(0.1, 0.2, 0.8, 0.9, 1e-3, True, 2.0).clipnorm == 2.0
+    assert Adam(0.1, 0.8, 0.9, 1e-3, True, 0.3).weight_decay == 0.3
+
+
+# --- Options --------------------------------------------------------------------------------------------------
+
+
+def test_accumulated_batches_are_as_one_large_batch():
+    small = model()
+    fitted(small, SGD(0.1, gradient_accumulation_steps=3), batch_size=8, epochs=2)
+    large = model()
+    fitted(large, SGD(0.1), batch_size=24, epochs=2)
+    for a, b in zip(small.get_weights(), large.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_average_takes_the_weights_place_when_fit_ends():
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(self.model.get_weights())
+
+    made = model()
+    fitted(made, SGD(0.1, use_ema=True, ema_momentum=0.5), callbacks=[Watch()])
+    average = seen[0]
+    for weights in seen[1:]:
+        average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
+    for a, b in zip(made.get_weights(), average, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(0.1, use_ema=True, gradient_accumulation_steps=2), lambda: Adam(0.1, amsgrad=True),
+        lambda: Muon(0.01), lambda: MultiOptimizer(OptimizerMap(Adam(0.1), {"dense_1/.*": SGD(0.2, momentum=0.9)})),
+    ],
+    ids=["ema and accumulation", "amsgrad", "muon", "several"],
+)  # fmt: skip
+def test_a_saved_optimizer_goes_on(make, tmp_path):
+    made, optimizer = model(), make()
+    fitted(made, optimizer, epochs=1)
+    made.save(tmp_path / "m.zip")
+    loaded = load_model(tmp_path / "m.zip")
+    assert loaded.optimizer.iterations == made.optimizer.iterations == 3
+    for other in (made, loaded):
+        other.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+        other.trace(X[:2], Y[:2])
+    for a, b in zip(made.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weight_decay_can_leave_parameters_alone():
+    optimizer = SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    params = start()
+    optimizer.apply(params, {key: [np.zeros_like(p)] for key, p in params.items()})
+    np.testing.assert_allclose(params[KEYS[0]], start()[KEYS[0]] * 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(params[KEYS[1]], start()[KEYS[1]])
+    with pytest.raises(InputError, match="by their names"):
+        optimizer.exclude_from_weight_decay(["bias"])
+
+
+# --- Muon and several optimizers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (27, 16)])
+def test_five_steps_bring_all_singular_values_to_about_1(shape):
+    g = random(shape, 4)
+    u, s, v = np.linalg.svd(g, full_matrices=False)
+    found = orthogonal(g)
+    assert s.max() / s.min() > 1.5
+    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), 1, atol=0.35)
+    np.testing.assert_allclose(np.diag(u.T @ found @ v.T), np.linalg.svd(found, compute_uv=False)[np.argsort(
+        -np.diag(u.T @ found @ v.T)).argsort()], atol=1e-9)  # the same directions  # fmt: skip
+    exact = orthogonal(g, 30, 1.5, -0.5, 0.0)  # Newton and Schulz' own numbers, to the end
+    np.testing.assert_allclose(exact, u @ v, atol=1e-9)
+    np.testing.assert_allclose(orthogonal(1e-8 * g), found, atol=1e-3)  # the size of a gradient says nothing
+
+
+def test_muon_takes_a_convolution_kernel_as_the_matrix_of_im2col():
+    kernel, matrix = random((3, 3, 4, 8), 1), random((3, 3, 4, 8), 1).reshape(36, 8)
+    for p in (kernel, matrix):
+        Muon(0.1).apply({("conv2d_1", "w"): p}, {("conv2d_1", "w"): [random((36, 8), 2).reshape(p.shape)]})
+    np.testing.assert_allclose(kernel.reshape(36, 8), matrix, rtol=1e-12)
+    normal = random((3, 3, 4, 8), 1)
+    Muon(0.0, normalize=True, weight_decay=None).apply({("c", "w"): normal}, {("c", "w"): [random(normal.shape, 2)]})
+    assert np.sqrt((normal**2).sum()) == pytest.approx(np.sqrt(8))
+
+
+def test_layers_can_be_excluded_from_muon():
+    p, q, g = random((4, 3), 1), random((4, 3), 1), random((4, 3), 2)
+    Muon(0.1, exclude_layers=["head"]).apply({("head", "w"): p}, {("head", "w"): [g.copy()]})
+    AdamW(0.1).apply({("head", "w"): q}, {("head", "w"): [g.copy()]})
+    np.testing.assert_allclose(p, q, rtol=1e-12)
+
+
+def test_each_parameter_goes_by_its_own_optimizer():
+    chosen = OptimizerMap(SGD(0.1), {"dense_2/kernel": Adam(0.01), ".*/bias": SGD(6.4, momentum=0.5)})
+    params = {(layer, name): random((3,), i) for i, (layer, name) in enumerate(
+        [("dense_1", "w"), ("dense_1", "b"), ("dense_2", "w"), ("dense_2", "b")])}  # fmt: skip
+    alone = {key: p.copy() for key, p in params.items()}
+    rules = [SGD(0.1), SGD(6.4, momentum=0.5), Adam(0.01), SGD(6.4, momentum=0.5)]
+    optimizer = MultiOptimizer(chosen)
+    for step in range(3):
+        grads = {key: random((3,), 10 * step + i) for i, key in enumerate(params)}
+        optimizer.apply(params, {key: [g.copy()] for key, g in grads.items()})
+        for rule, (key, p) in zip(rules, alone.items(), strict=True):
+            rule.apply({key: p}, {key: [grads[key].copy()]})
+    for key, p in params.items():
+        np.testing.assert_array_equal(p, alone[key])
+    assert optimizer.iterations == 3 and optimizer.learning_rate == 0.1
+    assert optimizer.slots_of(("dense_2", "w")) == ("m", "v") and optimizer.slots_of(("dense_1", "w")) == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: MultiOptimizer({"a": SGD()}), "not an OptimizerMap"),
+        (lambda: OptimizerMap("adam"), "default_optimizer is not a single optimizer"),
+        (lambda: OptimizerMap(SGD(), {"a": MultiOptimizer(OptimizerMap(SGD()))}), "a is not a single optimizer"),
+        (lambda: OptimizerMap(SGD(), {"a.*": Adam(), ".*b": SGD()})["ab"], "several patterns fit"),
+        (lambda: setattr(MultiOptimizer(OptimizerMap(SGD())), "learning_rate", 0.1), "no rate of its own"),
+    ],
+)
+def test_maps_that_cannot_be(make, problem):
+    with pytest.raises(InputError, match=problem):
+        make()

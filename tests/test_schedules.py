@@ -71,7 +71,7 @@ def test_own_schedule_passes_through_get():
 
 
 def test_bad_arguments():
-    with pytest.raises(InputError, match="decay_steps > 0"):
+    with pytest.raises(InputError, match="decay_steps does not fit"):
         schedules.CosineDecay(0.1, 0)
     with pytest.raises(InputError, match="one value more"):
         schedules.PiecewiseConstantDecay([1, 2], [0.1, 0.2])

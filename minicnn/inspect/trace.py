@@ -157,9 +157,11 @@ def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers:
         record.state_after, record.updated = _copies(layer.state), _copies(layer.params)
         record.applied = _copies(page.grads) if layer.trainable else {}
         for name in layer.params:
-            after = optimizer.state.get((record.key, name), [])
-            first = before.get((record.key, name)) or (optimizer.new_slots(record.params[name]) if after else [])
-            for slot, old, new in zip(optimizer.slots if after else (), first, after, strict=True):
+            key = record.key, name
+            if key not in optimizer.state:
+                continue
+            first, after = before.get(key) or optimizer.new_state(key, record.params[name]), optimizer.state[key]
+            for slot, old, new in zip(optimizer.slots_of(key), first, after, strict=True):
                 record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new)
     again = _pages(twin, t.training, False, t.optimizer["iterations"], t.seed)
     y_pred = forward(layers, again, twin.as_input(t.x))

@@ -1,6 +1,6 @@
 """What a step makes of a parameter: gradient, regularizer, clipping, the optimizer's rule, constraint.
 
-The arithmetic is that of `minicnn/optimizers.py`, written down once more for a single number.
+The arithmetic is that of `minicnn/optimizers/rules.py`, written down once more for a single number.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ def update(case: Case, name: str) -> None:
         return
     if kind not in OPTIMIZERS:
         raise case.refuse("nothing is known about this optimizer.", f"the optimizer {kind}.")
+    for option in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"):
+        if config.get(option):
+            raise case.refuse(f"a step with {option} is not explained.", f"{kind} with {option}={config[option]}.")
     constraint = config_of(layer, name, "constraint")
     if constraint is not None and constraint["class_name"] not in ("MaxNorm", "UnitNorm", "NonNeg"):
         raise case.refuse("nothing is known about this constraint.", f"the constraint {constraint['class_name']}.")

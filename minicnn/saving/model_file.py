@@ -295,7 +295,7 @@ def slots_by_name(model: Any) -> dict[str, np.ndarray]:
     return {
         f"optimizer/{layer}/{name}/{slot}": to_host(array)
         for (layer, name), slots in model.optimizer.state.items()
-        for slot, array in zip(model.optimizer.slots, slots, strict=True)
+        for slot, array in zip(model.optimizer.slots_of((layer, name)), slots, strict=True)
     }
 
 
@@ -307,7 +307,7 @@ def set_slots_by_name(model: Any, archive: Archive, filepath: Any) -> None:
     left = {name for name in archive.arrays if name.startswith("optimizer/")}
     for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
         for name, p in layer.params.items():
-            names = [f"optimizer/{key}/{name}/{slot}" for slot in model.optimizer.slots]
+            names = [f"optimizer/{key}/{name}/{slot}" for slot in model.optimizer.slots_of((key, name))]
             if left.isdisjoint(names):
                 continue
             for slot in names:

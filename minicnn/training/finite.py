@@ -97,7 +97,7 @@ class Guard:
         for i, (key, layer) in enumerate(zip(self.model.layer_keys, layers, strict=True)):
             arrays = list(layer.params.items())
             for name in layer.params:
-                slots = zip(optimizer.slots, optimizer.state.get((key, name), ()), strict=False)
+                slots = zip(optimizer.slots_of((key, name)), optimizer.state.get((key, name), ()), strict=False)
                 arrays += [(f"{name}/{slot} of the optimizer", array) for slot, array in slots]
             self.look(1 + i, key, "update", [*arrays, *layer.state.items()])
 

@@ -49,6 +49,7 @@ def fit(
 ) -> History:  # fmt: skip
     """See `Sequential.fit`."""
     _require_compiled(model, "fit")
+    model.optimizer.attach(model)
     check_verbose(verbose)
     batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
     epochs, initial_epoch = _whole("epochs", epochs, 0), _whole("initial_epoch", initial_epoch, 0)
@@ -96,6 +97,11 @@ def fit(
                 bar.finish(logs)
             place.end_epoch(logs)
             events.call("on_epoch_end", epoch, logs)
+        if epochs > initial_epoch:
+            layers = zip(model.layer_keys, model.flat_layers, strict=True)
+            model.optimizer.finalize(
+                {(key, name): p for key, layer in layers if layer.trainable for name, p in layer.params.items()}
+            )
         events.call("on_train_end", place.logs)
     return history
 

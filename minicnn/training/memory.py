@@ -46,7 +46,7 @@ def estimate(model: Any, shards: int = 1) -> StepMemory:
     return StepMemory(
         parameters=held,
         gradients=learned * shards,
-        slots=learned * len(model.optimizer.slots),
+        slots=learned * len(model.optimizer.slots_of()),
         activations=_kept_by_a_sample(model) + _largest_gradients(model),
         scratch=SCRATCH * shards,
     )

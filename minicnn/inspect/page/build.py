@@ -390,7 +390,7 @@ def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
         optimizer = optimizers.get({"class_name": t.optimizer["class_name"], "config": config})
         optimizer.schedule, optimizer.learning_rate = None, t.optimizer["learning_rate"]
         optimizer.iterations = t.optimizer["iterations"]
-        slots = [layer.slots[f"{name}/{slot}"].copy() for slot in optimizer.slots]
+        slots = [layer.slots[f"{name}/{slot}"].copy() for slot in optimizer.slots_of()]
         p = layer.params[name].copy()
         optimizer.state = {("", name): slots}
         optimizer.apply({("", name): p}, {("", name): [layer.applied[name].copy()]})
