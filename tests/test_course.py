@@ -376,3 +376,25 @@ def test_a_run_of_what_is_not_right_says_so(tmp_path, capsys):
 def test_names_of_networks_are_looked_at():
     with pytest.raises(ValueError, match="did you mean 'toy'"):
         milestones.run("tyo", Path())
+
+
+# ---- the teacher's page ----------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "teaching.md").read_text(encoding="utf-8")
+
+
+def test_the_teachers_table_has_every_step_and_its_minutes():
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d+) \|", PAGE, re.MULTILINE)
+    assert rows == [(step.name, str(step.minutes)) for step in STEPS]
+
+
+def test_the_teachers_own_step_can_be_graded():
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], names)
+    (part,) = names["step"].parts
+    text = cut.exercise(names["step"], part, 17, 17, "file.py")
+    assert last(part, function(part, text)).number == 1
+    stage = last(part, function(part, cut.with_answer(part, text)))
+    assert (stage.number, stage.ok) == (5, True), stage.text
+    for slip in part.slips:
+        assert last(part, cut.compiled(part, cut.with_slip(part, slip))).hint == slip.says
