@@ -398,3 +398,12 @@ def test_the_teachers_own_step_can_be_graded():
     assert (stage.number, stage.ok) == (5, True), stage.text
     for slip in part.slips:
         assert last(part, cut.compiled(part, cut.with_slip(part, slip))).hint == slip.says
+
+
+def test_what_would_make_an_exercise_easy_is_known():
+    assert {"output_size", "output_length", "im2col"} <= files.leading_to(files.PARTS["output_length"])
+    assert "resolve_padding" in files.leading_to(files.PARTS["same_padding"])
+    assert "im2col" not in files.leading_to(files.PARTS["conv2d_dw"])
+    assert not {"pad", "pair", "resolve_padding", "output_size"} & files.leading_to(files.PARTS["conv2d_dw"])
+    for part in files.PARTS.values():
+        assert not {name for _, name in files.helpers(part)} & files.leading_to(part)

@@ -15,6 +15,7 @@ import json
 import linecache
 import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -95,18 +96,37 @@ def _grade_file(file: dict[str, Any], grade: Any, files: Any, clock: _Clock, tel
     path, text = file["path"], file["text"]
     tree = files.parse(text, Path(path))
     parts = [files.PARTS[name] for name in file["functions"]]
-    files.check_contents(tree, parts)
+    files.check_contents(tree)
     module = _loaded(text, tree, path, files.RefusedError)
     for part in parts:
         function: Any = getattr(module, part.function, None)
         _require_own(function, part.function, path, files.RefusedError)
         tell("function", name=part.function, line=function.__code__.co_firstlineno)
         clock.start()
-        for stage in grade.grade(part, function, path):
-            tell("result", number=stage.number, ok=stage.ok, text=stage.text, hint=stage.hint)
-            if not stage.ok:
-                return
-            clock.start()
+        with _without(module, files.leading_to(part)):
+            for stage in grade.grade(part, function, path):
+                tell("result", number=stage.number, ok=stage.ok, text=stage.text, hint=stage.hint)
+                if not stage.ok:
+                    return
+                clock.start()
+
+
+@contextlib.contextmanager
+def _without(module: types.ModuleType, answers: set[str]) -> Iterator[None]:
+    """In a file of several functions, one must not use what only another one's exercise may import."""
+    names = vars(module)
+    imported = {name: value for name, value in names.items() if isinstance(value, types.FunctionType)
+                and value.__module__.startswith("minicnn.") and value.__name__ in answers}  # fmt: skip
+    names.update({name: _forbidden(value.__name__) for name, value in imported.items()})
+    yield
+    names.update(imported)
+
+
+def _forbidden(name: str) -> Callable[..., Any]:
+    def answer(*_: Any, **__: Any) -> Any:
+        raise ValueError(f"{name} is the answer, or leads to it: the exercise of this function does not import it")
+
+    return answer
 
 
 def _loaded(text: str, tree: ast.Module, path: str, refused: type[Exception]) -> types.ModuleType:

@@ -108,6 +108,19 @@ def _needs(module_name: str, node: ast.FunctionDef) -> tuple[tuple[str, ...], tu
     return tuple(imports), tuple((name, text) for name, text in described if text)
 
 
+@cache
+def users(part: Part) -> frozenset[str]:
+    """The functions of its module that call this one, or one that does: with any of them, it would be easy."""
+    _, _, tree = _module(part.module)
+    calls = {node.name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} for node in tree.body
+             if isinstance(node, ast.FunctionDef)}  # fmt: skip
+    found, before = {part.function}, set[str]()
+    while found != before:
+        before = set(found)
+        found |= {name for name, used in calls.items() if used & found}
+    return frozenset(found)
+
+
 def _described(name: str, thing: Any) -> str:
     """A helper's signature without annotations, and the first sentence of its docstring; "" for what is no function."""
     if not inspect.isfunction(thing):

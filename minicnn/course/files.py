@@ -193,18 +193,34 @@ def parse(text: str, path: Path) -> ast.Module:
         raise RefusedError(f"{path.name} cannot be read as Python: {error}.") from error
 
 
-def check_contents(tree: ast.Module, parts: list[Part]) -> None:
-    """Raises RefusedError where the file imports the answer, or what could lead to it."""
-    helpers = {line for part in parts for line in cut.answer(part).imports}
-    known = {(node.module, alias.name) for line in helpers for node in ast.parse(line).body
-             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
+def helpers(part: Part) -> set[tuple[str | None, str]]:
+    """(module, name) of what the exercise of this function imports."""
+    statements = [node for line in cut.answer(part).imports for node in ast.parse(line).body]
+    froms = [node for node in statements if isinstance(node, ast.ImportFrom)]
+    return {(node.module, alias.name) for node in froms for alias in node.names}
+
+
+def leading_to(part: Part) -> set[str]:
+    """The functions of the reference that this one may not use: itself, what is made from it, and other exercises."""
+    own = {name for _, name in helpers(part)}
+    return (set(PARTS) | cut.users(part)) - own
+
+
+def check_contents(tree: ast.Module) -> None:
+    """Raises RefusedError where the file imports an answer, or what could lead to it.
+
+    Allowed is what the exercises of all its functions import, at the top of the file. (That none of them uses what is
+    another one's is seen when it is graded.)
+    """
+    defined = [part for name, part in PARTS.items() if cut.function_in(tree, name) is not None]
+    known = {pair for part in defined for pair in helpers(part)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 _check_module(alias.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (node.module, alias.name) not in known or node.level:
+                if (node.module, alias.name) not in known or node.level or node not in tree.body:
                     _check_module("." * node.level + (node.module or ""), node.lineno, alias.name)
         elif isinstance(node, ast.Name) and node.id in FORBIDDEN:
             raise RefusedError(f"Line {node.lineno} uses {node.id}: an exercise needs arithmetic only.")

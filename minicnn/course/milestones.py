@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,16 @@ def run(name: str, folder: Path, images: int | None = None, seconds: float | Non
         )
         return 1
     theirs = [function for function in files.PARTS if function not in mine and function not in LEFT_OUT]
-    print(f"Yours:           {', '.join(mine)}")
-    print(f"The framework's: {', '.join(theirs) or 'the rest of the layers and the loop'}")
+    print(_wrapped("Yours", mine))
+    print(_wrapped("The framework's", theirs or ["everything else"]))
     data = _data(milestone, images)
     times: dict[str, float] = dict.fromkeys(used, 0.0)
     _train(milestone, data, used, times, seconds or milestone.seconds)
     return 0
+
+
+def _wrapped(title: str, names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), 110, initial_indent=f"{title + ':':17}", subsequent_indent=" " * 17)
 
 
 def _load(functions: list[str], folder: Path) -> dict[str, Any]:
