@@ -289,10 +289,10 @@ def check_dropout(forward: Callable, backward: Callable, x, mask, rate) -> None:
 
 
 def check_activation(forward: Callable, backward: Callable, name: str, x, *arguments, dy=None) -> None:
-    """name: of the reference implementation. GELU's backward reads x, every other one y."""
+    """name: of the reference implementation. GELU, SiLU and Mish read x in backward, the others y."""
 
     def from_page(kernel_backward):
-        return lambda dy, y, x: (kernel_backward(dy, x if name == "gelu" else y, *arguments),)
+        return lambda dy, y, x: (kernel_backward(dy, x if name in ("gelu", "silu", "mish") else y, *arguments),)
 
     check_kernel(
         {"x": x},

@@ -202,3 +202,20 @@ SCHEDULES = {
     ),
 }  # fmt: skip
 SCHEDULE_STEPS = [0, 1, 3, 5, 7, 8, 13, 20, 21, 22, 48, 49, 50, 100, 105, 500]
+
+
+ACTIVATIONS = {
+    **{name: (name, {}) for name in (
+        "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "swish", "mish", "sigmoid",
+        "hard_sigmoid", "tanh", "softsign", "softplus", "exponential", "softmax", "log_softmax",
+    )},
+    "relu, all": ("relu", {"negative_slope": 0.1, "max_value": 1.5, "threshold": 0.5}),
+    "relu, top": ("relu", {"max_value": 2.0}),
+    "leaky": ("leaky_relu", {"negative_slope": 0.3}),
+    "elu, alpha": ("elu", {"alpha": 0.4}),
+    "elu, negative": ("elu", {"alpha": -0.5}),
+    "gelu, tanh": ("gelu", {"approximate": True}),
+    "softmax, axis 1": ("softmax", {"axis": 1}),
+    "log_softmax, axis 1": ("log_softmax", {"axis": 1}),
+}  # fmt: skip
+ACTIVATED, SLOPES = 1.5 * logits((3, 4, 5), 30), logits((3, 4, 5), 31)

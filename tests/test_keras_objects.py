@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_cases import LOSSES, OPTIMIZERS, PARAMETERS, SCHEDULE_STEPS, SCHEDULES, STEPS, gradients
+from keras_cases import (
+    ACTIVATED,
+    ACTIVATIONS,
+    LOSSES,
+    OPTIMIZERS,
+    PARAMETERS,
+    SCHEDULE_STEPS,
+    SCHEDULES,
+    SLOPES,
+    STEPS,
+    gradients,
+)
 
-from minicnn import losses, optimizers, schedules
+from minicnn import activations, losses, optimizers, schedules
+from minicnn.layers import Activation, Context
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses, weights_of_batch
 
 KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_objects.npz")
@@ -59,3 +72,16 @@ def test_schedules(name):
     schedule = getattr(schedules, kind)(**arguments)
     rates = [schedule(step) for step in SCHEDULE_STEPS]
     np.testing.assert_allclose(rates, KERAS[f"schedules/{name}"], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    kind, arguments = ACTIVATIONS[name]
+    function = getattr(activations, kind).variant(**arguments)
+    layer, ctx = Activation(function), Context(training=True)
+    x = ACTIVATED.astype(np.float64)
+    np.testing.assert_allclose(layer.forward(x, ctx), KERAS[f"activations/{name}/y"], rtol=1e-5, atol=2e-6)
+    dx = layer.backward(SLOPES.astype(np.float64), ctx)
+    np.testing.assert_allclose(dx, KERAS[f"activations/{name}/dx"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(getattr(activations, kind)(x, **arguments), function.forward(x))
+    assert pickle.loads(pickle.dumps(function)).forward(x).shape == x.shape

@@ -358,6 +358,10 @@ class Activation:
 def activation_of(layer: LayerTrace) -> Activation:
     """The activation that the layer is, or has; "linear" where it has none."""
     config, kind = layer.config, layer.kind
+    if kind in ("ReLU", "Softmax", "ELU") and (
+        config.get("threshold") or config.get("axis", -1) != -1 or config.get("alpha", 0) < 0
+    ):
+        return Activation(f"{kind} with options")
     if kind == "ReLU":
         return Activation("relu", config["negative_slope"], config["max_value"])
     if kind == "LeakyReLU":

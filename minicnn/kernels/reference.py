@@ -663,6 +663,101 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     return _each(lambda g, out: g * (1 - out * out), dy, y)
 
 
+def silu_forward(x: Array) -> Array:
+    """x / (1 + e^-x): nearly 0 for very negative x, nearly x for large ones, with a dip below 0 between."""
+    return x * sigmoid_forward(x)
+
+
+def silu_backward(dy: Array, x: Array) -> Array:
+    """The slope, by the rule for products, is s + x * s * (1 - s), s being the sigmoid."""
+    return _each(lambda g, v, s: g * (s + v * s * (1 - s)), dy, x, sigmoid_forward(x))
+
+
+def mish_forward(x: Array) -> Array:
+    """x * tanh(softplus(x))."""
+    return _each(lambda v, p: v * math.tanh(p), x, softplus_forward(x))
+
+
+def mish_backward(dy: Array, x: Array) -> Array:
+    """By the rules for products and chains: tanh(p) + x * (1 - tanh(p)^2) * sigmoid(x), p being softplus(x)."""
+
+    def slope(g: float, v: float, p: float, s: float) -> float:
+        return g * (math.tanh(p) + v * (1 - math.tanh(p) ** 2) * s)
+
+    return _each(slope, dy, x, softplus_forward(x), sigmoid_forward(x))
+
+
+def softplus_forward(x: Array) -> Array:
+    """log(1 + e^x), a ReLU without a kink; written so that e^... never overflows."""
+    return _each(lambda v: max(v, 0.0) + math.log1p(math.exp(-abs(v))), x)
+
+
+def softplus_backward(dy: Array, y: Array) -> Array:
+    """The slope is the sigmoid of x, which is 1 - e^-y."""
+    return _each(lambda g, out: g * -math.expm1(-out), dy, y)
+
+
+def softsign_forward(x: Array) -> Array:
+    """x / (1 + |x|): between -1 and 1, as tanh, but slower to get there."""
+    return _each(lambda v: v / (1 + abs(v)), x)
+
+
+def softsign_backward(dy: Array, y: Array) -> Array:
+    """The slope 1 / (1 + |x|)^2 is (1 - |y|)^2."""
+    return _each(lambda g, out: g * (1 - abs(out)) ** 2, dy, y)
+
+
+def selu_forward(x: Array) -> Array:
+    """ELU with fixed alpha and scale."""
+    return _each(lambda v: 1.0507009873554805 * (v if v > 0 else 1.6732632423543772 * math.expm1(v)), x)
+
+
+def selu_backward(dy: Array, y: Array) -> Array:
+    """The slope scale * alpha * e^x is y + scale * alpha."""
+    scale, alpha = 1.0507009873554805, 1.6732632423543772
+    return _each(lambda g, out: g * (scale if out > 0 else out + scale * alpha), dy, y)
+
+
+def relu6_forward(x: Array) -> Array:
+    """Between 0 and 6 as it is; cut off there."""
+    return _each(lambda v: min(max(v, 0.0), 6.0), x)
+
+
+def relu6_backward(dy: Array, y: Array) -> Array:
+    """The slope is 1 between 0 and 6, else 0."""
+    return _each(lambda g, out: g if 0 < out < 6 else 0.0, dy, y)
+
+
+def hard_sigmoid_forward(x: Array) -> Array:
+    """Three straight lines for a sigmoid: 0 up to -3, x / 6 + 1/2, 1 from 3 on."""
+    return _each(lambda v: min(max(v / 6 + 0.5, 0.0), 1.0), x)
+
+
+def hard_sigmoid_backward(dy: Array, y: Array) -> Array:
+    """The slope is 1/6 between, else 0."""
+    return _each(lambda g, out: g / 6 if 0 < out < 1 else 0.0, dy, y)
+
+
+def exponential_forward(x: Array) -> Array:
+    """e^x."""
+    return _each(math.exp, x)
+
+
+def exponential_backward(dy: Array, y: Array) -> Array:
+    """The slope of e^x is e^x itself."""
+    return _each(lambda g, out: g * out, dy, y)
+
+
+def log_softmax_backward(dy: Array, y: Array) -> Array:
+    """dx_j = dy_j - p_j * (sum of dy), p = e^y."""
+    dx = np.zeros(dy.shape, dtype=dy.dtype)
+    for row in np.ndindex(dy.shape[:-1]):
+        total = sum(float(g) for g in dy[row])
+        for j in range(dy.shape[-1]):
+            dx[row][j] = dy[row][j] - math.exp(y[row][j]) * total
+    return dx
+
+
 def gelu_forward(x: Array, approximate: bool = False) -> Array:
     """x times the probability that a standard normal number is smaller than x (Hendrycks and Gimpel, 2016).
 

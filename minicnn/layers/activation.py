@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from minicnn import activations, kernels
+from minicnn import activations
+from minicnn.activations import Function
 from minicnn.backend import Array
 from minicnn.layers.base import ActivatedLayer, Context
 
@@ -26,53 +27,65 @@ class Activation(_Elementwise):
 
 
 class ReLU(_Elementwise):
-    """max(x, 0); with `negative_slope`, that times x below 0; with `max_value`, never more than it."""
+    """max(x, 0); with `negative_slope`, that times x below 0; with `max_value`, never more than it.
 
-    def __init__(self, max_value: float | None = None, negative_slope: float = 0.0, **layer):
+    threshold: where it begins; x below it becomes negative_slope * (x - threshold).
+    """
+
+    ranges: ClassVar[dict[str, Any]] = {
+        "max_value": (["of 0 or more"], 6),
+        "negative_slope": ("of 0 or more", 0.1),
+        "threshold": ("of 0 or more", 1),
+    }
+
+    def __init__(
+        self, max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0, **layer
+    ):
         super().__init__(**layer)
-        self.max_value, self.negative_slope = max_value, negative_slope
-        self.activation = _relu(max_value, negative_slope)
+        self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
+
+    @property
+    def activation(self) -> Function:  # type: ignore[override]
+        return activations.relu.variant(self.negative_slope, self.max_value, self.threshold)
 
 
 class LeakyReLU(_Elementwise):
     """x where x > 0, else negative_slope * x."""
 
+    ranges: ClassVar[dict[str, Any]] = {"negative_slope": ("of 0 or more", 0.3)}
+
     def __init__(self, negative_slope: float = 0.3, **layer):
         super().__init__(**layer)
         self.negative_slope = negative_slope
-        self.activation = _relu(None, negative_slope)
+
+    @property
+    def activation(self) -> Function:  # type: ignore[override]
+        return activations.relu.variant(self.negative_slope)
 
 
 class ELU(_Elementwise):
     """x where x > 0, else alpha * (exp(x) - 1)."""
 
+    ranges: ClassVar[dict[str, Any]] = {"alpha": ("that is finite", 1.0)}
+
     def __init__(self, alpha: float = 1.0, **layer):
         super().__init__(**layer)
         self.alpha = alpha
-        self.activation = activations.Function(
-            "elu", lambda x: kernels.elu_forward(x, alpha), lambda dy, y: kernels.elu_backward(dy, y, alpha)
-        )
+
+    @property
+    def activation(self) -> Function:  # type: ignore[override]
+        return activations.elu.variant(self.alpha)
 
 
 class Softmax(_Elementwise):
-    """Probabilities over the last axis."""
+    """Probabilities over an axis, the last one as a rule. axis: of the batch's array, whose axis 0 is the samples."""
 
-    def __init__(self, **layer):
+    ranges: ClassVar[dict[str, Any]] = {"axis": (int, -1)}
+
+    def __init__(self, axis: int = -1, **layer):
         super().__init__(**layer)
-        self.activation = activations.softmax
+        self.axis = axis
 
-
-def _relu(max_value: float | None, slope: float) -> activations.Function:
-    """ReLU with its two options: the kernel's result cut off at max_value, beyond which the derivative is 0."""
-    if max_value is None and slope == 0:
-        return activations.relu
-
-    def forward(x: Array) -> Array:
-        y = kernels.leaky_relu_forward(x, slope)
-        return y if max_value is None else y.clip(max=max_value)
-
-    def backward(dy: Array, y: Array) -> Array:
-        dx = kernels.leaky_relu_backward(dy, y, slope)
-        return dx if max_value is None else dx * (y < max_value)
-
-    return activations.Function("relu", forward, backward)
+    @property
+    def activation(self) -> Function:  # type: ignore[override]
+        return activations.softmax.variant(self.axis)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn import activations
 from minicnn.activations import Function
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError
@@ -145,6 +146,10 @@ class ActivatedLayer(Layer):
     """A layer whose last act is an activation: `self.activation`, a minicnn.activations.Function."""
 
     activation: Function
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An activation may also be given by name, or as None, after construction."""
+        super().__setattr__(name, activations.get(value) if name == "activation" else value)
 
     def activate(self, z: Array, ctx: Context, overwrite: bool = False) -> Array:
         """y = activation(z). Saves for the backward pass z or y, whichever dz is made of, or the slope itself.
