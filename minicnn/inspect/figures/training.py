@@ -60,8 +60,9 @@ def training_curves(history: Any, classes: int | None = None, save: Any = None) 
         at = np.asarray(epochs if len(epochs) == count else range(1, count + 1))
         _curve(ax, name, at, curves[name], curves.get(f"val_{name}"), classes)
     if "val_loss" in curves and any(v < t for v, t in zip(curves["val_loss"], curves["loss"], strict=False)):
-        footnote(figure, "Validation may lie below training: training is a mean over the epoch, in which the model was "
-                 "worse, and with dropout where there is any; validation is measured after it, without.")  # fmt: skip
+        footnote(figure, "Why validation is below training: the training loss is a mean over the epoch, during which "
+                 "the model was still worse, and it is measured with dropout if there is any; validation comes after "
+                 "the epoch, without dropout.")  # fmt: skip
     return saved(figure, save)
 
 
