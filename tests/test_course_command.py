@@ -75,6 +75,8 @@ WRONG = {
     "another framework": ("import torch\n" + RIGHT, "Line 1 imports torch"),
     "eval": (body("return eval('x')"), "Line 5 uses eval"),
     "by the back door": (body("return np.maximum.__class__"), "Line 5 uses __class__"),
+    "NumPy changed": ("import numpy as np\n\nnp.abs = lambda x: 0 * x\n" + RIGHT, "Line 3 changes np.abs"),
+    "a matrix": (body("return np.maximum(x, 0).view(np.matrix)"), "y is a matrix, expected a plain array"),
     "globals": (body("return globals()"), "Line 5 uses globals"),
     "the name assigned to something else": (RIGHT + "relu_forward = np.abs\n", "not what this file defines"),
     "the name assigned to a class": (RIGHT + "class relu_forward:\n    pass\n", "not what this file defines"),

@@ -113,7 +113,7 @@ def _how_it_ended(code: int, trace: str, errors: str, limit: float) -> tuple[str
     if code == 0:
         return "", ""
     if "Timeout" in trace:
-        return f"stopped after {limit:g} seconds: an endless loop, or far too slow", trace
+        return f"stopped after {limit:g} seconds: an endless loop, or very slow (--limit 60 waits longer)", trace
     fatal = re.findall(r"Fatal Python error: (.+)", trace)
     last = fatal or errors.strip().splitlines()[-1:] or [f"exit code {code}"]
     return f"the process crashed ({last[0]})", trace
@@ -158,8 +158,8 @@ def source_of(path: Path) -> Source:
     names = [name for name in files.PARTS if cut.function_in(tree, name) is not None]
     if not names:
         raise files.RefusedError(
-            f"No function of the course is defined in {path.name}. A step's function must keep its name; "
-            f"`course list` shows the steps, `course start NAME` writes a file."
+            f"No function of the course is defined in {path.name} (with `def`, at the top of the file). A step's "
+            "function must keep its name; `course list` shows the steps, `course start NAME` writes a file."
         )
     return Source(str(path), text, names)
 

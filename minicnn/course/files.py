@@ -226,6 +226,15 @@ def check_contents(tree: ast.Module) -> None:
             raise RefusedError(f"Line {node.lineno} uses {node.id}: an exercise needs arithmetic only.")
         elif isinstance(node, ast.Attribute) and node.attr.startswith("__"):
             raise RefusedError(f"Line {node.lineno} uses {node.attr}: an exercise needs arithmetic only.")
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and _is_numpy(node.value):
+            raise RefusedError(f"Line {node.lineno} changes {ast.unparse(node)}: NumPy must stay as it is.")
+
+
+def _is_numpy(node: ast.expr) -> bool:
+    """Whether this is np, numpy, or a part of it (np.linalg)."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in ("np", "numpy")
 
 
 def _check_module(module: str, line: int, name: str = "") -> None:

@@ -109,12 +109,15 @@ class Learner:
         if result is None:
             raise FailedError(f"{self.part.function} returns None: is a `return` missing?")
         if len(names) == 1:
-            return (result,)
+            result = (result,)
         if not isinstance(result, (tuple, list)) or len(result) != len(names):
             count = f"{len(result)} of them" if isinstance(result, (tuple, list)) else say.shape(result)
             raise FailedError(
                 f"{self.part.function} must return {len(names)} results, {', '.join(names)}; it returned {count}."
             )
+        for name, value in zip(names, result, strict=True):
+            if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
+                raise FailedError(f"{name} is a {type(value).__name__}, expected a plain array: np.asarray makes one.")
         return tuple(result)
 
 

@@ -46,6 +46,7 @@ class Milestone:
     shrink: int = 1  # so many pixels by so many become one, their mean
     filters: tuple[int, int] = (8, 16)
     stride: int = 1  # of the first convolution
+    rate: float = 0.002  # Adam's
 
 
 def _toy() -> Any:
@@ -68,7 +69,8 @@ def _cifar10() -> Any:
 
 MILESTONES = {
     "toy": Milestone(
-        "ten kinds of clothes, drawn by code; at most 30 seconds, nothing to download", _toy, 20, 30.0, 2, (6, 12), 2
+        "ten kinds of clothes, drawn by code; at most 30 seconds, nothing to download",
+        _toy, 20, seconds=30.0, shrink=2, filters=(6, 12), stride=2, rate=0.01,
     ),
     "fashion-mnist": Milestone("60,000 photographs of clothes (a download of 30 MB)", _fashion_mnist, 1),
     "cifar-10": Milestone("50,000 colour photographs (a download of 170 MB)", _cifar10, 1),
@@ -167,7 +169,6 @@ def _train(
 ) -> None:
     from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D, ReLU
     from minicnn.models import Sequential
-    from minicnn.optimizers import SGD, Adam
     from minicnn.training.shards import get_num_threads, set_num_threads
 
     (x, y), (x_test, y_test) = data
@@ -183,10 +184,7 @@ def _train(
                 BatchNormalization(momentum=0.9), ReLU(), Conv2D(second, 3, padding="same"), ReLU(), MaxPooling2D(2),
                 Flatten(), Dropout(0.25), Dense(10, activation="softmax"),
             ])  # fmt: skip
-            rule = (
-                SGD(0.05, momentum=0.9) if "momentum_step" in used else SGD(0.1) if "sgd_step" in used else Adam(0.01)
-            )
-            model.compile(rule, "sparse_categorical_crossentropy", ["accuracy"])
+            model.compile(_optimizer(milestone, used), "sparse_categorical_crossentropy", ["accuracy"])
             print(f"\nLearning from {len(x)} images of {x.shape[1]}×{x.shape[2]}:")
             watch = _Stop(seconds, len(x))
             with contextlib.suppress(_TimeIsOverError):
@@ -202,6 +200,15 @@ def _train(
         where, _ = cut.place(files.PARTS[name].fast)
         print(f"  {name:32} {taken / spent:5.0%}   the fast one: {where}")
     print(f"  {'everything else':32} {max(0.0, 1 - sum(in_training.values()) / spent):5.0%}")
+
+
+def _optimizer(milestone: Milestone, used: Iterable[str]) -> Any:
+    """The one of which the learner has written the step; Adam, if none."""
+    from minicnn.optimizers import SGD, Adam
+
+    if "momentum_step" in used:
+        return SGD(0.05, momentum=0.9)
+    return SGD(0.1) if "sgd_step" in used else Adam(milestone.rate)
 
 
 def _timed(name: str, call: Any, times: dict[str, float]) -> Any:
