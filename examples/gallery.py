@@ -60,7 +60,7 @@ def initialisations(x, y, classes):
 def main(args):
     args.output.mkdir(parents=True, exist_ok=True)
     model = minicnn.load_model(args.model) if args.model else None
-    shape = NEW_SHAPE if model is None else tuple(model.input_shape)
+    shape = NEW_SHAPE if model is None else tuple(model.sample_shape)
     dataset = args.dataset or ("toy_color" if shape[-1] == 3 else "toy")
     (x, y), (x_test, y_test), names = minicnn.datasets.load(dataset)
     size = (*x.shape[1:], 1)[:3]

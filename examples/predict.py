@@ -100,7 +100,7 @@ def main(args):
             failed += 1
             continue
         # A batch of one image, in the shape that the model takes; of the batch of answers, the only one.
-        p = model.predict(image.reshape(1, *model.shapes[0]), verbose=0)[0]
+        p = model.predict(image.reshape(1, *model.sample_shape), verbose=0)[0]
         print(path)
         for switch, why in doubts.items():
             print(f"    {'done' if args.prepare else 'careful'}: {why}: --{switch.replace('_', '-')}")

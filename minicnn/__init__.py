@@ -17,6 +17,7 @@ _SUBMODULES = {
     "regularizers", "schedules", "utils",
 }  # fmt: skip
 _NAMES = {
+    "Model": "minicnn.models",
     "Sequential": "minicnn.models",
     "Input": "minicnn.layers",
     "load_model": "minicnn.models",

@@ -93,7 +93,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _pictures(model: Any, options: argparse.Namespace) -> tuple[np.ndarray, list[int] | None, list[str] | None, str]:
     """(pixels 0…255 of the batch, labels or None, class names or None, a sentence about the first one's origin)."""
-    shape = model.input_shape
+    shape = model.sample_shape
     if options.batch < 1 or (options.image is not None and options.batch > 1):
         raise InputError(
             "--batch", "there are not so many images.", "1 for --image, 1 or more for --dataset.", f"{options.batch}.",
@@ -144,9 +144,9 @@ def _read_image(path: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
 
 def _scaled(model: Any, pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """(the batch, a sentence about its scale): 0 to 1, unless the model itself divides by about 255."""
-    first = model.flat_layers[0]
-    if type(first).__name__ == "Rescaling" and abs(first.scale) < 0.1:
-        return pixels.astype(np.float64), f"pixels 0 to 255, since {model.layer_keys[0]} scales them"
+    first = model.nodes[0]
+    if type(first.layer).__name__ == "Rescaling" and abs(first.layer.scale) < 0.1:
+        return pixels.astype(np.float64), f"pixels 0 to 255, since {first.key} scales them"
     return pixels / 255.0, "pixels scaled to 0…1"
 
 

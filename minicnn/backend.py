@@ -19,6 +19,10 @@ from minicnn.errors import InputError
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 
+# What the layers' code shall not do in their users' name: NumPy warns where numbers overflow or become NaN, once for
+# each line of a kernel, without a word of the cause. In here that is left to minicnn/training/finite.py.
+quiet = np.errstate(all="ignore")
+
 
 def xp_of(x: Array) -> Any:
     """The array module of x: `cupy` for a CuPy array, `numpy` for everything else."""

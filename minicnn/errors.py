@@ -63,19 +63,20 @@ class InputError(ValueError):
 class NotFiniteError(InputError):
     """NaN or infinity appeared while a model was learning. `where` is the layer, or "the loss".
 
-    direction: "forward", "backward" or "update". epoch, batch: counted from 0.
+    array: what was not finite, "dx" for example. direction: "forward", "backward" or "update". epoch, batch: counted
+    from 0.
     """
 
     def __init__(
         self, where: object, problem: str, expected: str, received: str, fix: str,
-        direction: str = "forward", epoch: int = 0, batch: int = 0,
+        array: str = "", direction: str = "forward", epoch: int = 0, batch: int = 0,
     ):  # fmt: skip
         super().__init__(where, problem, expected, received, fix)
-        self.direction, self.epoch, self.batch = direction, epoch, batch
+        self.array, self.direction, self.epoch, self.batch = array, direction, epoch, batch
 
     def __reduce__(self):
         kind, arguments = super().__reduce__()
-        return kind, (*arguments, self.direction, self.epoch, self.batch)
+        return kind, (*arguments, self.array, self.direction, self.epoch, self.batch)
 
 
 class BrokenFileError(InputError):
@@ -210,3 +211,8 @@ def _does_not_fit(where: str, argument: str, value: Any, expected: str, example:
     return InputError(
         where, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}={example}."
     )
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """What a file says may be long; an error shows its beginning."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -30,7 +30,7 @@ be float32; and no pass may write to its inputs or to dy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from types import EllipsisType
@@ -41,11 +41,12 @@ import numpy as np
 from minicnn import gradcheck_hints, html
 from minicnn.backend import Array, Device, current_device, move, to_host, xp_of
 from minicnn.errors import InputError, visible
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Layer, Shape
+from minicnn.layers.context import Context
 from minicnn.layers.core import Dropout
 from minicnn.layers.network import Network
+from minicnn.layers.walk import Node, backward, forward, new_contexts
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses
-from minicnn.training import step as training_step
 from minicnn.training.checks import check_targets
 from minicnn.training.data import check_array, check_samples
 
@@ -206,7 +207,7 @@ def check_function(
 
 def check_layer(
     layer: Layer,
-    x: Array | Shape,
+    x: Any,
     training: bool = True,
     dy: Array | None = None,
     seed: int = 0,
@@ -216,30 +217,33 @@ def check_layer(
 ) -> Report:
     """Check a layer, or a Sequential as one layer: dx, and the gradient of each parameter.
 
-    x: a batch (N, …), or the shape of one sample, of which four are then drawn. An unbuilt layer is built, as a copy.
+    x: a batch (N, …), or the shape of one sample, of which four are then drawn; for a merging layer a list of batches
+    or of shapes: check_layer(Add(), [(4, 5, 3), (4, 5, 3)]). An unbuilt layer is built, as a copy.
     Parameters and state that are all one number (gamma of ones, a bias of zeros) would hide errors: in the copy, random
     numbers are added to them. Random layers draw the same numbers each time. Else as check_function.
     """
-    if isinstance(x, (tuple, list)):
-        x = np.random.default_rng(seed).standard_normal((4, *x))
-    home = _home(layer)
-    x = move(x, home)
+    rng, home = np.random.default_rng(seed), _home(layer)
+    inputs = list(x) if layer.merges else [x]
+    inputs = [move(rng.standard_normal((4, *i)) if isinstance(i, (tuple, list)) else i, home) for i in inputs]
+    names = [f"x[{k}]" for k in range(len(inputs))] if layer.merges else ["x"]
+    shapes = [i.shape[1:] for i in inputs]
 
     def prepare(dtype: Any) -> _Pass:
-        copied, values = _copy(layer, x.shape[1:], dtype, seed), x.astype(dtype)
-        page = Context()
+        copied = _copy(layer, shapes if layer.merges else shapes[0], dtype, seed)
+        values, ctx = [i.astype(dtype) for i in inputs], Context()
 
         def run() -> Array:
-            nonlocal page
-            page = Context(training, seed=seed)
-            return copied.forward(values, page)
+            nonlocal ctx
+            ctx = Context(training, seed=seed)
+            return copied.forward(values if layer.merges else values[0], ctx)
 
         def gradients(dy: Array) -> dict[str, Any]:
-            dx = copied.backward(dy, page)
-            pages = page.pages if isinstance(copied, Network) else [page]
-            return {"x": dx, **_collect(copied, pages)}
+            dx = copied.backward(dy, ctx)
+            dxs = dx if layer.merges else [dx]
+            inside = (ctx.nodes, ctx.contexts) if isinstance(copied, Network) else ([Node(copied, (-1,), "")], [ctx])
+            return {**dict(zip(names, dxs, strict=True)), **_collect(*inside)}
 
-        return _Pass({"x": values, **_parameters(copied)}, run, gradients)
+        return _Pass({**dict(zip(names, values, strict=True)), **_parameters(copied)}, run, gradients)
 
     title = f"{layer.name} ({type(layer).__name__}, in {_mode(training)}): {_how(dy)}"
     with home:
@@ -272,22 +276,21 @@ def check_model(
 
     def prepare(dtype: Any) -> _Pass:
         copied = _copy(model, x.shape[1:], dtype, seed)
-        check_samples("x", x, copied.input_shape, copied.layers[0].name)
+        check_samples("x", x, copied.sample_shape, copied.layers[0].name)
         check_targets(model.loss, y, copied.shapes[-1])
-        layers, values = copied.flat_layers, copied.as_input(x).astype(dtype)
-        lowest, pages, y_true, y_pred = training_step.first_learning(layers), [], None, None
+        nodes, values = copied.nodes, copied.as_input(x).astype(dtype)
+        contexts, y_true, y_pred = [], None, None
 
         def run() -> Array:
-            nonlocal pages, y_true, y_pred
-            pages = training_step.new_pages(layers, training, True, seed=seed)
-            y_pred = training_step.forward(layers, pages, values)
+            nonlocal contexts, y_true, y_pred
+            contexts = new_contexts(nodes, training, True, seed=seed)
+            y_pred = forward(nodes, contexts, values)
             y_true = prepare_targets(model.loss, y, y_pred)
-            return sample_losses(model.loss, y_true, y_pred, pages[-1]) + float(copied.penalty())
+            return sample_losses(model.loss, y_true, y_pred, contexts[-1]) + float(copied.penalty())
 
         def gradients(_: Array) -> dict[str, Any]:
-            dy = loss_gradient(model.loss, y_true, y_pred, pages[-1])
-            training_step.backward(layers, pages, dy, stop=lowest)
-            found = _collect(copied, pages, trained=True)
+            backward(nodes, contexts, loss_gradient(model.loss, y_true, y_pred, contexts[-1]))
+            found = _collect(nodes, contexts, trained=True)
             for key, leaf in _leaves(copied).items():
                 for name, regularizer in leaf.regularizers.items():
                     if regularizer is not None and f"{key}{name}" in found:
@@ -556,12 +559,12 @@ def _differing(now: dict[str, Array], before: dict[str, Array]) -> list[str]:
 # ---- layers -------------------------------------------------------------------------------------------------------
 
 
-def _copy(layer: Any, input_shape: Shape, dtype: Any, seed: int) -> Any:
+def _copy(layer: Any, input_shape: Any, dtype: Any, seed: int) -> Any:
     """A built copy in `dtype`. To arrays of one number throughout 0…0.5 is added: so variances stay positive."""
     copied, rng = copy.deepcopy(layer), np.random.default_rng(seed)
     if not copied.built:
         copied.output_shape(input_shape)  # refuses a shape that does not fit
-        copied.build(input_shape, rng)
+        copied.build_once(input_shape, rng)
     for leaf in _leaves(copied).values():
         for arrays in (leaf.params, leaf.state):
             for name, array in arrays.items():
@@ -579,7 +582,7 @@ def _leaves(layer: Any) -> dict[str, Layer]:
     """The layers that hold arrays, by the prefix of their arrays' names: "" for one layer, "dense_1/" in a model."""
     if not isinstance(layer, Network):
         return {"": layer}
-    return {f"{key}/": leaf for key, leaf in zip(layer.layer_keys, layer.flat_layers, strict=True)}
+    return {f"{key}/": leaf for key, leaf in layer.layers_by_key.items()}
 
 
 def _parameters(layer: Any, trained: bool = False) -> dict[str, Array]:
@@ -592,14 +595,22 @@ def _parameters(layer: Any, trained: bool = False) -> dict[str, Array]:
     }
 
 
-def _collect(layer: Any, pages: list[Context], trained: bool = False) -> dict[str, Any]:
-    """The gradients on the pages, by the names of _parameters; None where one is missing that training needs."""
-    return {
-        f"{key}{name}": page.grads.get(name)
-        for (key, leaf), page in zip(_leaves(layer).items(), pages, strict=True)
-        for name in leaf.params
-        if leaf.trainable or (name in page.grads and not trained)
-    }
+def _collect(nodes: Sequence[Node], contexts: Sequence[Context], trained: bool = False) -> dict[str, Any]:
+    """The gradients in the contexts, by the names of _parameters; None where one is missing that training needs.
+
+    A layer that is used twice has the sum of both.
+    """
+    found: dict[str, Any] = {}
+    keys: dict[int, str] = {}
+    for node, ctx in zip(nodes, contexts, strict=True):
+        key = keys.setdefault(id(node.layer), node.key)
+        for name in node.layer.params:
+            if not (node.layer.trainable or (name in ctx.grads and not trained)):
+                continue
+            whole, gradient = f"{key}/{name}" if key else name, ctx.grads.get(name)
+            both = whole in found and found[whole] is not None and gradient is not None
+            found[whole] = found[whole] + gradient if both else gradient
+    return found
 
 
 def _rates(layer: Any) -> list[float]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minicnn.errors import BrokenFileError, InputError, MissingFileError
+from minicnn.errors import BrokenFileError, InputError, MissingFileError, shortened
 from minicnn.file_kinds import HEAD, kind_at, kind_of
 
 MAX_PIXELS = 50_000_000
@@ -48,11 +48,6 @@ def checked(path: Any, problem: str, expected: str, fix: str) -> Iterator[None]:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # most of those are raised here
         received = f"{kind}{shortened(str(error)).rstrip('.')}."
         raise BrokenFileError(path, problem, expected, received, fix) from error
-
-
-def shortened(text: str, length: int = 300) -> str:
-    """What a file says may be long; an error shows its beginning."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def open_file(path: Any) -> BinaryIO:

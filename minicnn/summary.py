@@ -40,7 +40,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
         lines.append(" How they are counted (MACs are multiply-accumulates: one product, added to a sum):")
         parts = zip(model.layers, shapes, shapes[1:], strict=False)
         lines += [f"   {_formula(*part)}" for part in parts if part[0].params]
-        lines.append(f" MACs of one sample: {model.macs(model.input_shape):,}")
+        lines.append(f" MACs of one sample: {model.macs(model.sample_shape):,}")
     for line in lines:
         (print_fn or print)(visible(line))
 
@@ -59,7 +59,7 @@ def summary_html(model: Any) -> str:
         total, trainable = model.count_params(), trainable_params(model)
         rows.append(["Total", "", "", f"{total:,}"])
         end = f"{trainable:,} parameters are trained, {total - trainable:,} are not."
-        end += f" Input: {html.shape(model.input_shape)}."
+        end += f" Input: {html.shape(model.sample_shape)}."
     return html.page(html.title(model.name), html.table(head, rows, left=3, total=model.built), html.line(end))
 
 

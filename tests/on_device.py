@@ -134,7 +134,7 @@ def _fetch(value: Any) -> Any:
     """The same on the host. NumPy has numbers where CuPy has arrays without axes."""
     if isinstance(value, dict):
         return {key: _fetch(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return type(value)(_fetch(item) for item in value)
     return value.get()[()] if _is_there(value) else value
 
@@ -157,7 +157,7 @@ def _arrays_there(owner: Any, args: tuple[Any, ...]) -> Iterator[None]:
     kept = [arrays for layer in getattr(owner, "flat_layers", [owner]) if isinstance(layer, Layer)
             for arrays in (layer.params, layer.state)]  # fmt: skip
     originals = [dict(arrays) for arrays in kept]
-    changing = [vars(ctx) for arg in args if isinstance(arg, Context) for ctx in (arg, *vars(arg).get("pages", []))]
+    changing = [vars(ctx) for arg in args if isinstance(arg, Context) for ctx in (arg, *vars(arg).get("contexts", []))]
     if isinstance(owner, Optimizer):
         changing.append(owner.state)
     for arrays in (*kept, *changing):

@@ -21,7 +21,7 @@ from minicnn.layers import Conv2D, Dense
 
 def test_small_vggnet_is_the_published_one():
     model = SmallVGGNet(width=64, height=64, depth=3, classes=3)
-    assert model.input_shape == (64, 64, 3) and model.shapes[-1] == (3,)
+    assert model.sample_shape == (64, 64, 3) and model.shapes[-1] == (3,)
     kinds = [type(layer).__name__ for layer in model.layers]
     conv, end = ["Conv2D", "Activation", "BatchNormalization"], ["MaxPooling2D", "Dropout"]
     top = ["Flatten", "Dense", "Activation", "BatchNormalization", "Dropout", "Dense", "Activation"]
@@ -36,7 +36,7 @@ def test_small_vggnet_is_the_published_one():
 
 def test_small_vggnet_takes_width_before_height_and_trains():
     model = SmallVGGNet(8, 16, 1, 2)
-    assert model.input_shape == (16, 8, 1)
+    assert model.sample_shape == (16, 8, 1)
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
     x, y = random((8, 16, 8, 1), dtype=np.float32), np.eye(2, dtype=np.float32)[np.arange(8) % 2]
     history = model.fit(x, y, epochs=1, verbose=0)
@@ -78,7 +78,7 @@ def test_the_whole_vgg16(monkeypatch):
     for layer in (Conv2D, Dense):
         monkeypatch.setattr(layer, "create", create_empty)
     model = VGG16(weights=None)
-    assert model.input_shape == (224, 224, 3)
+    assert model.sample_shape == (224, 224, 3)
     assert [layer.name for layer in model.layers[-4:]] == ["flatten", "fc1", "fc2", "predictions"]
     assert model.count_params() == 138_357_544
     assert VGG16(weights=None, classes=7, classifier_activation=None).layers[-1].activation.name == "linear"

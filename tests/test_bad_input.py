@@ -427,10 +427,10 @@ def test_callbacks_that_are_none():
         (lambda: BatchNormalization(momentum="a"), "batch_normalization", "momentum"),
         (lambda: Sequential([Input((4, 4, 3)), BatchNormalization(axis=1)]), "batch_normalization_1", "last axis"),
         (lambda: BatchNormalization(epsilon=-1), "batch_normalization", "epsilon"),
-        (lambda: Input(4), "input", "(4,), with the comma"),
-        (lambda: Input("28"), "input", "'28'"),
-        (lambda: Input(28.0), "input", "28.0"),
-        (lambda: Input((28, 28.0)), "input", "(28, 28.0)"),
+        (lambda: Input(4), "input_layer", "(4,), with the comma"),
+        (lambda: Input("28"), "input_layer", "'28'"),
+        (lambda: Input(28.0), "input_layer", "28.0"),
+        (lambda: Input((28, 28.0)), "input_layer", "(28, 28.0)"),
         (lambda: Dense(3, input_shape=4), "dense", "(4,), with the comma"),
         (lambda: Sequential([Dense(3)]).build(4), "sequential", "(4,), with the comma"),
         (lambda: Dense(3, activation=ReLU), "activation", 'activation="relu"'),
@@ -466,7 +466,7 @@ def test_a_built_layer_where_another_width_reaches_it(make):
     name = layer.name
     refused(lambda: Sequential([Input((6, 6, 5)), layer]), name, "4 in the last axis", "(6, 6, 5)", "make a new")
     late = Sequential([Conv2D(5, 1, name="early"), layer])
-    refused(lambda: late.build((6, 6, 1)), name, "4 in the last axis", "early 6×6×5")
+    refused(lambda: late.build((None, 6, 6, 1)), name, "4 in the last axis", "early 6×6×5")
     assert not late.layers[0].built
     Sequential([Input((3, 3, 4)), layer])  # other sizes of the image are welcome
     for old, new in zip(before, layer.get_weights(), strict=True):

@@ -392,7 +392,7 @@ def test_nan_on_the_way_back(clothes):
     (x, y), _ = clothes
     model = made(Flatten(), Bursting(6, activation="relu"), Dense(10, activation="softmax"))
     finding = only(model.diagnose(x, y), "NaN")
-    assert (finding.where, finding.measured) == ("bursting_1", 1) and "dw is the first" in finding.text
+    assert (finding.where, finding.measured) == ("bursting_1", 1) and "the gradient of w is the first" in finding.text
     assert "step 1, backward" in finding.text
 
 

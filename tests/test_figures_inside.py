@@ -33,8 +33,8 @@ from minicnn.layers import (
     Input,
     MaxPooling2D,
 )
+from minicnn.layers.walk import chain, forward, new_contexts
 from minicnn.models import Sequential
-from minicnn.training.step import forward, new_pages
 from minicnn.utils import set_random_seed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +92,7 @@ def said(figure):
 def logits_of(model, x):
     """The numbers before the last activation."""
     layers = model.flat_layers[:-1]
-    return forward(layers, new_pages(layers), model.as_input(x))
+    return forward(chain(layers), new_contexts(chain(layers)), model.as_input(x))
 
 
 # ---- colours ---------------------------------------------------------------------------------------------------------
@@ -207,11 +207,11 @@ def test_gradient_maps_of_colours_take_the_strongest_channel():
 def test_top_activations_against_brute_force(model, batch_size):
     x = some_images(11)
     values, which, places = top_activations(model, x, "conv2d_2", count=3, batch_size=batch_size)
-    layers = model.flat_layers[: model.layer_keys.index("conv2d_2") + 1]
+    layers = model.flat_layers[: list(model.layers_by_key).index("conv2d_2") + 1]
     for k in range(5):
         best = []
         for i in range(11):
-            y = forward(layers, new_pages(layers), x[i : i + 1])[0, :, :, k]
+            y = forward(chain(layers), new_contexts(chain(layers)), x[i : i + 1])[0, :, :, k]
             place = max(np.ndindex(y.shape), key=lambda p, y=y: y[p])
             best.append((float(y[place]), i, place))
         best.sort(key=lambda item: -item[0])
@@ -229,17 +229,18 @@ def test_equal_activations_count_the_earlier_image():
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 2), (3, 3)])
 def test_a_patch_is_exactly_what_the_output_depends_on(model, place):
-    index = model.layer_keys.index("conv2d_2")
+    index = list(model.layers_by_key).index("conv2d_2")
     field = _Field.of(model, index)
     layers = model.flat_layers[: index + 1]
     sees = np.zeros((8, 8), dtype=bool)
     for seed in range(4):
         x = some_images(1, seed=seed)
-        before = forward(layers, new_pages(layers), x)[0][place]
+        before = forward(chain(layers), new_contexts(chain(layers)), x)[0][place]
         for pixel in np.ndindex(8, 8):
             changed = x.copy()
             changed[0][pixel] += 5
-            sees[pixel] |= bool((forward(layers, new_pages(layers), changed)[0][place] != before).any())
+            after = forward(chain(layers), new_contexts(chain(layers)), changed)[0][place]
+            sees[pixel] |= bool((after != before).any())
     rows, columns = field.slices(np.array(place))
     expected = np.zeros((8, 8), dtype=bool)
     expected[max(0, rows[0]) : rows[1], max(0, columns[0]) : columns[1]] = True
@@ -252,7 +253,7 @@ def test_top_patches_draw_those_places(model, tmp_path):
                                  class_names=NAMES, save=tmp_path / "p.png")  # fmt: skip
     values, which, places = top_activations(model, x, "conv2d_2", count=2)
     assert len(figure.axes) == 4
-    field = _Field.of(model, model.layer_keys.index("conv2d_2"))
+    field = _Field.of(model, list(model.layers_by_key).index("conv2d_2"))
     for ax, (k, j) in zip(figure.axes, [(4, 0), (4, 1), (0, 0), (0, 1)], strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), x[which[k, j], ..., 0])
         (top, bottom), (left, right) = field.slices(places[k, j])

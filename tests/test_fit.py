@@ -311,7 +311,7 @@ def test_a_generator_builds_a_model_that_knows_no_shape():
     model = Sequential([Dense(3, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(((*rows(7),) for _ in range(4)), steps_per_epoch=4, verbose=0)
-    assert model.input_shape == (5,) and "accuracy" in history.history
+    assert model.sample_shape == (5,) and "accuracy" in history.history
 
 
 def test_steps_per_epoch_ends_an_epoch_of_arrays_early():

@@ -52,7 +52,7 @@ def changed(model: Sequential, epochs: int = 1) -> set[str]:
 def arrays(model: Sequential) -> dict[str, np.ndarray]:
     return {
         f"{key}/{name}": array.copy()
-        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)
+        for key, layer in model.layers_by_key.items()
         for name, array in (layer.params | layer.state).items()
     }
 

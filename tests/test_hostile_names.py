@@ -50,7 +50,7 @@ def made(name: str):
         model = Sequential([Conv2D(2, 3, name=own), Flatten(), Dense(2, activation="softmax")], name=name)
     except InputError:  # layers' names are parts of names in files: no control characters there
         model = Sequential([Conv2D(2, 3, name="c"), Flatten(), Dense(2, activation="softmax")], name=name)
-    model.build((5, 5, 1))
+    model.build((None, 5, 5, 1))
     model.class_names = [name, "b"]
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = np.random.default_rng(0).random((2, 5, 5, 1)), np.array([0, 1])

@@ -17,7 +17,7 @@ from minicnn.layers import (
     MaxPooling2D,
 )
 from minicnn.models import Sequential
-from minicnn.training import inference, step
+from minicnn.training import inference
 
 
 def model_of(*layers, shape=(8, 8, 3)):
@@ -46,8 +46,8 @@ def network():
 
 @pytest.mark.parametrize(("piece_bytes", "group_bytes"), [(1, 1), (1, 3000), (3000, 1 << 26), (1 << 22, 1 << 26)])
 def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, group_bytes, monkeypatch):
-    monkeypatch.setattr(step, "PIECE_BYTES", piece_bytes)
-    monkeypatch.setattr(step, "GROUP_BYTES", group_bytes)
+    monkeypatch.setattr(inference, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(inference, "GROUP_BYTES", group_bytes)
     model, x = network(), random((7, 8, 8, 3), 1, np.float32)
     before = x.copy()
     np.testing.assert_allclose(model.predict(x, verbose=0), one_by_one(model, x), rtol=1e-4, atol=1e-5)
@@ -57,7 +57,7 @@ def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, group_bytes
 def test_a_network_without_a_dense_layer_goes_through_in_pieces_to_its_end(monkeypatch):
     sizes, forward = [], Conv2D.forward
     monkeypatch.setattr(Conv2D, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
-    monkeypatch.setattr(step, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
+    monkeypatch.setattr(inference, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
     model, x = model_of(Conv2D(4, 3, padding="same"), Flatten()), random((7, 8, 8, 3), 1, np.float32)
     predictions = model.predict(x, verbose=0)
     assert sizes == [3, 3, 1]
@@ -67,8 +67,8 @@ def test_a_network_without_a_dense_layer_goes_through_in_pieces_to_its_end(monke
 def test_dense_layers_meet_groups_of_pieces(monkeypatch):
     sizes, forward = [], Dense.forward
     monkeypatch.setattr(Dense, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
-    monkeypatch.setattr(step, "PIECE_BYTES", 2 * 8 * 8 * 4 * 4)
-    monkeypatch.setattr(step, "GROUP_BYTES", 5 * 8 * 8 * 4 * 4)
+    monkeypatch.setattr(inference, "PIECE_BYTES", 2 * 8 * 8 * 4 * 4)
+    monkeypatch.setattr(inference, "GROUP_BYTES", 5 * 8 * 8 * 4 * 4)
     model, x = model_of(Conv2D(4, 3, padding="same"), Flatten(), Dense(2)), random((12, 8, 8, 3), 1, np.float32)
     predictions = model.predict(x, verbose=0)
     assert sizes == [5, 5, 2]
@@ -79,14 +79,14 @@ def test_evaluation_is_the_same_in_pieces(monkeypatch):
     model, x, y = network(), random((7, 8, 8, 3), 1, np.float32), random((7, 4), 2, np.float32)
     model.compile("sgd", "mse", metrics=["mae"])
     whole = model.evaluate(x, y, verbose=0)
-    monkeypatch.setattr(step, "PIECE_BYTES", 1)
+    monkeypatch.setattr(inference, "PIECE_BYTES", 1)
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0), whole, rtol=1e-5)
 
 
 def test_the_plan_folds_and_skips():
     model = network()
     before = model.get_weights()
-    kinds = [type(layer).__name__ for layer in inference.plan(model.flat_layers)]
+    kinds = [type(node.layer).__name__ for node in inference.plan(model.nodes)]
     assert kinds == ["Conv2D", "Activation", "MaxPooling2D", "Conv2D", "Activation", "BatchNormalization",
                      "Conv2D", "Flatten", "Dense", "BatchNormalization", "Dense"]  # fmt: skip
     for array, same in zip(model.get_weights(), before, strict=True):
@@ -99,7 +99,7 @@ def test_a_layer_of_the_users_own_is_not_folded():
             return 2 * super().forward(x, ctx)
 
     model, x = model_of(Doubled(2, 3), BatchNormalization()), random((2, 8, 8, 3), 1, np.float32)
-    assert len(inference.plan(model.flat_layers)) == 2
+    assert len(inference.plan(model.nodes)) == 2
     np.testing.assert_allclose(model.predict(x, verbose=0), one_by_one(model, x), rtol=1e-4, atol=1e-5)
 
 

@@ -20,8 +20,11 @@ from minicnn.gradcheck import check_layer
 from minicnn.layers import (
     ELU,
     Activation,
+    Add,
+    Average,
     AveragePooling2D,
     BatchNormalization,
+    Concatenate,
     Context,
     Conv2D,
     Dense,
@@ -29,12 +32,17 @@ from minicnn.layers import (
     Flatten,
     GlobalAveragePooling2D,
     Input,
+    InputLayer,
     Layer,
     LeakyReLU,
+    Maximum,
     MaxPooling2D,
+    Multiply,
     ReLU,
     Rescaling,
     Softmax,
+    Subtract,
+    ZeroPadding2D,
 )
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD
@@ -49,7 +57,7 @@ def square_activation() -> Function:
 
 # A new layer for each test, and the shape of one sample.
 CASES = {
-    "Input": (lambda: Input((4, 3)), (4, 3)),
+    "InputLayer": (lambda: InputLayer((4, 3)), (4, 3)),
     "Flatten": (Flatten, (2, 3, 2)),
     "Rescaling": (lambda: Rescaling(1 / 4, -0.5), (3, 2, 1)),
     "Dropout": (lambda: Dropout(0.3), (5, 3)),
@@ -98,6 +106,16 @@ CASES = {
     "ELU alpha": (lambda: ELU(alpha=0.4), (7,)),
     "Softmax": (Softmax, (5,)),
     "Softmax images": (Softmax, (2, 3, 4)),
+    "Add": (Add, [(3, 4), (3, 4), (3, 4)]),
+    "Add repeats": (Add, [(3, 4, 2), (1, 1, 2)]),
+    "Subtract": (Subtract, [(3, 4), (3, 1)]),
+    "Multiply": (Multiply, [(2, 3, 2), (1, 1, 2), (2, 3, 2)]),
+    "Average": (Average, [(4,), (4,), (4,)]),
+    "Maximum": (Maximum, [(3, 4), (3, 4), (1, 4)]),
+    "Concatenate": (Concatenate, [(3, 2, 2), (3, 2, 1), (3, 2, 4)]),
+    "Concatenate rows": (lambda: Concatenate(axis=1), [(3, 2), (1, 2)]),
+    "ZeroPadding2D": (ZeroPadding2D, (3, 2, 2)),
+    "ZeroPadding2D sides": (lambda: ZeroPadding2D(((0, 2), (1, 0))), (2, 3, 1)),
     "Sequential": (
         lambda: Sequential(
             [
@@ -123,12 +141,23 @@ def made(case: str, dtype=np.float32) -> tuple[Layer, np.ndarray]:
         for arrays in (leaf.params, leaf.state):
             for name, array in arrays.items():
                 arrays[name] = (to_host(array) + draw.uniform(0.1, 0.5, array.shape)).astype(dtype)
+    if layer.merges:
+        return layer, [random((3, *one), k, dtype) for k, one in enumerate(shape)]
     return layer, random((3, *shape), 1, dtype)
+
+
+def listed(x):
+    """The arrays of an input: one, or those of a merging layer."""
+    return x if isinstance(x, list) else [x]
+
+
+def sample_shape(x):
+    return [one.shape[1:] for one in x] if isinstance(x, list) else x.shape[1:]
 
 
 def test_every_layer_has_a_case():
     tested = {type(make()).__name__ for make, _ in CASES.values()}
-    assert set(layers.__all__) - {"Layer", "Context"} <= tested
+    assert set(layers.__all__) - {"Layer", "Context", "Input"} <= tested
 
 
 # --- Gradients ----------------------------------------------------------------------------------------------
@@ -139,11 +168,12 @@ def test_every_layer_has_a_case():
 def test_gradients(case, training):
     make, shape = CASES[case]
     layer = make()
-    report = check_layer(layer, (*shape,), training=training, max_elements=40)
+    report = check_layer(layer, shape, training=training, max_elements=40)
     report.assert_ok()
     if case != "Sequential":
         layer.build(shape, np.random.default_rng(0))
-        assert list(report.arrays) == ["dx", *(f"d{name}" for name in layer.params)]
+        dx = [f"dx[{k}]" for k in range(len(shape))] if layer.merges else ["dx"]
+        assert list(report.arrays) == [*dx, *(f"d{name}" for name in layer.params)]
 
 
 @pytest.mark.parametrize("layer", [MaxPooling2D(2), MaxPooling2D(3, strides=1, padding="same"), ReLU()])
@@ -165,15 +195,16 @@ def test_alone_in_float32(case, training):
     attributes = [dict(vars(leaf)) for leaf in (layer, *leaves)]
     arrays = [array for leaf in leaves for array in (*leaf.params.values(), *leaf.state.values())]
     ctx = Context(training, seed=3)
-    with unchanged(x, *arrays):
+    with unchanged(*listed(x), *arrays):
         y = layer.forward(x, ctx)
-    assert y.shape == (3, *layer.output_shape(x.shape[1:]))
+    assert y.shape == (3, *layer.output_shape(sample_shape(x)))
     assert y.dtype == np.float32
     dy = random(y.shape, 2, np.float32)
-    with unchanged(x, y, dy, *arrays):
+    with unchanged(*listed(x), y, dy, *arrays):
         dx = layer.backward(dy, ctx)
-    assert dx.shape == x.shape and dx.dtype == np.float32
-    for leaf, page in zip(leaves, getattr(ctx, "pages", [ctx]), strict=True):
+    for one, of in zip(listed(dx), listed(x), strict=True):
+        assert one.shape == of.shape and one.dtype == np.float32
+    for leaf, page in zip(leaves, vars(ctx).get("contexts", [ctx]), strict=True):
         assert page.grads.keys() == leaf.params.keys()
         for name, gradient in page.grads.items():
             assert gradient.shape == leaf.params[name].shape and gradient.dtype == np.float32
@@ -185,10 +216,11 @@ def test_alone_in_float32(case, training):
 
 
 @ids
-def test_two_pages_of_one_layer_do_not_mix(case):
+def test_two_contexts_of_one_layer_do_not_mix(case):
     """Two shards in flight: forward, forward, backward, backward gives what each gives alone."""
     layer, x = made(case)
-    other = random(x.shape, 8, np.float32)
+    other = [random(one.shape, 8, np.float32) for one in listed(x)]
+    other = other if layer.merges else other[0]
     pages, alone = [], []
     for batch in (x, other):
         ctx = Context(True, seed=3)
@@ -198,7 +230,9 @@ def test_two_pages_of_one_layer_do_not_mix(case):
         pages.append(Context(True, seed=3))
         y = layer.forward(batch, pages[-1])
     for ctx, expected in reversed(list(zip(pages, alone, strict=True))):
-        np.testing.assert_array_equal(layer.backward(random(y.shape, 2, np.float32), ctx), expected)
+        again = layer.backward(random(y.shape, 2, np.float32), ctx)
+        for one, before in zip(listed(again), listed(expected), strict=True):
+            np.testing.assert_array_equal(one, before)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "Sequential"])
@@ -227,7 +261,7 @@ def test_config_round_trip(case):
     assert twin.get_config() == config
     assert twin.trainable == layer.trainable and twin.name == layer.name
     if not twin.built:
-        twin.build(x.shape[1:], np.random.default_rng(9))
+        twin.build(sample_shape(x), np.random.default_rng(9))
     twin.set_weights(layer.get_weights())
     for training in (True, False):
         y, again = (one.forward(x, Context(training, seed=4)) for one in (layer, twin))
@@ -253,7 +287,7 @@ def test_an_unknown_argument_is_refused_with_the_nearest():
         Dense(3, kernel_regulariser="l2")
 
 
-def test_a_page_says_what_nobody_wrote():
+def test_a_context_says_what_nobody_wrote():
     with pytest.raises(AttributeError, match="nobody has written 'mask'"):
         Context().mask  # noqa: B018
 

@@ -69,7 +69,7 @@ def test_the_estimate_is_near_what_a_step_takes(layers, samples, optimizer, shar
     monkeypatch.setattr(backend, "_scratch", backend._Scratch())  # what earlier tests have left there would not count
     model = compiled(layers(), optimizer)
     rng = np.random.default_rng(0)
-    x, y = rng.random((samples, *model.input_shape), np.float32), rng.integers(0, 10, samples)
+    x, y = rng.random((samples, *model.sample_shape), np.float32), rng.integers(0, 10, samples)
     need = memory.estimate(model, shards)
     with Workers(shards, shards) as workers:
         train_step(model, x[:2], y[:2], workers)  # scratch memory is there already

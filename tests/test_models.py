@@ -54,7 +54,7 @@ def small_cnn() -> Sequential:
 )
 def test_a_model_that_knows_its_input_shape_is_built_at_once(make):
     model = make()
-    assert model.built and model.input_shape == (6,)
+    assert model.built and model.sample_shape == (6,)
     assert model.shapes == [(6,), (4,), (2,)]
     assert [w.shape for w in model.get_weights()] == [(6, 4), (4,), (4, 2), (2,)]
 
@@ -75,13 +75,13 @@ def test_a_model_without_input_shape_is_built_by_the_first_data():
     with pytest.raises(InputError, match="has not been built"):
         model.count_params()
     assert model.predict(random((5, 4, 2)), verbose=0).shape == (5, 3)
-    assert model.input_shape == (4, 2) and model.count_params() == 8 * 3 + 3
+    assert model.sample_shape == (4, 2) and model.count_params() == 8 * 3 + 3
 
 
 def test_accuracy_is_chosen_when_the_output_is_known():
     model = Sequential([Dense(1, activation="sigmoid")])
     model.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
-    model.build((3,))
+    model.build((None, 3,))
     assert isinstance(model.metrics[0], metrics.BinaryAccuracy)
     added_after_compile = Sequential()
     added_after_compile.compile("sgd", "mse", metrics=["accuracy"])
@@ -147,8 +147,8 @@ def test_a_layer_that_does_not_fit_is_not_added():
 def test_where_one_layer_does_not_fit_the_others_stay_unbuilt():
     model = Sequential([Conv2D(2, 3), MaxPooling2D(20)])
     with pytest.raises(InputError, match="too small"):
-        model.build((8, 8, 1))
-    model.build((40, 40, 3))
+        model.build((None, 8, 8, 1))
+    model.build((None, 40, 40, 3))
     assert model.layers[0].params["w"].shape == (3, 3, 3, 2)
 
 
@@ -169,9 +169,9 @@ def test_pop_takes_the_layer_and_its_optimizer_state_away():
 
 def test_a_built_model_refuses_another_input_shape():
     model = Sequential([Input((3,)), Dense(4)])
-    model.build((3,))
+    model.build((None, 3,))
     with pytest.raises(InputError, match="built for another shape"):
-        model.build((5,))
+        model.build((None, 5,))
 
 
 @pytest.mark.parametrize("shape", [(None, 3), (0, 3), (2.5,), (), (28, 28, True)])
@@ -201,10 +201,10 @@ def test_nested_models_have_flat_layers_with_unique_keys():
     assert [type(layer).__name__ for layer in outer.flat_layers] == [
         "Flatten", "Dense", "BatchNormalization", "Dense", "Dense", "Activation",
     ]  # fmt: skip
-    assert outer.layer_keys == [
+    assert list(outer.layers_by_key) == [
         "flatten_1", "inner/dense_1", "inner/batch_normalization_1", "inner/dense_2", "dense_1", "activation_1",
     ]  # fmt: skip
-    assert inner.built and inner.input_shape == (6,)
+    assert inner.built and inner.sample_shape == (6,)
     assert outer.count_params() == inner.count_params() + 12 == (28 + 16 + 15) + 12
 
 

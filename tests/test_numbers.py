@@ -302,7 +302,7 @@ def normalised() -> Sequential:
     [
         (lambda model: model.fit(ROWS, Y, batch_size=1, epochs=2, verbose=0), "The batch_size is 1"),
         (lambda model: model.fit(ROWS[:17], Y[:17], batch_size=8, epochs=2, verbose=0),
-         "one sample that is left of 17 in batches of 8: take another batch_size, 16 samples, or steps_per_epoch=2"),
+         "one sample that is left of 17 in batches of 8: take another batch_size, or 16 samples"),
         (lambda model: model.fit(((x.reshape(-1, 64), y) for x, y in endless(1, 4)), steps_per_epoch=2, epochs=2,
                                  verbose=0), "What is x gave this batch"),
     ],
@@ -433,7 +433,7 @@ def test_check_finite_names_layer_direction_and_batch(direction, value, sample, 
         model.fit(X, Y, batch_size=8, epochs=4, verbose=0, callbacks=before, check_finite=True)  # 3 batches an epoch
     error = caught.value
     assert (error.where, error.direction, error.epoch, error.batch) == ("odd", direction, 1, 1)
-    assert f"{value} appeared on the way {'forward' if direction == 'forward' else 'back'}" in error.problem
+    assert f"{value} appeared in the {direction} pass" in error.problem
     assert "in batch 2 of epoch 2" in error.problem
     if direction == "forward":
         assert f"{value} in its output y at index ({sample % 4}, 0, 0, 0)" in error.received
@@ -503,7 +503,7 @@ def test_terminate_on_nan_names_the_place_and_leaves_the_model_whole(direction, 
     model, before = odd_model(Odd(np.nan, 4, direction, 7, name="odd")), Snapshots()
     history = model.fit(X, Y, batch_size=8, epochs=4, verbose=0, callbacks=[before, callbacks.TerminateOnNaN()]).history
     said = capsys.readouterr().out
-    assert said.startswith("Training stops. odd: nan appeared on the way") and "in batch 2 of epoch 2" in said
+    assert said.startswith("Training stops. odd: nan appeared in the ") and "in batch 2 of epoch 2" in said
     assert "What to do: look for a division by 0 or an overflow in Odd" in said
     assert len(history["loss"]) == 2 and np.isnan(history["loss"][1]) == (direction == "forward")
     assert_equal(state_of(model), before.last)
@@ -535,9 +535,9 @@ def test_where_it_begins_on_a_gpu(check, monkeypatch, capsys):
     model = odd_model(Odd(np.inf, 1, "backward", name="odd")).to("gpu")
     fit = {"batch_size": 8, "verbose": 0, "callbacks": callbacks.TerminateOnNaN(), "check_finite": check}
     if check:
-        with pytest.raises(NotFiniteError, match="odd: inf appeared on the way back"):
+        with pytest.raises(NotFiniteError, match="odd: inf appeared in the backward pass"):
             model.fit(X, Y, **fit)
     else:
         model.fit(X, Y, **fit)
-        assert "odd: inf appeared on the way back" in capsys.readouterr().out
+        assert "odd: inf appeared in the backward pass" in capsys.readouterr().out
     assert model.optimizer.iterations == 1 and all(np.isfinite(w).all() for w in model.get_weights())

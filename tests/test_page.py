@@ -76,7 +76,7 @@ def _trace(
     model = Sequential(layers)
     rng = np.random.default_rng(2)
     x = rng.normal(size=(n, *shape)).astype(dtype)
-    model.build(shape)
+    model.build((None, *shape))
     model.compile(optimizer, loss)
     if y is None:
         y = rng.integers(0, classes, n)
@@ -338,7 +338,7 @@ class _Tags(html.parser.HTMLParser):
 def _hostile():
     name = HOSTILE.replace("/", "|")
     model = Sequential([Conv2D(2, 3, name=name), Flatten(), Dense(2, activation="softmax")], name=name)
-    model.build((5, 5, 1))
+    model.build((None, 5, 5, 1))
     model.class_names = [HOSTILE, "b"]
     model.compile("adam", "sparse_categorical_crossentropy")
     t = trace(model, np.random.default_rng(0).normal(size=(2, 5, 5, 1)), np.array([0, 1]))
@@ -542,7 +542,7 @@ def test_selftest_finds_a_wrong_number(browser, tmp_path):
 
 def test_forward_only_page(browser, tmp_path):
     model = Sequential([Conv2D(2, 3, input_shape=(6, 6, 1)), MaxPooling2D(3), Flatten(), Dense(3)])
-    model.build((6, 6, 1))
+    model.build((None, 6, 6, 1))
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 1))
     write_page(trace(model, x, training=False), tmp_path / "page.html")
     browser.open(tmp_path / "page.html", "#selftest")

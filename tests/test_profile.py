@@ -13,6 +13,7 @@ from minicnn.errors import InputError
 from minicnn.inspect import profile as profile_module
 from minicnn.inspect.profile import BETWEEN, IDLE, OUTSIDE
 from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D
+from minicnn.layers.walk import Observer, observed
 from minicnn.training import profiling, shards
 
 
@@ -162,7 +163,7 @@ def test_everything_is_explained(threads, tmp_path):
     assert sum(row.seconds for row in p.rows) == pytest.approx(p.thread_seconds, rel=0.05)
     assert p.wall <= p.thread_seconds <= p.wall * threads * 1.05
     names = [row.name for row in p.rows]
-    assert names[:7] == model.layer_keys
+    assert names[:7] == list(model.layers_by_key)
     assert {"data", "loss and metrics", "optimizer", "callbacks", BETWEEN, OUTSIDE} <= set(names)
     assert ("waiting for threads" in names) == (threads > 1)
     rows = by_name(p)
@@ -211,7 +212,8 @@ def test_watching_changes_no_number(threads):
 
 def test_without_a_profile_nothing_is_wrapped():
     layers = [Dense(2)]
-    assert profiling.watched(layers) is layers
+    observer = Observer()
+    assert observed(observer) is observer
     assert profiling.each("data", layers) is layers
     assert profiling.stage("a") is profiling.stage("b")
 

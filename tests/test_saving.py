@@ -131,7 +131,7 @@ def test_nested_models_and_frozen_layers_come_back(tmp_path):
     model.save(tmp_path / "m")
     loaded = load_model(tmp_path / "m")
     assert [layer.trainable for layer in loaded.flat_layers] == [True, False, True, True, True]
-    assert loaded.layer_keys == model.layer_keys
+    assert list(loaded.layers_by_key) == list(model.layers_by_key)
     for m in (model, loaded):
         m.fit(x, y, verbose=0)
     assert_same_weights(model, loaded)

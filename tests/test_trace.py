@@ -30,6 +30,7 @@ from minicnn.layers import (
     ReLU,
     Rescaling,
     Softmax,
+    ZeroPadding2D,
 )
 from minicnn.models import Sequential
 
@@ -49,7 +50,9 @@ LAYERS = {
     "BatchNormalization": lambda: BatchNormalization(),
     "Dropout": lambda: Dropout(0.4),
     "Rescaling": lambda: Rescaling(2.0, 1.0),
+    "ZeroPadding2D": lambda: ZeroPadding2D(1),
 }
+MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}  # in test_branches.py
 
 
 @pytest.fixture(autouse=True)
@@ -168,13 +171,13 @@ def test_the_traced_step_is_that_of_fit(optimizer, dtype):
         for group in (layer.params, layer.state):
             group.update({name: a.astype(dtype) for name, a in group.items()})
     model.fit(x, y, verbose=0)
-    before = {key: layer.get_weights() for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)}
+    before = {key: layer.get_weights() for key, layer in model.layers_by_key.items()}
     iterations = model.optimizer.iterations
     t = model.trace(x, y)
     loss = model.fit(x, y, batch_size=N, shuffle=False, verbose=0).history["loss"][0]
     assert t.loss == pytest.approx(loss, rel=1e-12)
     assert (t.optimizer["iterations"], t.optimizer["class_name"].lower()) == (iterations, optimizer)
-    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+    for key, layer in model.layers_by_key.items():
         record = t[key]
         first = list((record.params | record.state).values())
         after = list((record.updated | record.state_after).values())
@@ -236,7 +239,7 @@ def test_every_layer_kind(kind, training):
     model, (x, y) = Sequential([Input(SHAPE), *layers]), data()
     model.compile("adam", "sparse_categorical_crossentropy")
     t = model.trace(x, y, training=training)
-    assert [layer.key for layer in t.layers] == model.layer_keys
+    assert [layer.key for layer in t.layers] == list(model.layers_by_key)
     record = t.layers[0]
     assert record.kind == kind and record.config == model.layers[0].get_config()
     np.testing.assert_array_equal(record.x, x)
@@ -261,7 +264,7 @@ def test_every_layer_kind(kind, training):
 def test_the_kinds_are_all_there_are():
     from minicnn import layers
 
-    assert set(LAYERS) == set(layers.__all__) - {"Context", "Layer", "Input"}
+    assert set(LAYERS) == set(layers.__all__) - {"Context", "Layer", "Input", "InputLayer"} - MERGING
 
 
 def test_what_is_kept_is_what_the_kernels_compute():

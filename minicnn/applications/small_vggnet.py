@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minicnn.layers import (
     Activation,
     BatchNormalization,
@@ -10,7 +12,6 @@ from minicnn.layers import (
     Dropout,
     Flatten,
     Input,
-    Layer,
     MaxPooling2D,
 )
 from minicnn.models import Sequential
@@ -23,7 +24,7 @@ def SmallVGGNet(width: int, height: int, depth: int, classes: int) -> Sequential
     normalisation; after each block pooling halves the image, and a quarter of the numbers is dropped. Then Dense(512).
     Raises InputError where the image is smaller than 8×8.
     """
-    layers: list[Layer] = [Input((height, width, depth))]
+    layers: list[Any] = [Input((height, width, depth))]
     for filters, convolutions in ((32, 1), (64, 2), (128, 3)):
         for _ in range(convolutions):
             layers += [Conv2D(filters, 3, padding="same"), Activation("relu"), BatchNormalization()]

@@ -15,7 +15,7 @@ import numpy as np
 
 from minicnn.datasets.fetch import DataFile, check_md5, find
 from minicnn.errors import InputError
-from minicnn.layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, Input, Layer, MaxPooling2D
+from minicnn.layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, Input, MaxPooling2D
 from minicnn.layers.base import Shape
 from minicnn.models import Sequential
 
@@ -71,7 +71,7 @@ def VGG16(  # noqa: N802
     """
     shape = (224, 224, 3) if input_shape is None else tuple(input_shape)
     _check(include_top, weights, shape, pooling, classes)
-    layers: list[Layer] = [Input(shape)]
+    layers: list[Any] = [Input(shape)]
     for block, (filters, convolutions) in enumerate(BLOCKS, 1):
         for i in range(1, convolutions + 1):
             conv = Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{i}")

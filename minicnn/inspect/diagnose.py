@@ -17,22 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.errors import InputError, visible
-from minicnn.inspect.trace import twin_of
+from minicnn.errors import InputError, NotFiniteError, visible
+from minicnn.inspect.trace import copy_of
 from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.context import Context
 from minicnn.layers.core import Dropout
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.walk import Node, Observer, forward, new_contexts
 from minicnn.losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
     SparseCategoricalCrossentropy,
 )
-from minicnn.objective import loss_gradient, prepare_targets, sample_losses
+from minicnn.objective import prepare_targets, sample_losses
 from minicnn.optimizers import Adam
 from minicnn.training.checks import check_targets
 from minicnn.training.data import check_array, check_input
+from minicnn.training.finite import Guard
+from minicnn.training.place import Place
 from minicnn.training.shards import Workers
-from minicnn.training.step import first_learning, new_pages, train_step, update
+from minicnn.training.step import train_step
 
 SEVERITIES = ("error", "warning", "note", "ok")
 SAMPLES, BATCH, STEPS = 128, 32, 10  # how much of the data is looked at; by how many steps; in batches of
@@ -145,7 +149,7 @@ class _Case:
                 "y", "x and y have different lengths.", f"one target for each of the {len(x)} samples.",
                 f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
             )  # fmt: skip
-        self.model = twin_of(model)
+        self.model = copy_of(model)
         self.x, self.y = check_input(self.model, x, "x"), y
         self.loss = self.model.loss
         shape = self.model.shapes[-1]
@@ -161,8 +165,8 @@ class _Case:
             chosen = np.sort(self.rng.choice(len(x), SAMPLES, replace=False))
         self.chosen = chosen
         self.relus: dict[str, np.ndarray] = {}  # of each unit or channel: was it ever above 0?
-        layers = self.model.flat_layers
         # The first layer for which the scale of the inputs matters, and the range of what reaches it.
+        layers = [node.layer for node in self.model.nodes]
         self.entrance = next((i for i, a in enumerate(layers) if a.params or a.state), 0)
         self.low, self.high = math.inf, -math.inf
         with np.errstate(all="ignore"):
@@ -171,28 +175,42 @@ class _Case:
 
     def _judge(self, training: bool) -> tuple[np.ndarray, ...]:
         """Losses, outputs, and what the loss's softmax takes, of the chosen samples. Without dropout in both modes."""
-        layers, keys = self.model.flat_layers, self.model.layer_keys
-        losses, outputs, logits = [], [], []
+        nodes = self.model.nodes
+        losses: list[Any] = []
+        outputs: list[Any] = []
+        logits: list[Any] = []
         for chosen in np.array_split(self.chosen, -(-len(self.chosen) // BATCH)):
-            pages = new_pages(layers, training)
-            value = self.model.as_input(self.x[chosen])
-            for i, (key, layer, page) in enumerate(zip(keys, layers, pages, strict=True)):
-                if isinstance(layer, Dropout):
-                    page.training = False
-                if i == self.entrance:
-                    self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
-                value = layer.forward(value, page)
-                if training and _is_relu(layer):
-                    alive = (value > 0).reshape(-1, value.shape[-1]).any(axis=0)
-                    self.relus[key] = self.relus.get(key, False) | alive
-            target = prepare_targets(self.loss, self.y[chosen], value)
-            losses.append(sample_losses(self.loss, target, value, pages[-1]))
-            outputs.append(value)
-            logits.append(value if getattr(self.loss, "from_logits", False) else vars(pages[-1]).get("logits", value))
+            contexts = new_contexts(nodes, training)
+            y_pred = forward(nodes, contexts, self.model.as_input(self.x[chosen]), _Look(self, training))
+            target = prepare_targets(self.loss, self.y[chosen], y_pred)
+            losses.append(sample_losses(self.loss, target, y_pred, contexts[-1]))
+            outputs.append(y_pred)
+            from_logits = getattr(self.loss, "from_logits", False)
+            logits.append(y_pred if from_logits else vars(contexts[-1]).get("logits", y_pred))
         return tuple(np.concatenate(parts) for parts in (losses, outputs, logits))
 
     def accuracy(self, y_pred: np.ndarray) -> float:
         return float((_predicted(y_pred) == self.labels[self.chosen]).mean())
+
+
+class _Look(Observer):
+    """Runs without dropout; notes the range of what reaches the entrance and, in training, which ReLUs are alive."""
+
+    def __init__(self, case: _Case, training: bool):
+        super().__init__()
+        self.case, self.training = case, training
+
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Any:
+        case = self.case
+        if isinstance(node.layer, Dropout):
+            ctx.training = False
+        for value in (x if node.layer.merges else [x]) if i == case.entrance else ():
+            case.low, case.high = min(case.low, float(value.min())), max(case.high, float(value.max()))
+        y = super().forward(i, node, x, ctx)
+        if self.training and _is_relu(node.layer):
+            alive = (y > 0).reshape(-1, y.shape[-1]).any(axis=0)
+            case.relus[node.key] = case.relus.get(node.key, False) | alive
+        return y
 
 
 def _is_relu(layer: Layer) -> bool:
@@ -248,15 +266,15 @@ def _not_finite(array: np.ndarray) -> tuple[tuple[int, ...] | None, int]:
 
 
 def _input_scale(case: _Case) -> list[Finding]:
-    layer = case.model.flat_layers[case.entrance]
+    node = case.model.nodes[case.entrance]
     where, text = "x", f"{case.low:.4g} to {case.high:.4g}"
     largest = max(abs(case.low), abs(case.high))
-    if isinstance(layer, BatchNormalization) or largest <= 100:
+    if isinstance(node.layer, BatchNormalization) or largest <= 100:
         return [Finding("input scale", "ok", where, largest, f"{text}.")]
     pixels = case.low >= 0 and case.high <= 255
     return [Finding(
         "input scale", "warning", where, largest,
-        f"{text} reaches {case.model.layer_keys[case.entrance]}{': pixels of 0 to 255' if pixels else ''}.",
+        f"{text} reaches {node.key}{': pixels of 0 to 255' if pixels else ''}.",
         "Weights and learning rates are made for inputs of about size 1; with larger ones the first steps overshoot.",
         'Scale them: x = x.astype("float32") / 255, or Rescaling(1 / 255) as the first layer; the test data alike.'
         if pixels else "Scale them: x = (x - x_train.mean(axis=0)) / x_train.std(axis=0); the test data alike.",
@@ -333,15 +351,14 @@ def _hashes(x: np.ndarray) -> Iterator[bytes]:
 
 def _last_layer(case: _Case) -> list[Finding]:
     """What the cross-entropy takes for logits or probabilities must be that."""
-    loss, key = case.loss, case.model.layer_keys[-1]
+    loss, (last, _, key, _) = case.loss, case.model.nodes[-1]
     logits = case.logits.reshape(-1, case.logits.shape[-1])
     binary = isinstance(loss, BinaryCrossentropy)
     if case.guess is None or not np.isfinite(logits).all():
         return []
     from_logits, classes = loss.from_logits, logits.shape[-1]
     if binary:
-        squashed = from_logits and getattr(case.model.flat_layers[-1], "activation", None) is not None
-        squashed = squashed and case.model.flat_layers[-1].activation.name == "sigmoid"
+        squashed = from_logits and isinstance(last, ActivatedLayer) and last.activation.name == "sigmoid"
         floor, function, other = math.log1p(math.exp(-1)), "sigmoid", 'activation="sigmoid"'
     else:
         squashed = _are_probabilities(logits) and (from_logits or _ends_in_softmax(case.model))
@@ -375,7 +392,7 @@ def _are_probabilities(rows: np.ndarray) -> bool:
 
 
 def _ends_in_softmax(model: Any) -> bool:
-    last = model.flat_layers[-1]
+    last = model.nodes[-1].layer
     return isinstance(last, ActivatedLayer) and last.activation.name == "softmax"
 
 
@@ -430,7 +447,7 @@ def _batch_norm(case: _Case) -> list[Finding]:
     """Good with the batch's statistics and near chance with the running ones."""
     norms = [
         (key, layer)
-        for key, layer in zip(case.model.layer_keys, case.model.flat_layers, strict=True)
+        for key, layer in case.model.layers_by_key.items()
         if isinstance(layer, BatchNormalization) and layer.trainable
     ]
     if not norms or case.labels is None or len(case.chosen) < 20 or not case.trained:
@@ -481,45 +498,20 @@ def _steps(case: _Case) -> list[Finding]:
     if key:
         return [_nan(key.split(": ")[0], 0, f"{key} holds NaN or infinity already, before any step.")]
     order = np.concatenate([case.rng.permutation(len(case.x)) for _ in range(-(-STEPS * BATCH // len(case.x)))])
+    guard = Guard(model, Place(model, None, None, [], 0), thorough=True)
     with Workers(1) as workers, np.errstate(all="ignore"):
         for step in range(STEPS):
             chosen = order[step * BATCH : (step + 1) * BATCH]
             before = {key: layer.params["w"].copy() for key, layer in _trained(model) if "w" in layer.params}
-            broken = _step(model, case.x[chosen], case.y[chosen], workers)
-            if broken:
-                key, direction, what = broken
-                text = f"{what} is the first to be NaN or infinite: step {step + 1}, {direction}."
-                return [_nan(key, step + 1, text)]
+            try:
+                guard.step(model, case.x[chosen], case.y[chosen], workers)
+            except NotFiniteError as error:
+                text = f"{error.array} is the first to be NaN or infinite: step {step + 1}, {error.direction}."
+                return [_nan(error.where, step + 1, text)]
             layers = dict(_trained(model))
             ratios = {key: _norm(layers[key].params["w"] - w) / max(_norm(w), 1e-30) for key, w in before.items()}
     fine = Finding("NaN", "ok", "steps", 0, f"none in {STEPS} steps of a copy.")
     return [fine, *_update_ratios(case, ratios)]
-
-
-def _step(model: Any, x: np.ndarray, y: np.ndarray, workers: Workers) -> tuple[str, str, str] | None:
-    """One training step. The first array that is not finite: layer, direction and name; else None."""
-    layers, keys = model.flat_layers, model.layer_keys
-    pages = new_pages(layers, True, True, model.optimizer.iterations, model.new_seed())
-    value = model.as_input(x)
-    for key, layer, page in zip(keys, layers, pages, strict=True):
-        value = layer.forward(value, page)
-        if not np.isfinite(value).all():
-            return key, "forward", "y"
-    target = prepare_targets(model.loss, y, value)
-    if not np.isfinite(sample_losses(model.loss, target, value, pages[-1])).all():
-        return keys[-1], "forward", "the loss"
-    dy = loss_gradient(model.loss, target, value, pages[-1])
-    for i in range(len(layers) - 1, first_learning(layers) - 1, -1):
-        dy = layers[i].backward(dy, pages[i])
-        broken = _first_broken({**{f"d{name}": g for name, g in pages[i].grads.items()}, "dx": dy})
-        if broken:
-            return keys[i], "backward", broken
-    update(model, [pages], workers)
-    for key, layer in _trained(model):
-        broken = _first_broken(layer.params)
-        if broken:
-            return key, "update", broken
-    return None
 
 
 def _first_broken(arrays: dict[str, Any]) -> str:
@@ -562,8 +554,7 @@ def _update_ratios(case: _Case, ratios: dict[str, float]) -> list[Finding]:
 
 
 def _trained(model: Any) -> list[tuple[str, Layer]]:
-    pairs = zip(model.layer_keys, model.flat_layers, strict=True)
-    return [(key, layer) for key, layer in pairs if layer.params and layer.trainable]
+    return [(key, layer) for key, layer in model.layers_by_key.items() if layer.params and layer.trainable]
 
 
 def _norm(array: np.ndarray) -> float:
@@ -575,11 +566,9 @@ def _norm(array: np.ndarray) -> float:
 
 def _renew(model: Any) -> None:
     """Fresh weights, and an optimizer that has made no step. Frozen layers keep what they have learned elsewhere."""
-    shape = model.input_shape
     for layer in model.flat_layers:
         if layer.trainable:
-            layer.build(shape, model.rng)
-        shape = layer.output_shape(shape)
+            layer.build(layer.built_for, model.rng)
     model.optimizer.state, model.optimizer.iterations = {}, 0
 
 
@@ -597,7 +586,7 @@ def _trained_copies(case: _Case) -> list[Finding]:
     if baseline is None:  # regression: who always answers the mean
         target = prepare_targets(case.loss, y, case.y_pred[:1].repeat(images, axis=0))
         baseline = float(case.loss.per_sample(target, target.mean(axis=0, keepdims=True).repeat(images, 0)).mean())
-    own, rescue = twin_of(case.model), twin_of(case.model)
+    own, rescue = copy_of(case.model), copy_of(case.model)
     rescue.optimizer = Adam()
     losses = _overfit(own, x, y, baseline / 2)
     what, goal = f"learning {images} images by heart", f"half the loss of guessing, {baseline / 2:.3g}"

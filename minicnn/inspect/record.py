@@ -12,15 +12,18 @@ from minicnn.errors import unknown_name, visible
 from minicnn.layers.base import Layer
 
 Arrays = dict[str, np.ndarray]
+Values = Any  # an array; of a merging layer the list of its inputs
 MAX_ROWS = 24  # layers that repr shows
 
 
 @dataclass(repr=False)
 class LayerTrace:
-    """What one layer read and wrote. Arrays of samples have the batch axis first; without y there is no way back.
+    """What one layer read and wrote. Arrays of samples have the batch axis first; without y there is no backward pass.
 
     key: its name in the model ("conv2d_1", "vgg16/block1_conv1"). kind: its class. config: its constructor's arguments.
-    x, y: input and output. dy, dx: the loss's derivatives by them (for dy of the last layer see Trace.fused).
+    A layer that is used twice has two: "dense_1", "dense_1 (2)". inputs: which layers of the trace it reads; -1 is the
+    trace's x. x, y: input and output. dy, dx: the gradients of the loss with respect to them (for dy of the last layer
+    see Trace.fused). Of a merging layer (Add, Concatenate) x and dx are the lists of its inputs and their gradients.
     kept: what is between x and y. Of an activation z (its input) and dz; mask where ReLU's derivative is 1; max, exp,
     sum of a softmax. Of max pooling winner, kh * KW + kw in its window. Of dropout in training the mask, True: kept.
     Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
@@ -32,10 +35,11 @@ class LayerTrace:
     key: str
     kind: str
     config: dict[str, Any]
-    x: np.ndarray
+    x: Values
     y: np.ndarray
     dy: np.ndarray | None = None
-    dx: np.ndarray | None = None
+    dx: Values | None = None
+    inputs: tuple[int, ...] = ()
     kept: Arrays = field(default_factory=dict)
     params: Arrays = field(default_factory=dict)
     grads: Arrays = field(default_factory=dict)
@@ -100,7 +104,7 @@ class StepTrace:
         title = f"Trace of {self.model_name}: {len(self.x)} sample{'s' * (len(self.x) != 1)}, {mode} mode"
         if self.loss is not None and self.loss_after is not None:
             title += f", loss {self.loss:.4g}, after the step {self.loss_after:.4g}"
-        rows = [("layer", "input -> output", "zeros in y", "rms of y", "rms of dx", "rms of dw")]
+        rows: list[tuple[str, ...]] = [("layer", "input -> output", "zeros in y", "rms of y", "rms of dx", "rms of dw")]
         rows += [_row(layer) for layer in self.layers]
         if len(rows) > MAX_ROWS + 1:
             half = MAX_ROWS // 2

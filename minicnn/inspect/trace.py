@@ -3,7 +3,7 @@
     t = model.trace(x, y)
     t["conv2d_1"].y        t["conv2d_1"].grads["w"]        t["dense_2"].updated["w"]        t.loss, t.loss_after
 
-The step runs on a copy of the model, in one piece, with the pages (Context) that training itself uses: so a trace shows
+The step runs on a copy of the model, in one piece, with the contexts that training itself uses: so a trace shows
 what a step of `fit` does with this batch, and the model, its optimizer and its random generator stay as they were.
 Every view (explain, the page) reads a Trace alone, never the model: a loaded one serves as well.
 """
@@ -11,21 +11,23 @@ Every view (explain, the page) reads a Trace alone, never the model: a loaded on
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicnn.backend import Array, to_host
+from minicnn.backend import Array, quiet, to_host
 from minicnn.errors import InputError
 from minicnn.inspect.record import Arrays, LayerTrace, StepTrace
-from minicnn.layers.base import ActivatedLayer, Context, Layer
+from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.context import Context
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.walk import Node, Observer, backward, forward, new_contexts, unique_keys
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses
 from minicnn.training.checks import check_targets
-from minicnn.training.data import check_array, check_samples
-from minicnn.training.finite import quiet
+from minicnn.training.data import as_samples, check_array
 from minicnn.training.shards import Workers
-from minicnn.training.step import forward, new_pages, update
+from minicnn.training.step import update
 
 if TYPE_CHECKING:
     from minicnn.inspect.explain import Explanation
@@ -79,49 +81,65 @@ class Trace(StepTrace):
 def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
     """Record one step of `model` on the batch x, y. See Trace; nothing about the model changes.
 
-    x: (N, …) as for fit. y: targets; None records the way forward alone. training: True as in fit; False as in evaluate
-    (running statistics, no dropout), with the same way back. Raises InputError where x or y does not fit.
+    x: (N, …) as for fit. y: targets; None records the forward pass alone. training: True as in fit; False as in
+    evaluate (running statistics, no dropout), with the same backward pass. Raises InputError where x or y does not fit.
     """
-    x, twin = check_array("x", x), twin_of(model)
-    if not twin.layers:
-        raise InputError(
-            model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
-        )
-    if not twin.built:
-        twin.build(x.shape[1:])
-    if (*x.shape[1:], 1) == twin.input_shape:  # as fit takes it: the axis of a single channel may be missing
-        x = x[..., None]
-    check_samples("x", x, twin.input_shape, twin.layers[0].name)
+    x, copied = check_array("x", x), copy_of(model)
+    x = as_samples(copied, x)
     if y is not None:
-        y = _checked_targets(twin, x, y)
-    seed = twin.new_seed()
-    layers = twin.flat_layers
-    pages = _pages(twin, training, True, 0 if twin.optimizer is None else twin.optimizer.iterations, seed)
-    records = []
+        y = _checked_targets(copied, x, y)
+    seed = copied.new_seed()
+    step = 0 if copied.optimizer is None else copied.optimizer.iterations
+    names = None if model.class_names is None else [str(name) for name in model.class_names]
     with Workers(1) as workers:  # BLAS in one thread, as in a step of fit: the same bits
-        value = twin.as_input(x)
-        for key, layer, page in zip(twin.layer_keys, layers, pages, strict=True):
-            if isinstance(layer, ActivatedLayer):
-                _listen(layer)
-            record = LayerTrace(key, type(layer).__name__, layer.get_config(), _copy(value), np.empty(0))
-            record.params, record.state = _copies(layer.params), _copies(layer.state)
-            value = layer.forward(value, page)
-            record.y = _copy(value)
-            records.append(record)
-        names = None if model.class_names is None else [str(name) for name in model.class_names]
-        result = Trace(records, training, records[0].x, _copy(value), seed, model.name, names)
+        records = _Records(copied.nodes)
+        contexts = _contexts(copied, training, True, step, seed)
+        y_pred = forward(copied.nodes, contexts, copied.as_input(x), records)
+        result = Trace(records.layers, training, _copy(copied.as_input(x)), _copy(y_pred), seed, model.name, names)
         if y is not None:
-            _way_back(twin, result, pages, y, workers)
-    for record, layer, page in zip(records, layers, pages, strict=True):
-        record.kept = _copies(_kept(record, layer, page))
+            _backward_pass(copied, result, records, contexts, y, workers)
+    for record, node, ctx in zip(records.layers, copied.nodes, contexts, strict=True):
+        record.kept = _copies(_kept(record, node.layer, ctx))
     return result
+
+
+class _Records(Observer):
+    """Writes down what every layer reads and returns."""
+
+    def __init__(self, nodes: Sequence[Node]):
+        super().__init__()
+        self.layers: list[LayerTrace] = []
+        self.keys = unique_keys(nodes)
+        self.applied: dict[tuple[str, str], list[Array]] = {}
+
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Array:
+        layer = node.layer
+        record = LayerTrace(
+            self.keys[i], type(layer).__name__, layer.get_config(), _copy(x), np.empty(0), inputs=node.inputs,
+            params=_copies(layer.params), state=_copies(layer.state),
+        )  # fmt: skip
+        self.layers.append(record)
+        y = super().forward(i, node, x, ctx)
+        record.y = _copy(y)
+        return y
+
+    def backward(self, i: int, node: Node, dy: Array, ctx: Context) -> Any:
+        record = self.layers[i]
+        record.dy = _copy(dy)
+        dx = super().backward(i, node, dy, ctx)
+        record.dx, record.grads = _copy(dx), _copies(ctx.grads)
+        return dx
+
+    def update(self, grads: dict[tuple[str, str], list[Array]], compute: Callable[[], Any]) -> Any:
+        self.applied = grads
+        return super().update(grads, compute)
 
 
 def _checked_targets(model: Any, x: np.ndarray, y: Any) -> np.ndarray:
     """y as an array; InputError where the loss cannot take it."""
     if model.loss is None:
         raise InputError(
-            model.name, "the way back was asked for, but the model has no loss.", "a compiled model.",
+            model.name, "the backward pass was asked for, but the model has no loss.", "a compiled model.",
             "one that was not compiled.", "call model.compile(...) first, or leave y out.",
         )  # fmt: skip
     y = check_array("y", y)
@@ -134,76 +152,53 @@ def _checked_targets(model: Any, x: np.ndarray, y: Any) -> np.ndarray:
     return y
 
 
-def _way_back(twin: Any, t: Trace, pages: list[Context], y: np.ndarray, workers: Workers) -> None:
-    """Fill in loss, gradients, and what the optimizer makes of them. Changes the parameters of `twin`."""
-    layers, loss, optimizer, y_pred = twin.flat_layers, twin.loss, twin.optimizer, t.y_pred
+def _backward_pass(
+    copied: Any, t: Trace, records: _Records, contexts: list[Context], y: np.ndarray, workers: Workers
+) -> None:
+    """Fill in loss, gradients, and what the optimizer makes of them. Changes the parameters of `copied`."""
+    nodes, loss, optimizer, y_pred = copied.nodes, copied.loss, copied.optimizer, t.y_pred
     y_true = prepare_targets(loss, y, y_pred)
-    t.y_true, t.losses = _copy(y_true), _copy(sample_losses(loss, y_true, y_pred, pages[-1]))
+    t.y_true, t.losses = _copy(y_true), _copy(sample_losses(loss, y_true, y_pred, contexts[-1]))
     t.loss_function = {"class_name": type(loss).__name__, "config": loss.get_config()}
-    dy = loss_gradient(loss, y_true, y_pred, pages[-1])
-    t.fused = "dlogits" in vars(pages[-1])
-    for record, layer, page in reversed(list(zip(t.layers, layers, pages, strict=True))):
-        record.dy = _copy(dy)
-        dy = layer.backward(dy, page)
-        record.dx, record.grads = _copy(dy), _copies(page.grads)
+    dy = loss_gradient(loss, y_true, y_pred, contexts[-1])
+    t.fused = "dlogits" in vars(contexts[-1])
+    backward(nodes, contexts, dy, records)
     before = {key: [_copy(s) for s in slots] for key, slots in optimizer.state.items()}
     t.optimizer = {
         "class_name": type(optimizer).__name__, "config": optimizer.get_config(),
         "iterations": optimizer.iterations, "learning_rate": optimizer.learning_rate,
     }  # fmt: skip
-    t.penalty = float(update(twin, [pages], workers))
+    t.penalty = float(update(copied, [contexts], workers, records))
     t.loss = float(np.mean(t.losses, dtype=np.float64)) + t.penalty
-    for record, layer, page in zip(t.layers, layers, pages, strict=True):
+    for record, node in zip(t.layers, nodes, strict=True):
+        layer = node.layer
         record.state_after, record.updated = _copies(layer.state), _copies(layer.params)
-        record.applied = _copies(page.grads) if layer.trainable else {}
+        for name in layer.params if layer.trainable else ():
+            record.applied[name] = _copy(records.applied[node.key, name][0])
         for name in layer.params:
-            key = record.key, name
+            key = node.key, name
             if key not in optimizer.state:
                 continue
             first, after = before.get(key) or optimizer.new_state(key, record.params[name]), optimizer.state[key]
             for slot, old, new in zip(optimizer.slots_of(key), first, after, strict=True):
                 record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new)
-    again = _pages(twin, t.training, False, t.optimizer["iterations"], t.seed)
-    y_pred = forward(layers, again, twin.as_input(t.x))
-    t.loss_after = float(np.mean(sample_losses(loss, y_true, y_pred, again[-1]), dtype=np.float64)) + _penalty(twin)
+    again = _contexts(copied, t.training, False, t.optimizer["iterations"], t.seed)
+    y_pred = forward(nodes, again, copied.as_input(t.x))
+    losses = sample_losses(loss, y_true, y_pred, again[-1])
+    t.loss_after = float(np.mean(losses, dtype=np.float64)) + float(copied.penalty())
 
 
-def _pages(model: Any, training: bool, need_backward: bool, step: int, seed: int) -> list[Context]:
-    """The pages of a step; each layer is asked for dx, which training spares the first one."""
-    pages = new_pages(model.flat_layers, training, need_backward, step, seed)
-    for page in pages:
-        page.need_dx = True
-    return pages
+def _contexts(model: Any, training: bool, need_backward: bool, step: int, seed: int) -> list[Context]:
+    """The contexts of a step; each layer is asked for dx, which training spares the first one, and for z and dz."""
+    contexts = new_contexts(model.nodes, training, need_backward, step, seed, input_gradient=True)
+    for ctx in contexts:
+        ctx.trace = True
+    return contexts
 
 
-def _penalty(model: Any) -> float:
-    """What the regularizers add to the loss of a step: those of the layers that learn."""
-    return sum(
-        float(regularizer.penalty(layer.params[name]))
-        for layer in model.flat_layers
-        for name, regularizer in layer.regularizers.items()
-        if regularizer is not None and name in layer.params and layer.trainable
-    )
-
-
-def _listen(layer: ActivatedLayer) -> None:
-    """Let a layer (of the copy) write z and dz on its page too, which only pass through it."""
-    activate, deactivate = layer.activate, layer.deactivate
-
-    def heard_activate(z: Array, ctx: Context, overwrite: bool = False) -> Array:
-        ctx.z = z  # so y must have memory of its own
-        return activate(z, ctx)
-
-    def heard_deactivate(dy: Array, ctx: Context) -> Array:
-        ctx.dz = deactivate(dy, ctx)
-        return ctx.dz
-
-    vars(layer).update(activate=heard_activate, deactivate=heard_deactivate)
-
-
-def _kept(record: LayerTrace, layer: Layer, page: Context) -> Arrays:
-    """What lies between x and y: from the page, or computed as the kernel does."""
-    kept: Arrays = {name: vars(page)[name] for name in ("z", "dz", "mask", "winner") if name in vars(page)}
+def _kept(record: LayerTrace, layer: Layer, ctx: Context) -> Arrays:
+    """What lies between x and y: from the context, or computed as the kernel does."""
+    kept: Arrays = {name: vars(ctx)[name] for name in ("z", "dz", "mask", "winner") if name in vars(ctx)}
     if isinstance(layer, ActivatedLayer) and "z" in kept:
         name, z = layer.activation.name, kept["z"]
         if name == "relu":
@@ -214,13 +209,13 @@ def _kept(record: LayerTrace, layer: Layer, page: Context) -> Arrays:
             kept["exp"] = np.exp(z - kept["max"])
             kept["sum"] = kept["exp"].sum(axis=-1, keepdims=True)
     if isinstance(layer, BatchNormalization):
-        kept["mean"], kept["var"] = page.mean, page.var
-        kept["x_hat"] = (record.x - page.mean) / np.sqrt(page.var + page.var.dtype.type(layer.epsilon))
-        kept["of_batch"] = np.asarray(page.of_batch)
+        kept["mean"], kept["var"] = ctx.mean, ctx.var
+        kept["x_hat"] = (record.x - ctx.mean) / np.sqrt(ctx.var + ctx.var.dtype.type(layer.epsilon))
+        kept["of_batch"] = np.asarray(ctx.of_batch)
     return kept
 
 
-def twin_of(model: Any) -> Any:
+def copy_of(model: Any) -> Any:
     """A copy of the model on the host that shares no array with it."""
     return copy.deepcopy(model, {id(model.history): None}).to("cpu")
 
@@ -229,5 +224,6 @@ def _copies(arrays: dict[str, Array]) -> Arrays:
     return {name: _copy(array) for name, array in arrays.items()}
 
 
-def _copy(array: Array) -> np.ndarray:
-    return np.array(to_host(array))
+def _copy(array: Any) -> Any:
+    """On the host; of a merging layer's list, the list."""
+    return [np.array(to_host(item)) for item in array] if isinstance(array, list) else np.array(to_host(array))

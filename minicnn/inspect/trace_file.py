@@ -22,6 +22,7 @@ HEADER = "trace.json"
 Traced = TypeVar("Traced", bound=StepTrace)
 _KINDS: dict[str, Any] = {
     "str": str, "bool": bool, "int": int, "float": (int, float), "np.ndarray": np.ndarray, "Arrays": dict,
+    "Values": (np.ndarray, list), "tuple[int, ...]": tuple,
     "dict[str, Any]": dict, "list[str]": list, "list[LayerTrace]": list,
 }  # fmt: skip
 
@@ -67,6 +68,8 @@ def _flatten(t: StepTrace) -> Arrays:
             value = getattr(obj, f.name)
             if isinstance(value, np.ndarray):
                 arrays[prefix + f.name] = value
+            elif str(f.type).startswith("Values") and value is not None:
+                arrays.update({f"{prefix}{f.name}/{k}": array for k, array in enumerate(value)})
             elif f.type == "Arrays":
                 arrays.update({f"{prefix}{f.name}/{name}": array for name, array in value.items()})
             elif f.name != "layers":
@@ -95,6 +98,11 @@ def _unflatten(cls: type[Traced], header: dict[str, Any], arrays: Arrays) -> Tra
             entries[int(place)][group] = array
         else:
             header[name] = array
+    for entry in entries:
+        entry["inputs"] = tuple(entry["inputs"])
+        for name in ("x", "dx"):  # of a merging layer
+            if isinstance(entry.get(name), dict):
+                entry[name] = [entry[name][str(k)] for k in range(len(entry[name]))]
     return cls(layers=[LayerTrace(**entry) for entry in entries], **header)
 
 
@@ -108,7 +116,7 @@ def _check_types(obj: Any, where: str) -> None:
         if value is None and name.endswith("| None"):
             continue
         kind = _KINDS[name.removesuffix(" | None")]
-        inside: dict[str, Any] = {"Arrays": np.ndarray, "list[str]": str}
+        inside: dict[str, Any] = {"Arrays": np.ndarray, "Values": np.ndarray, "list[str]": str}
         part = inside.get(name.removesuffix(" | None"), object)
         right = isinstance(value, kind)
         if right and isinstance(value, (dict, list)):
@@ -131,12 +139,20 @@ def _check_rules(layer: LayerTrace) -> None:
 
 def _check_shapes(t: StepTrace) -> None:
     """ValueError where an array does not have the shape that another one asks for."""
-    n, before = len(t.x), t.x.shape
+    n, shapes = len(t.x), [t.x.shape]
     if not t.layers or n == 0:
         raise ValueError("a trace of nothing")
     for layer in t.layers:
-        _same(layer.key, "x", layer.x.shape, before)
-        made, sample = layer.made(), layer.x.shape[1:]
+        if not layer.inputs or not all(type(j) is int and -1 <= j < len(shapes) - 1 for j in layer.inputs):
+            raise ValueError(f"{layer.key} reads {layer.inputs}")
+        several = isinstance(layer.x, list)
+        xs, dxs = (layer.x, layer.dx) if several else ([layer.x], [layer.dx])
+        for x, j in zip(xs, layer.inputs, strict=True):
+            _same(layer.key, "x", x.shape, shapes[j + 1])
+        made, samples = layer.made(), [x.shape[1:] for x in xs]
+        if made is not None and made.merges != several:
+            raise ValueError(f"{layer.key} reads {len(xs)} values")
+        sample: Any = samples if several else samples[0]
         if made is not None:
             _same(layer.key, "y", layer.y.shape, (n, *made.output_shape(sample)))
             for name, shape in made.array_shapes(sample).items():
@@ -145,7 +161,8 @@ def _check_shapes(t: StepTrace) -> None:
             missing = _between(made, layer, t.training) - layer.kept.keys()
             if missing:
                 raise ValueError(f"{sorted(missing)} of {layer.key} are missing")
-        for name, given, like in (("dy", layer.dy, layer.y), ("dx", layer.dx, layer.x)):
+        pairs = [("dx", dx, x) for dx, x in zip(dxs or [None] * len(xs), xs, strict=True)]
+        for name, given, like in (("dy", layer.dy, layer.y), *pairs):
             if given is not None:
                 _same(layer.key, name, given.shape, like.shape)
         for name in ("z", "dz", "mask", "winner", "x_hat"):
@@ -158,8 +175,8 @@ def _check_shapes(t: StepTrace) -> None:
         _same_names(layer.key, "slots_after", layer.slots_after, layer.slots)
         for name, array in layer.state_after.items():
             _same(layer.key, name, array.shape, layer.state[name].shape)
-        before = layer.y.shape
-    _same("the trace", "y_pred", t.y_pred.shape, before)
+        shapes.append(layer.y.shape)
+    _same("the trace", "y_pred", t.y_pred.shape, shapes[-1])
     for name, given in (("y_true", t.y_true), ("losses", t.losses)):
         if given is not None:
             _same("the trace", name, given.shape[:1], (n,))

@@ -43,6 +43,22 @@ from minicnn.kernels.dense import dense_backward, dense_forward
 from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask, mask_for
 from minicnn.kernels.gelu import gelu_backward, gelu_forward, gelu_with_slope
 from minicnn.kernels.im2col import col2im, im2col
+from minicnn.kernels.merge import (
+    add_backward,
+    add_forward,
+    average_backward,
+    average_forward,
+    concatenate_backward,
+    concatenate_forward,
+    maximum_backward,
+    maximum_forward,
+    multiply_backward,
+    multiply_forward,
+    subtract_backward,
+    subtract_forward,
+    zero_padding2d_backward,
+    zero_padding2d_forward,
+)
 from minicnn.kernels.norm import (
     batchnorm_backward,
     batchnorm_eval_backward,
@@ -67,6 +83,10 @@ from minicnn.kernels.softmax import (
 )
 
 __all__ = [
+    "add_backward",
+    "add_forward",
+    "average_backward",
+    "average_forward",
     "avgpool2d_backward",
     "avgpool2d_forward",
     "batchnorm_backward",
@@ -75,6 +95,8 @@ __all__ = [
     "batchnorm_moments",
     "bias_relu",
     "col2im",
+    "concatenate_backward",
+    "concatenate_forward",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",
@@ -99,10 +121,14 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "mask_for",
+    "maximum_backward",
+    "maximum_forward",
     "maxpool2d_backward",
     "maxpool2d_forward",
     "mish_backward",
     "mish_forward",
+    "multiply_backward",
+    "multiply_forward",
     "relu6_backward",
     "relu6_forward",
     "relu_backward",
@@ -121,6 +147,10 @@ __all__ = [
     "softplus_forward",
     "softsign_backward",
     "softsign_forward",
+    "subtract_backward",
+    "subtract_forward",
     "tanh_backward",
     "tanh_forward",
+    "zero_padding2d_backward",
+    "zero_padding2d_forward",
 ]

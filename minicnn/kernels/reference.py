@@ -916,3 +916,120 @@ def adam_step(
     v = beta_2 * v + (1 - beta_2) * g * g
     alpha = lr * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
     return p - alpha * m / (np.sqrt(v) + epsilon), m, v
+
+
+# --- Where branches meet --------------------------------------------------------------------------------------
+
+
+def _at(x: Array, index: tuple[int, ...]) -> tuple[int, ...]:
+    """The place of x that is used at `index` of the result: an axis of length 1 is repeated."""
+    return tuple(0 if n == 1 else i for i, n in zip(index, x.shape, strict=True))
+
+
+def _merged(f: Callable[..., float], xs) -> Array:
+    """f of the numbers of all xs at the same place, for each place."""
+    y = np.zeros(np.broadcast_shapes(*(x.shape for x in xs)))
+    for index in np.ndindex(y.shape):
+        y[index] = f([float(x[_at(x, index)]) for x in xs])
+    return y.astype(xs[0].dtype)
+
+
+def _spread(dy: Array, shapes, slope: Callable[..., float]) -> list[Array]:
+    """dx_k += dy * slope(k, index), for each place of the result and each x_k that it was made of."""
+    dxs = [np.zeros(shape) for shape in shapes]
+    for index in np.ndindex(dy.shape):
+        for k, dx in enumerate(dxs):
+            dx[_at(dx, index)] += float(dy[index]) * slope(k, index)
+    return [dx.astype(dy.dtype) for dx in dxs]
+
+
+def add_forward(xs) -> Array:
+    """y = x_0 + x_1 + ..."""
+    return _merged(sum, xs)
+
+
+def add_backward(dy: Array, shapes) -> list[Array]:
+    """Each x_k stands in the sum once: its slope is 1."""
+    return _spread(dy, shapes, lambda k, index: 1.0)
+
+
+def subtract_forward(xs) -> Array:
+    """y = x_0 - x_1"""
+    return _merged(lambda v: v[0] - v[1], xs)
+
+
+def subtract_backward(dy: Array, shapes) -> list[Array]:
+    """The slopes are 1 and -1."""
+    return _spread(dy, shapes, lambda k, index: 1.0 if k == 0 else -1.0)
+
+
+def multiply_forward(xs) -> Array:
+    """y = x_0 * x_1 * ..."""
+    return _merged(math.prod, xs)
+
+
+def multiply_backward(dy: Array, xs) -> list[Array]:
+    """The slope of x_k is the product of all others."""
+
+    def others(k: int, index: tuple[int, ...]) -> float:
+        return math.prod(float(x[_at(x, index)]) for j, x in enumerate(xs) if j != k)
+
+    return _spread(dy, [x.shape for x in xs], others)
+
+
+def average_forward(xs) -> Array:
+    """y = (x_0 + x_1 + ...) / number"""
+    return _merged(lambda v: sum(v) / len(v), xs)
+
+
+def average_backward(dy: Array, shapes) -> list[Array]:
+    """Each slope is 1 / number."""
+    return _spread(dy, shapes, lambda k, index: 1 / len(shapes))
+
+
+def maximum_forward(xs) -> tuple[Array, Array]:
+    """y = the largest x_k, and its k; of equal ones the first."""
+    return _merged(max, xs), _merged(lambda v: v.index(max(v)), xs).astype("i1")
+
+
+def maximum_backward(dy: Array, winner: Array, shapes) -> list[Array]:
+    """Only the largest one moves y: its slope is 1, that of the others 0."""
+    return _spread(dy, shapes, lambda k, index: float(winner[index] == k))
+
+
+def concatenate_forward(xs, axis: int = -1) -> Array:
+    """The xs one behind the other along the axis."""
+    shape = list(xs[0].shape)
+    shape[axis] = sum(x.shape[axis] for x in xs)
+    y, start = np.zeros(shape, xs[0].dtype), 0
+    for x in xs:
+        for index in np.ndindex(x.shape):
+            place = list(index)
+            place[axis] += start
+            y[tuple(place)] = x[index]
+        start += x.shape[axis]
+    return y
+
+
+def concatenate_backward(dy: Array, shapes, axis: int = -1) -> list[Array]:
+    """The same places, read instead of written."""
+    dxs, start = [], 0
+    for shape in shapes:
+        dx = np.zeros(shape, dy.dtype)
+        for index in np.ndindex(dx.shape):
+            place = list(index)
+            place[axis] += start
+            dx[index] = dy[tuple(place)]
+        dxs.append(dx)
+        start += shape[axis]
+    return dxs
+
+
+def zero_padding2d_forward(x: Array, pads) -> Array:
+    """Zeros around each image."""
+    return pad(x, pads)
+
+
+def zero_padding2d_backward(dy: Array, pads) -> Array:
+    """The inner part of dy."""
+    return crop(dy, pads, dy.dtype)

@@ -1,17 +1,22 @@
 """Layers, with the names, arguments and defaults of Keras 3. Nothing here loops over pixels: kernels do."""
 
 from minicnn.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
-from minicnn.layers.base import Context, Layer
+from minicnn.layers.base import Layer
+from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense, Dropout, Flatten, Input, Rescaling
+from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling
+from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
 
 __all__ = [
     "ELU",
     "Activation",
+    "Add",
+    "Average",
     "AveragePooling2D",
     "BatchNormalization",
+    "Concatenate",
     "Context",
     "Conv2D",
     "Dense",
@@ -19,12 +24,17 @@ __all__ = [
     "Flatten",
     "GlobalAveragePooling2D",
     "Input",
+    "InputLayer",
     "Layer",
     "LeakyReLU",
     "MaxPooling2D",
+    "Maximum",
+    "Multiply",
     "ReLU",
     "Rescaling",
     "Softmax",
+    "Subtract",
+    "ZeroPadding2D",
 ]
 
 

@@ -1,15 +1,15 @@
-"""Layer and Context: the contract of every layer.
+"""Layer: the contract of every layer.
 
 A layer is thin: it owns its parameters, knows which shape follows from which, and calls a kernel. It never stores
-anything about a batch on itself. What the way back must know, the way forward writes on a page: the Context. There is
-one page for each layer and shard of the batch; the list of the pages is the full record of a training step.
+anything about a batch on itself. What the backward pass must know, the forward pass writes into the Context. There is
+one context for each layer and shard of the batch; their list is the full record of a training step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,50 +17,15 @@ from minicnn import activations
 from minicnn.activations import Function
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError
+from minicnn.layers.calls import Calls
+from minicnn.layers.context import Context
+from minicnn.layers.symbolic import SymbolicTensor
 from minicnn.registry import Configured, snake_case
 
 Shape = tuple[int, ...]  # without the batch axis
 
 
-class Context:
-    """The page that a layer writes on its way forward and reads on its way back.
-
-    training: training or evaluation. need_backward: whether a way back follows. need_dx: whether on that way anybody
-    asks for the derivative by the layer's input. step: how many training steps came before. seed: the layer's random
-    seed in this step. first: which sample of the batch is the shard's first one.
-    overwrite: whether the result may take the place of x in memory, which only evaluation allows.
-    all_reduce: sums an array over all shards of the batch; None where the batch is in one piece.
-    grads: parameter name -> gradient, filled on the way back. state: new values of `layer.state`, filled on the way
-    forward; whoever runs the step applies them. A layer adds what it needs: ctx.x, ctx.y, ctx.mask, …
-    """
-
-    def __init__(
-        self,
-        training: bool = False,
-        need_backward: bool = True,
-        need_dx: bool = True,
-        step: int = 0,
-        seed: int = 0,
-        first: int = 0,
-        all_reduce: Callable[[Array], Array] | None = None,
-        overwrite: bool = False,
-    ):
-        self.overwrite = overwrite
-        self.training, self.need_backward, self.need_dx = training, need_backward, need_dx
-        self.step, self.seed, self.first = step, seed, first
-        self.all_reduce = all_reduce
-        self.grads: dict[str, Array] = {}
-        self.state: dict[str, Array] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"nobody has written {name!r} on this page; it holds {', '.join(vars(self))}")
-
-    if TYPE_CHECKING:  # a layer may write whatever it likes
-
-        def __setattr__(self, name: str, value: Any) -> None: ...
-
-
-class Layer(Configured):
+class Layer(Calls, Configured):
     """Base class. A subclass defines forward and backward, and where it has them, build and output_shape.
 
     name: unique in its model; numbered by the model where none is given. trainable: False freezes the parameters.
@@ -70,7 +35,13 @@ class Layer(Configured):
 
     Constructor arguments are stored under their own names, unchanged: get_config reads them there, and from_config
     makes an equal layer of them, without weights. They may be layers, or lists of layers. See registry.Configured.
+
+    merges: whether it joins several values (Add, Concatenate). Then x is the list of them in `forward`, backward
+    returns the list of their gradients, and build, output_shape and macs take the list of their shapes.
     """
+
+    merges = False
+    input_shape: Shape | None = None
 
     def __init__(
         self, name: str | None = None, trainable: bool = True, input_shape: Shape | None = None, **unknown
@@ -79,13 +50,15 @@ class Layer(Configured):
         self.named = name is not None
         self.name = name if name is not None else snake_case(type(self).__name__)
         self.trainable = trainable
-        self.input_shape = None if input_shape is None else checked_shape(self.name, input_shape)
+        if input_shape is not None:
+            self.input_shape = checked_shape(self.name, input_shape)
         self.built = False
-        self.built_for: Shape | None = None  # the samples' shape that it was built for, once it is in a model
+        self.built_for: Any = None  # the samples' shape that it was built for; of a merging layer the list of them
         self.params: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
         self.constraints: dict[str, Any] = {}
         self.regularizers: dict[str, Any] = {}
+        self._outputs: list[SymbolicTensor] = []  # what its calls on symbolic values gave
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Create the parameters for samples of `input_shape` (no batch axis); `rng` draws their first values."""
@@ -99,12 +72,15 @@ class Layer(Configured):
         return input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
-        """y from x, both with the batch axis first. Writes on ctx what backward needs."""
+        """y from x, both with the batch axis first. Writes into ctx what backward needs."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, ctx)")
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         """dx from dy, or None unless ctx.need_dx. Writes the parameters' gradients into ctx.grads."""
         raise NotImplementedError(f"{type(self).__name__} must define backward(dy, ctx)")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_outputs": []}  # a copy of a layer is in no network yet
 
     def macs(self, input_shape: Shape) -> int:
         """Multiply-accumulate operations of the forward pass of one sample; counted for matrix products only."""
@@ -156,6 +132,8 @@ class ActivatedLayer(Layer):
 
         overwrite: y may take the place of z in memory.
         """
+        if ctx.trace:
+            ctx.z, overwrite = z, False
         if ctx.need_backward and self.activation.with_slope:
             y, ctx.slope = self.activation.with_slope(z)
             return y
@@ -167,11 +145,13 @@ class ActivatedLayer(Layer):
         return y
 
     def deactivate(self, dy: Array, ctx: Context) -> Array:
-        """dz from dy. A loss that took the logits has left dz on the page already."""
-        slope, dlogits = vars(ctx).get("slope"), vars(ctx).get("dlogits")
-        if slope is not None:
-            return dy * slope
-        return self.activation.backward(dy, ctx.kept) if dlogits is None else dlogits
+        """dz from dy. A loss that took the logits has left dz in the context already."""
+        dz, slope = vars(ctx).get("dlogits"), vars(ctx).get("slope")
+        if dz is None:
+            dz = self.activation.backward(dy, ctx.kept) if slope is None else dy * slope
+        if ctx.trace:
+            ctx.dz = dz
+        return dz
 
 
 def checked_shape(where: str, shape: Any) -> Shape:

@@ -76,3 +76,13 @@ def window_output(
             'use larger images, fewer pooling layers, a smaller window, or padding="same".',
         )
     return out
+
+
+def checked_format(where: str, data_format: Any) -> Any:
+    """data_format as Keras knows it: None or "channels_last"; InputError for everything else."""
+    if data_format in (None, "channels_last"):
+        return data_format
+    raise InputError(
+        where, "data_format does not fit.", '"channels_last", or None, which is the same.', f"{data_format!r}.",
+        "leave it out; x.transpose(0, 2, 3, 1) brings the channels of (N, C, H, W) to the end.",
+    )  # fmt: skip

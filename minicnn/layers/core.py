@@ -9,16 +9,18 @@ import numpy as np
 
 from minicnn.backend import Array
 from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, mask_for
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Layer, Shape
 from minicnn.layers.checks import count, fraction
+from minicnn.layers.context import Context
+from minicnn.layers.symbolic import SymbolicTensor
 from minicnn.layers.weighted import WeightedLayer
 
 
-class Input(Layer):
-    """Says which shape one sample has. `Sequential([Input((28, 28, 1)), …])`; computes nothing."""
+class InputLayer(Layer):
+    """Where a network begins: says which shape one sample has, and computes nothing. Made by `Input`."""
 
-    def __init__(self, shape: Shape, **layer):
-        super().__init__(**{**layer, "input_shape": shape})
+    def __init__(self, shape: Shape, name: str | None = None):
+        super().__init__(name=name, input_shape=shape)
         self.shape = self.input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
@@ -26,6 +28,16 @@ class Input(Layer):
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return dy
+
+
+def Input(shape: Shape, name: str | None = None) -> SymbolicTensor:  # noqa: N802 - Keras' name
+    """The symbolic value with which a network begins: samples of this shape, without the batch axis.
+
+    `Sequential([Input((28, 28, 1)), …])`, or `x = Input((28, 28, 1)); y = Flatten()(x); …; Model(x, y)`. Raises
+    InputError for anything but whole numbers above 0.
+    """
+    layer = InputLayer(shape, name=name)
+    return SymbolicTensor(layer, (), layer.input_shape or ())
 
 
 class Dense(WeightedLayer):

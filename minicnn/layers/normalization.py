@@ -85,9 +85,10 @@ class BatchNormalization(Layer):
         ctx.mean, ctx.var = self.state["moving_mean"], self.state["moving_variance"]
         if ctx.of_batch:
             ctx.mean, ctx.var, _ = batchnorm_moments(x, ctx.all_reduce)
+            before = {**self.state, **ctx.state}  # ctx.state: where the layer was used in this pass already
             m = self.momentum
-            ctx.state["moving_mean"] = m * self.state["moving_mean"] + (1 - m) * ctx.mean
-            ctx.state["moving_variance"] = m * self.state["moving_variance"] + (1 - m) * ctx.var
+            ctx.state["moving_mean"] = m * before["moving_mean"] + (1 - m) * ctx.mean
+            ctx.state["moving_variance"] = m * before["moving_variance"] + (1 - m) * ctx.var
         gamma, beta = self._gamma_beta()
         out = x if ctx.overwrite else None
         return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon, out)

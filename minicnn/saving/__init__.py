@@ -6,6 +6,6 @@
     hdf5.py           the file format of those, read with care; hdf5_probe.py looks at a file first, in a process apart
 """
 
-from minicnn.saving.model_file import load_model, load_weights, model_from_config, save_model, save_weights
+from minicnn.saving.model_file import load_model, load_weights, save_model, save_weights
 
-__all__ = ["load_model", "load_weights", "model_from_config", "save_model", "save_weights"]
+__all__ = ["load_model", "load_weights", "save_model", "save_weights"]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from minicnn.errors import BrokenFileError
+from minicnn.errors import BrokenFileError, shortened
 from minicnn.file_kinds import HEAD, kind_of
-from minicnn.reading import check_growth, checked, fill, open_file, shortened
+from minicnn.reading import check_growth, checked, fill, open_file
 
 if TYPE_CHECKING:
     import zipfile

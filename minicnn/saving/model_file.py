@@ -19,20 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import activations, layers
+from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
-from minicnn.errors import BrokenFileError, InputError, UnknownNameError, unknown_name
+from minicnn.errors import BrokenFileError, InputError, UnknownNameError, shortened
 from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
-from minicnn.layers.network import Network
+from minicnn.layers.network import Network, typed
+from minicnn.layers.walk import input_shape_of, shapes_of
 from minicnn.preprocessing.image_input import ImageInput
-from minicnn.reading import check_finite, checked, shortened
+from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
 from minicnn.saving import keras_weights
 from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
-MAX_LAYERS = 1000
 _FIX = "load the file as it was saved: it has been changed, or is of another kind."
 
 
@@ -71,7 +71,6 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
     """The model that save_model wrote.
 
     models: the classes of models by name, which live above this room; `minicnn.models.load_model` passes them.
-
     custom_objects: the user's own classes of layers, losses, metrics and optimizers by name; no other class but
     minicnn's own can be named by a file. Raises FileNotFoundError, BrokenFileError for a file that is not a whole model
     or holds NaN, UnknownNameError for a class that is neither minicnn's nor in custom_objects. No memory is taken for
@@ -90,10 +89,11 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
                 "one written by model.save_weights().", "build the model in code, then model.load_weights(file).",
             )  # fmt: skip
         with checked(filepath, "its config.json is not that of a model.", "what model.save() wrote.", _FIX):
-            model = unbuilt(config["model"], models, custom_objects)
-            shape = checked_shape(model.name, config["model"]["input_shape"])
-            _check_plan(model, shape, archive, filepath)
-            model.build(shape)
+            kind = models["Model" if "uses" in config["model"] else "Sequential"]
+            model = kind.unbuilt(config["model"], custom_objects)
+            model.sample_shape = checked_shape(model.name, config["model"]["input_shape"])
+            _check_plan(model, archive, filepath)
+            model.build_known()
             _restore(model, config, custom_objects)
         set_weights_by_name(model, archive, filepath)
         set_slots_by_name(model, archive, filepath)
@@ -118,57 +118,13 @@ def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name
         set_weights_by_name(model, archive, filepath, chosen)
 
 
-def model_from_config(
-    config: dict[str, Any], models: dict[str, Any], custom_objects: dict[str, Any] | None = None
-) -> Any:
-    """A new Sequential from what its get_config returned, built where its input shape is known. models: as above."""
-    model = unbuilt(config, models, custom_objects)
-    _build(model)
-    return model
-
-
-def unbuilt(config: dict[str, Any], models: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
-    """The layers without parameters; input_shape is noted where the config knows it."""
-    known = {name: c for name in layers.__all__ if (c := layers.named(name))} | models | (custom_objects or {})
-    model = models["Sequential"](name=_typed(config, "name", str))
-    entries = _typed(config, "layers", list)
-    if len(entries) > MAX_LAYERS:
-        raise ValueError(f"{len(entries):,} layers; at most {MAX_LAYERS:,} are read")
-    for entry in entries:
-        if entry["class_name"] not in known:
-            raise unknown_name("layer class (pass your own as custom_objects)", entry["class_name"], known)
-        layer = restored({"class_name": entry["class_name"], "config": entry["config"]}, custom_objects)
-        declared, layer.input_shape = layer.input_shape, None  # a layer that knows its shape would be built at once
-        model.add(layer)
-        layer.input_shape = declared
-        trainable = _typed(entry, "trainable", bool)
-        if not isinstance(layer, Network):  # an inner model's layers have had their own flags already
-            layer.trainable = trainable
-    shape = config["input_shape"]
-    model.input_shape = None if shape is None else checked_shape(model.name, shape)
-    return model
-
-
-def _build(model: Any) -> None:
-    """Build a model from unbuilt, or what in it can be built."""
-    if model.input_shape is not None:
-        model.build(model.input_shape)
-    else:
-        for layer in model.layers:
-            if isinstance(layer, Network):
-                _build(layer)
-
-
-def _check_plan(model: Any, shape: Shape, archive: Archive, filepath: Any, prefix: str = "") -> None:
+def _check_plan(model: Network, archive: Archive, filepath: Any) -> None:
     """BrokenFileError unless the file holds what building this model would create, as far as its layers can tell."""
-    for layer in model.layers:
-        key = prefix + layer.name
-        if isinstance(layer, Network):
-            _check_plan(layer, shape, archive, filepath, key + "/")
-        for name, wanted in layer.array_shapes(shape).items():
-            state = f"state/{key}/{name}"
-            _check_array(archive, state if state in archive.arrays else f"params/{key}/{name}", wanted, filepath)
-        shape = layer.output_shape(shape)
+    shapes = shapes_of(model.nodes, model.sample_shape or ())
+    for node in model.nodes:
+        for name, wanted in node.layer.array_shapes(input_shape_of(node.layer, node.inputs, shapes)).items():
+            state = f"state/{node.key}/{name}"
+            _check_array(archive, state if state in archive.arrays else f"params/{node.key}/{name}", wanted, filepath)
 
 
 def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> None:
@@ -179,33 +135,26 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
     model.class_names = names
     if config.get("image_input") is not None:
         model.image_input = ImageInput(**config["image_input"])
-        model.image_input.check_fits(model.input_shape)
+        model.image_input.check_fits(model.sample_shape)
     compiled = config.get("compile")
     if compiled is not None:
-        entries = (compiled["optimizer"], compiled["loss"], *_typed(compiled, "metrics", list))
+        entries = (compiled["optimizer"], compiled["loss"], *typed(compiled, "metrics", list))
         own = custom_objects or {}
         optimizer, loss, *metrics = (
             restored(entry, own) if isinstance(entry, dict) and entry["class_name"] in own else entry
             for entry in entries
         )
         model.compile(optimizer, loss, metrics)
-        model.optimizer.iterations = _typed(compiled, "iterations", int)
+        model.optimizer.iterations = typed(compiled, "iterations", int)
         if not 0 <= model.optimizer.iterations < 1 << 53:
             raise ValueError(f"iterations is {model.optimizer.iterations}")
     model.rng = generator_from(config["rng"])
 
 
-def _typed(config: dict[str, Any], name: str, kind: type) -> Any:
-    """config[name], which must be of this very type."""
-    if type(config[name]) is not kind:
-        raise TypeError(f"{name} is of type {type(config[name]).__name__}, not {kind.__name__}")
-    return config[name]
-
-
 def weights_by_name(model: Any) -> dict[str, np.ndarray]:
     """Parameters and state on the host: "params/conv2d_1/w", "state/batch_normalization_1/moving_mean", …"""
     arrays = {}
-    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+    for key, layer in model.layers_by_key.items():
         for kind, group in (("params", layer.params), ("state", layer.state)):
             for name, array in group.items():
                 arrays[f"{kind}/{key}/{name}"] = to_host(array)
@@ -269,7 +218,7 @@ def set_weights_by_name(model: Any, archive: Archive, filepath: Any, chosen: set
     """
     slots = {
         f"{kind}/{key}/{name}": slot
-        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)
+        for key, layer in model.layers_by_key.items()
         for kind, group in (("params", layer.params), ("state", layer.state))
         for name, slot in group.items()
     }
@@ -305,7 +254,7 @@ def set_slots_by_name(model: Any, archive: Archive, filepath: Any) -> None:
         return
     model.optimizer.state = {}
     left = {name for name in archive.arrays if name.startswith("optimizer/")}
-    for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+    for key, layer in model.layers_by_key.items():
         for name, p in layer.params.items():
             names = [f"optimizer/{key}/{name}/{slot}" for slot in model.optimizer.slots_of((key, name))]
             if left.isdisjoint(names):
@@ -372,7 +321,7 @@ def _image_input_config(model: Any) -> dict[str, Any] | None:
             "image_input", "this does not say how images are prepared.", "a minicnn.preprocessing.image.ImageInput.",
             f"{model.image_input!r}.", "model.image_input = ImageInput(64, 64), for example.",
         )  # fmt: skip
-    model.image_input.check_fits(model.input_shape)
+    model.image_input.check_fits(model.sample_shape)
     return asdict(model.image_input)
 
 

@@ -6,8 +6,8 @@ import math
 import warnings
 from typing import Any
 
-from minicnn.layers.base import Shape
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.walk import shapes_of
 
 
 def warn_that_it_is_lost(model: Any, loss: float, epoch: int, stacklevel: int) -> None:
@@ -27,7 +27,7 @@ def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
 
     Says the likely cause. Returns whether it warned.
     """
-    name = _normalises_single_numbers(model.flat_layers, model.input_shape)
+    name = _normalises_single_numbers(model)
     if name is None:
         return False
     size, samples = batches.batch_size, batches.n
@@ -49,10 +49,9 @@ def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
     return True
 
 
-def _normalises_single_numbers(layers: list[Any], shape: Shape) -> str | None:
+def _normalises_single_numbers(model: Any) -> str | None:
     """The first batch normalisation that learns and sees a single row of channels in each sample: no image, or 1×1."""
-    for layer in layers:
-        if isinstance(layer, BatchNormalization) and layer.trainable and math.prod(shape[:-1]) == 1:
-            return layer.name
-        shape = layer.output_shape(shape)
+    for node, shape in zip(model.nodes, shapes_of(model.nodes, model.sample_shape)[1:], strict=True):
+        if isinstance(node.layer, BatchNormalization) and node.layer.trainable and math.prod(shape[:-1]) == 1:
+            return node.layer.name
     return None

@@ -275,18 +275,29 @@ def _ragged(name: str, received: str) -> InputError:
 
 
 def check_input(model: Any, x: np.ndarray, name: str) -> np.ndarray:
-    """x as the model takes it, after a look at every number. Builds a model that did not know its input shape.
+    """x as the model takes it, after a look at every number. See as_samples."""
+    _check_layers(model)
+    check_finite(name, x, model.dtype)
+    return as_samples(model, x, name)
 
-    A last axis of length 1 may be missing or be too many, as in Keras: (N, 28, 28) fits a model of (28, 28, 1).
-    """
+
+def _check_layers(model: Any) -> None:
     if not model.layers:
         raise InputError(
             model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
         )
-    check_finite(name, x, model.dtype)
+
+
+def as_samples(model: Any, x: np.ndarray, name: str = "x") -> np.ndarray:
+    """x in the shape that the model takes. Builds a model that did not know its input shape.
+
+    A last axis of length 1 may be missing or be too many, as in Keras: (N, 28, 28) fits a model of (28, 28, 1). Raises
+    InputError where x does not fit.
+    """
+    _check_layers(model)
     if not model.built:
-        model.build(x.shape[1:] or (1,))
-    sample, wanted = x.shape[1:], model.input_shape
+        model.build_once(x.shape[1:] or (1,))
+    sample, wanted = x.shape[1:], model.sample_shape
     if (*sample, 1) == wanted:
         x = x[..., None]
     elif sample == (*wanted, 1):

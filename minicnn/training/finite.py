@@ -1,8 +1,8 @@
 """Where NaN and infinity first appear in a training step.
 
-`fit(check_finite=True)` looks at every output on the way forward, every derivative on the way back, and every parameter
-after the update. TerminateOnNaN costs less: it looks at the loss, the gradients and the parameters alone. Only where
-one of those is not finite, the step is run again, with all eyes open, to see in which layer it began.
+`fit(check_finite=True)` looks at every output of the forward pass, every gradient of the backward pass, and every
+parameter after the update. TerminateOnNaN costs less: it looks at the loss, the gradients and the parameters alone.
+Only where one of those is not finite, both passes are run again, with all eyes open, to see in which layer it began.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import numpy as np
 
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import NotFiniteError
-from minicnn.layers.base import Context, Layer
-
-# What the layers' code shall not do in their users' name: NumPy warns where numbers overflow or become NaN, once for
-# each line of a kernel, without a word of the cause. In here that is left to the messages below.
-quiet = np.errstate(all="ignore")
+from minicnn.layers.context import Context
+from minicnn.layers.walk import Node, Observer
+from minicnn.training.shards import Workers
+from minicnn.training.step import gradients, update
 
 LARGE_INPUT = 100.0  # inputs that reach further than this are likely to be the cause
 
@@ -36,22 +35,37 @@ class Found(NamedTuple):
     source: tuple[str, Array] | None
 
 
-class Guard:
-    """Looks at the numbers of every training step of one call of `fit`.
+class Guard(Observer):
+    """Looks at the numbers of every training step of one call of `fit`; its `step` takes the place of train_step.
 
     thorough: at all of them, and raises NotFiniteError before the step has changed the model. Else only at loss,
     gradients and parameters; a step that is not finite is left out, and `place.not_finite` tells where it began.
     """
 
     def __init__(self, model: Any, place: Any, thorough: bool):
+        super().__init__()
         self.model, self.place, self.thorough = model, place, thorough
+        self.nodes: list[Node] = model.nodes
         self.found: list[Found] = []
         self.lock = threading.Lock()  # the shards' threads all report here
+        self.here = threading.local()  # of each shard: the prediction
 
-    def layers(self) -> list[Any]:
-        """The model's layers, each behind somebody who looks at what it returns."""
-        pairs = zip(self.model.layer_keys, self.model.flat_layers, strict=True)
-        return [_Looked(layer, key, i, self) for i, (key, layer) in enumerate(pairs)]
+    def step(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+        """As train_step, unless something is not finite."""
+        self.nodes, step, seed = model.nodes, model.optimizer.iterations, model.new_seed()
+        shards, loss, metrics = gradients(model, x, y, workers, step, seed, self if self.thorough else None)
+        if not self.thorough and not (math.isfinite(float(loss)) and _all_finite(_gradients(shards))):
+            gradients(model, x, y, Workers(1), step, seed, self)
+            self.look(3 * len(self.nodes), "the loss", "forward", [("the sum of the losses", np.asarray(float(loss)))])
+        if self.found:
+            self._report(x)
+            return loss + self.model.penalty() * len(x), metrics
+        undo = _memory_of(model) if self.thorough else None
+        penalty = update(model, shards, workers)
+        self._look_after_update(penalty)
+        if self.found:
+            self._report(x, undo)
+        return loss + penalty * len(x), metrics
 
     def look(
         self, order: int, layer: str, direction: str, arrays: Iterable[tuple[str, Array | None]], source: Any = None
@@ -63,38 +77,31 @@ class Guard:
                     self.found.append(Found(order, layer, direction, name, array, source))
                 return
 
-    def look_at_loss(self, losses: Array, dy: Array, y_pred: Array) -> None:
-        """The losses of a shard's samples, and the derivative with which the way back begins."""
-        source, n = ("the prediction", y_pred), len(self.model.flat_layers)
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Array:
+        y = self.here.prediction = super().forward(i, node, x, ctx)
+        self.look(i, node.key, "forward", [("its output y", y), *ctx.state.items()], ("x", x))
+        return y
+
+    def loss(self, compute: Callable[[], Any]) -> Any:
+        losses, metrics, dy = super().loss(compute)
+        source, n = ("the prediction", self.here.prediction), len(self.nodes)
         self.look(n, "the loss", "forward", [("the losses of the samples", losses)], source)
         self.look(n + 1, "the loss", "backward", [("its derivative", dy)], source)
+        return losses, metrics, dy
 
-    def update(self, x: Array, loss: Any, pages: list[list[Context]], update: Any, again: Any) -> Any:
-        """update(), which moves the parameters by the gradients on the pages, and returns the penalty.
-
-        x: the batch. loss: the sum of its losses. again: a function that runs the step before the update once more,
-        through the layers that it is given.
-        """
-        if not self.thorough and not (math.isfinite(float(loss)) and _all_finite(_gradients(pages))):
-            again(self.layers())
-            last = 3 * len(self.model.flat_layers)
-            self.look(last, "the loss", "forward", [("the sum of the losses", np.asarray(float(loss)))])
-        if self.found:
-            self._report(x)
-            return self.model.penalty()
-        undo = _memory_of(self.model) if self.thorough else None
-        penalty = update()
-        self._look_after_update(penalty)
-        if self.found:
-            self._report(x, undo)
-        return penalty
+    def backward(self, i: int, node: Node, dy: Array, ctx: Context) -> Any:
+        dx = super().backward(i, node, dy, ctx)
+        grads = [(f"the gradient of {name}", g) for name, g in ctx.grads.items()]
+        dxs = [("dx", part) for part in (dx if node.layer.merges else (dx,))]
+        self.look(2 * len(self.nodes) + 1 - i, node.key, "backward", [*grads, *dxs], ("dy", dy))
+        return dx
 
     def _look_after_update(self, penalty: Any) -> None:
-        optimizer, layers = self.model.optimizer, self.model.flat_layers
-        if not self.thorough and _all_finite(p for layer in layers for p in layer.params.values()):
+        optimizer, layers = self.model.optimizer, self.model.layers_by_key
+        if not self.thorough and _all_finite(p for layer in layers.values() for p in layer.params.values()):
             return
         self.look(0, "the regularizers", "forward", [("the penalty", np.asarray(float(penalty)))])
-        for i, (key, layer) in enumerate(zip(self.model.layer_keys, layers, strict=True)):
+        for i, (key, layer) in enumerate(layers.items()):
             arrays = list(layer.params.items())
             for name in layer.params:
                 slots = zip(optimizer.slots_of((key, name)), optimizer.state.get((key, name), ()), strict=False)
@@ -112,28 +119,6 @@ class Guard:
         self.place.not_finite = error
 
 
-class _Looked:
-    """Stands before a layer and looks at what it returns. Everything else it asks of the layer itself."""
-
-    def __init__(self, layer: Layer, key: str, index: int, guard: Guard):
-        self.stands_for, self.key, self.index, self.guard = layer, key, index, guard
-        self.way_back = 2 * len(guard.model.flat_layers) + 1 - index
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stands_for, name)
-
-    def forward(self, x: Array, ctx: Context) -> Array:
-        y = self.stands_for.forward(x, ctx)
-        self.guard.look(self.index, self.key, "forward", [("its output y", y), *ctx.state.items()], ("x", x))
-        return y
-
-    def backward(self, dy: Array, ctx: Context) -> Array | None:
-        dx = self.stands_for.backward(dy, ctx)
-        grads = [(f"the gradient of {name}", g) for name, g in ctx.grads.items()]
-        self.guard.look(self.way_back, self.key, "backward", [*grads, ("dx", dx)], ("dy", dy))
-        return dx
-
-
 def is_finite(array: Array) -> bool:
     """Whether no number is NaN or infinite. On a GPU this waits for it."""
     return array.dtype.kind not in "fc" or bool(xp_of(array).isfinite(array).all())
@@ -145,8 +130,8 @@ def _all_finite(arrays: Iterable[Array]) -> bool:
     return math.isfinite(float(sum(row @ row for row in rows))) or all(is_finite(row) for row in rows)
 
 
-def _gradients(pages: Sequence[Sequence[Context]]) -> list[Array]:
-    return [g for shard in pages for ctx in shard for g in ctx.grads.values()]
+def _gradients(shards: Sequence[Sequence[Context]]) -> list[Array]:
+    return [g for contexts in shards for ctx in contexts for g in ctx.grads.values()]
 
 
 def _memory_of(model: Any) -> Callable[[], None]:
@@ -173,7 +158,7 @@ def _error(found: Found, model: Any, place: Any, x: Array) -> NotFiniteError:
     bad = np.argwhere(~np.isfinite(values))
     first = tuple(int(i) for i in bad[0])
     where = f"in batch {place.step + 1} of epoch {place.epoch + 1}"
-    passes = {"forward": "on the way forward", "backward": "on the way back (backward)", "update": "by the update"}
+    passes = {"forward": "in the forward pass", "backward": "in the backward pass", "update": "by the update"}
     received = f"{values[first]} in {found.name}"
     if values.ndim:
         received += f" at index {first}; of its {values.size} numbers {len(bad)} are not finite"
@@ -182,13 +167,13 @@ def _error(found: Found, model: Any, place: Any, x: Array) -> NotFiniteError:
     return NotFiniteError(
         found.layer, f"{values[first]} appeared {passes[found.direction]}, {where}.", "finite numbers everywhere.",
         f"{received}. The inputs: {_range(x)}; the learning rate: {model.optimizer.learning_rate:g}.",
-        _remedy(found, model, x), direction=found.direction, epoch=place.epoch, batch=place.step,
+        _remedy(found, model, x), array=found.name, direction=found.direction, epoch=place.epoch, batch=place.step,
     )  # fmt: skip
 
 
 def _remedy(found: Found, model: Any, x: Array) -> str:
     """The likely causes, the likeliest first."""
-    layer = dict(zip(model.layer_keys, model.flat_layers, strict=True)).get(found.layer)
+    layer = model.layers_by_key.get(found.layer)
     if layer is not None and found.direction != "update":
         for name, p in (*layer.params.items(), *layer.state.items()):
             if not is_finite(p):
@@ -206,8 +191,9 @@ def _remedy(found: Found, model: Any, x: Array) -> str:
     return "; or ".join(causes[:3]) + "."
 
 
-def _range(array: Array) -> str:
-    values = to_host(array)
+def _range(array: Any) -> str:
+    parts = array if isinstance(array, list) else [array]  # of a merging layer: all that it joins
+    values = np.concatenate([to_host(part).reshape(-1) for part in parts])
     finite = values[np.isfinite(values)] if values.dtype.kind in "fc" else values
     if not finite.size:
         return "nowhere finite"

@@ -10,12 +10,11 @@ import numpy as np
 
 from minicnn.backend import Array, module_for, xp_of
 from minicnn.recording import EachStep, Recording
-from minicnn.training.finite import Guard
 from minicnn.training.profiling import is_running
 from minicnn.training.shards import Workers
-from minicnn.training.step import train_step
+from minicnn.training.step import gradients, train_step, update
 
-Step = Callable[[Any, Array, Array, Workers, Guard | None], tuple[Any, list[Any]]]
+Step = Callable[[Any, Array, Array, Workers], tuple[Any, list[Any]]]
 
 # Plain steps before a recording: they compile the kernels, and create what is created on first use.
 WARM_UP = 2
@@ -63,13 +62,10 @@ class GraphedStep:
         self.seen: dict[tuple, int] = {}
         self.in_vain, self.refused = 0, False
 
-    def __call__(
-        self, model: Any, x: Array, y: Array, workers: Workers, guard: Guard | None = None
-    ) -> tuple[Any, list[Any]]:
+    def __call__(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
         batch = (x.shape, x.dtype, y.shape, y.dtype)
-        looked_into = guard is not None or is_running()
-        graph = None if self.refused or looked_into else self._graph(batch, model, x, y, workers)
-        return train_step(model, x, y, workers, guard) if graph is None else graph.run(model, x, y)
+        graph = None if self.refused or is_running() else self._graph(batch, model, x, y, workers)
+        return train_step(model, x, y, workers) if graph is None else graph.run(model, x, y)
 
     def _graph(self, batch: tuple, model: Any, x: Array, y: Array, workers: Workers) -> Graph | None:
         """The graph for such a batch, recorded if there is none that fits; None while, and where, it cannot be had."""
@@ -111,8 +107,10 @@ class Graph:
         self.recording = Recording(xp)
         later = EachStep(lambda: self.step), EachStep(lambda: self.seed)
         with self.recording:
-            total, metrics = train_step(model, self.x, self.y, workers, step_and_seed=later)
-            for k, value in enumerate((total, *metrics)):
+            shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
+            penalty = model.penalty()
+            self.recording.add(lambda: update(model, shards, workers))
+            for k, value in enumerate((loss + penalty * len(x), *metrics)):
                 if xp_of(value) is not xp:
                     raise TypeError(f"the loss or a metric gave {type(value).__name__}, not an array of the GPU")
                 self.results[k] = value

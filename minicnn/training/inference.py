@@ -1,8 +1,9 @@
-"""The way forward alone: what evaluation and prediction leave out of a training step.
+"""The forward pass alone: what evaluation and prediction leave out of a training step.
 
     - Dropout does nothing: it is skipped.
     - A batch normalisation right after a convolution or a dense layer is linear, too: the two become one layer.
-    - Nobody will read the pages again: a result may take the place of the numbers that it was made of.
+    - Nobody will read the contexts again: a result may take the place of the numbers that it was made of, where no
+      other layer reads them and the framework itself has made them.
     - The samples do not depend on each other: a large batch goes through in pieces that stay in the cache, up to the
       first dense layer. Its parameters are many, and reading them is its work: they meet a group of pieces at once.
 """
@@ -10,18 +11,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
+import numpy as np
+
 from minicnn import activations
-from minicnn.backend import Array, xp_of
-from minicnn.layers.base import Context, Layer
+from minicnn.backend import Array, quiet, xp_of
+from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense, Dropout, Input
+from minicnn.layers.core import Dense, Dropout
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.walk import Node, Observer, forward, observed, shapes_of
 from minicnn.layers.weighted import WeightedLayer
-from minicnn.training.profiling import watched
+from minicnn.objective import part, prepare_targets, sample_losses, weights_of_batch
+from minicnn.training.shards import Workers, split
 
 # What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but every layer has work
 # to do that does not depend on their size.
@@ -30,26 +36,95 @@ PIECE_BYTES = 1 << 22
 GROUP_BYTES = 1 << 26
 
 
-def plan(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers that compute in evaluation mode what `layers` do, up to rounding: fewer of them."""
-    kept: list[Layer] = []
-    for layer in layers:
-        if type(layer) in (Dropout, Input):
-            continue
-        before = kept[-1] if kept else None
-        linear = isinstance(before, WeightedLayer) and before.activation is activations.linear
-        if type(layer) is BatchNormalization and type(before) in (Conv2D, Dense) and linear:
-            kept[-1] = folded(before, layer)
+class Plan:
+    """How a model computes in evaluation mode, until a weight or a layer changes: made once for a call of predict.
+
+    front, rest: the nodes up to the first dense layer that everything goes through, and those from it on.
+    sample_bytes: what the largest activation of a sample takes; 0 where a batch stays in one piece.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.front, self.rest = cut_at_dense(plan(model.nodes))
+        largest = max(map(math.prod, shapes_of(model.nodes, model.sample_shape)))
+        self.sample_bytes = largest * model.dtype.itemsize if model.device == "cpu" else 0
+
+    @quiet
+    def evaluate(self, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+        """Judge one batch: the sums of the samples' losses and of each metric's values."""
+        model, loss = self.model, self.model.loss
+        weights = weights_of_batch(loss, y, None, model.shapes[-1])
+
+        def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
+            y_true = prepare_targets(loss, y[samples], y_pred)
+            losses = sample_losses(loss, y_true, y_pred, ctx, len(x), part(weights, samples))
+            return losses.sum(dtype=np.float64), *(metric.sum(y_true, y_pred) for metric in model.metrics)
+
+        if loss.whole_batch:
+            parts = [judge(self.predict(x, workers), Context(), slice(0, len(x)))]
         else:
-            kept.append(layer)
+            parts = self._each_piece(x, workers, lambda *piece: observed(None).loss(lambda: judge(*piece)))
+        total, *values = (sum(column) for column in zip(*parts, strict=True))
+        return total + len(x) * model.penalty(), values
+
+    @quiet
+    def predict(self, x: Array, workers: Workers) -> Array:
+        """The predictions for one batch."""
+        parts = self._each_piece(x, workers, lambda y_pred, ctx, samples: y_pred)
+        return parts[0] if len(parts) == 1 else xp_of(parts[0]).concatenate(parts)
+
+    def _each_piece(self, x: Array, workers: Workers, use: Callable[[Array, Context, slice], Any]) -> list[Any]:
+        """[use(output, the last layer's context, samples), …] for the pieces of the batch x."""
+        shards = split(len(x), workers.shards)
+
+        def one_group(group: slice) -> list[Any]:
+            some = pieces(group, self.sample_bytes, PIECE_BYTES) if self.front else [group]
+            outputs = [infer(self.front, self.model.as_input(x[piece])) for piece in some]
+            if self.rest:
+                features = [y for y, _ in outputs]
+                joined = features[0] if len(features) == 1 else xp_of(features[0]).concatenate(features)
+                outputs, some = [infer(self.rest, joined)], [group]
+            return [use(y, ctx, piece) for (y, ctx), piece in zip(outputs, some, strict=True)]
+
+        def one_shard(k: int, _: Any) -> list[Any]:
+            groups = pieces(shards[k], self.sample_bytes, GROUP_BYTES)
+            return [result for group in groups for result in one_group(group)]
+
+        return [result for results in workers.run(one_shard, len(shards)) for result in results]
+
+
+def plan(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer of them."""
+    readers = Counter(j for node in nodes for j in node.inputs)
+    kept: list[Node] = []
+    place = {-1: -1}  # where the value of an old node is now
+    for i, node in enumerate(nodes):
+        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
+        place[i] = len(kept)
+        if type(layer) is Dropout:
+            place[i] = inputs[0]
+        elif (
+            type(layer) is BatchNormalization and inputs[0] >= 0
+            and readers[node.inputs[0]] == 1 and _takes_in(kept[inputs[0]].layer)
+        ):  # fmt: skip
+            before = kept[inputs[0]]
+            kept[inputs[0]] = before._replace(layer=folded(before.layer, layer), replaces=before.layer)
+            place[i] = inputs[0]
+        else:
+            kept.append(node._replace(inputs=inputs))
     return kept
 
 
-def folded(layer: Any, norm: BatchNormalization) -> Layer:
+def _takes_in(layer: Any) -> bool:
+    """Whether a batch normalisation behind this layer can become a part of it."""
+    linear = isinstance(layer, WeightedLayer) and layer.activation is activations.linear
+    return type(layer) in (Conv2D, Dense) and linear
+
+
+def folded(layer: Any, norm: Any) -> Any:
     """One layer for two: norm(x @ w + b) = x @ (w * scale) + (b * scale + shift), for each output."""
     scale, shift = norm.scale_and_shift()
     both = copy(layer)
-    both.stands_for = layer  # a profile counts its time there
     both.params = {"w": layer.params["w"] * scale, "b": shift}
     if layer.use_bias:
         both.params["b"] = layer.params["b"] * scale + shift
@@ -62,24 +137,34 @@ def pieces(samples: slice, sample_bytes: int, most: int) -> list[slice]:
     return [slice(start, min(start + step, samples.stop)) for start in range(samples.start, samples.stop, step)]
 
 
-def cut_at_dense(layers: list[Layer]) -> tuple[list[Layer], list[Layer]]:
-    """The layers before the first dense one, and those from it on."""
-    cut = next((i for i, layer in enumerate(layers) if type(layer) is Dense), len(layers))
-    return layers[:cut], layers[cut:]
+def cut_at_dense(nodes: list[Node]) -> tuple[list[Node], list[Node]]:
+    """The nodes before the first dense layer that reads the only value which is read from there on; and the rest."""
+    for cut, node in enumerate(nodes):
+        crossing = {j for later in nodes[cut:] for j in later.inputs if j < cut}
+        if type(node.layer) is Dense and crossing == {cut - 1}:
+            rest = [later._replace(inputs=tuple(j - cut for j in later.inputs)) for later in nodes[cut:]]
+            return nodes[:cut], rest
+    return nodes, []
 
 
-def largest_activation(model: Any) -> int:
-    """How many numbers the largest of a sample's activations has."""
-    inner = [largest_activation(layer) for layer in model.layers if hasattr(layer, "layers")]
-    return max(*(math.prod(shape) for shape in model.shapes), *inner)
+class _InPlace(Observer):
+    """Lets a result take the place of its input where the framework has made that, and nobody else reads it."""
+
+    def __init__(self, nodes: Sequence[Node]):
+        super().__init__()
+        self.readers = Counter(j for node in nodes for j in node.inputs)
+        self.ours: dict[int, bool] = {-1: False}
+
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Array:
+        ctx.overwrite = all(self.ours[j] and self.readers[j] == 1 for j in node.inputs)
+        y = super().forward(i, node, x, ctx)
+        # Flatten, for one, only looks at x in another way. A layer of the user's own may have kept what it gives.
+        new = not any(xp_of(y).may_share_memory(part, y) for part in (x if node.layer.merges else [x]))
+        self.ours[i] = (new or ctx.overwrite) and type(node.layer).__module__.startswith("minicnn.")
+        return y
 
 
-def infer(layers: Sequence[Layer], x: Array) -> tuple[Array, Context]:
-    """The output of a plan's layers for x, which is left as it is; and the last layer's page."""
-    ours, ctx = False, Context(need_backward=False)
-    for layer in watched(layers):
-        ctx = Context(need_backward=False, overwrite=ours)
-        y = layer.forward(x, ctx)
-        ours = ours or not xp_of(x).may_share_memory(x, y)  # Flatten, for one, only looks at x in another way
-        x = y
-    return x, ctx
+def infer(nodes: Sequence[Node], x: Array) -> tuple[Array, Context]:
+    """The output of a plan's nodes for x, which is left as it is; and the last layer's context."""
+    contexts = [Context(need_backward=False) for _ in nodes] or [Context(need_backward=False)]
+    return forward(nodes, contexts, x, _InPlace(nodes)), contexts[-1]

@@ -28,6 +28,7 @@ from minicnn.training.data import (
 )
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
+from minicnn.training.inference import Plan
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
@@ -35,7 +36,6 @@ from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
-from minicnn.training.step import evaluate_step, predict_step
 from minicnn.training.transfer import on_device
 
 Logs = dict[str, float]
@@ -79,7 +79,7 @@ def fit(
     lost = False
     with _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
-        train_step = step_for(model)
+        train_step = step_for(model) if guard is None else guard.step
         events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
@@ -87,7 +87,7 @@ def fit(
                 events.call("on_epoch_begin", epoch)
             shown = progress_bar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             with shown as bar:
-                logs = _train_epoch(model, train_step, place, workers, events, bar, guard)
+                logs = _train_epoch(model, train_step, place, workers, events, bar)
                 if not (lost or model.stop_training or math.isfinite(logs["loss"])):
                     lost = True
                     warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=4)
@@ -98,18 +98,17 @@ def fit(
             place.end_epoch(logs)
             events.call("on_epoch_end", epoch, logs)
         if epochs > initial_epoch:
-            layers = zip(model.layer_keys, model.flat_layers, strict=True)
             model.optimizer.finalize(
-                {(key, name): p for key, layer in layers if layer.trainable for name, p in layer.params.items()}
+                {(key, name): p for key, layer in model.layers_by_key.items() if layer.trainable
+                 for name, p in layer.params.items()}
             )
         events.call("on_train_end", place.logs)
     return history
 
 
 def _train_epoch(
-    model: Any, train_step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar,
-    guard: Guard | None,
-) -> Logs:  # fmt: skip
+    model: Any, train_step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar
+) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = Running(model)
@@ -119,7 +118,7 @@ def _train_epoch(
             if len(x) == 1 and not place.warned:
                 place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=5)
             with interrupts_wait():
-                place.advance(*train_step(model, x, y, workers, guard), len(x))
+                place.advance(*train_step(model, x, y, workers), len(x))
             if events.listens("on_train_batch_end"):
                 events.call("on_train_batch_end", place.step - 1, place.running.logs())
             bar.update(len(x), place.running.logs)
@@ -146,13 +145,14 @@ def evaluate(
 def _evaluate(
     model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
 ) -> Logs:
-    running = Running(model)
+    running, plan = Running(model), None
     model.stop_evaluating = False  # a callback may set it
     events.call("on_test_begin")
     with closing(batches.epoch()) as epoch:
         for step, (x, y) in enumerate(each("data", on_device(epoch, model.device))):
             events.call("on_test_batch_begin", step)
-            running.add(*evaluate_step(model, x, y, workers), len(x))
+            plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
+            running.add(*plan.evaluate(x, y, workers), len(x))
             batches.advance()
             if events.listens("on_test_batch_end"):
                 events.call("on_test_batch_end", step, running.logs())
@@ -175,7 +175,7 @@ def predict(
     if len(batches) == 1 and verbose == "auto":
         verbose = 0
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
-    events, outputs = CallbackList(callbacks, model), []
+    events, outputs, plan = CallbackList(callbacks, model), [], None
     running = _workers(model, batch_size, batches, "predict")
     with running as workers, closing(batches.epoch()) as epoch, shown as bar:
         model.stop_predicting = False  # a callback may set it
@@ -183,7 +183,8 @@ def predict(
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
             events.call("on_predict_batch_begin", step)
-            outputs.append(to_host(predict_step(model, x_batch, workers)))
+            plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
+            outputs.append(to_host(plan.predict(x_batch, workers)))
             events.call("on_predict_batch_end", step, {"outputs": outputs[-1]})
             bar.update(len(x_batch), dict)
             if model.stop_predicting:

@@ -1,7 +1,7 @@
 """How much memory a training step will need, and how much there is: better told before than killed in the middle.
 
 A step needs the parameters, a gradient of each for every shard, the optimizer's arrays, and for each sample of the
-batch what the layers keep for the way back. The last is measured on two samples, so it holds for any layer.
+batch what the layers keep for the backward pass. The last is measured on two samples, so it holds for any layer.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn.errors import InputError
-from minicnn.training.step import forward, new_pages
+from minicnn.layers.walk import forward, new_contexts, shapes_of
 
 SCRATCH = 4 << 20  # about what the kernels reuse, for each thread
 
 
 class StepMemory(NamedTuple):
-    """Bytes of one training step. activations: of one sample, kept for the way back, and the largest pair of gradients.
+    """Bytes of one training step.
 
+    activations: of one sample, kept for the backward pass, and the largest gradients at one time.
     parameters: with the layers' state; gradients: of all shards; slots: the optimizer's arrays.
     """
 
@@ -60,7 +61,7 @@ def check_step_fits(model: Any, batch_size: int, shards: int) -> None:
     free = available()
     if free is None or model.device != "cpu" or not model.built:
         return
-    outputs = sum(math.prod(shape) for shape in _shapes(model)) * model.dtype.itemsize
+    outputs = sum(math.prod(shape) for shape in shapes_of(model.nodes, model.sample_shape)) * model.dtype.itemsize
     if 4 * outputs * batch_size + 8 * model.count_params() * model.dtype.itemsize < free / 2:
         return
     if outputs > free:
@@ -122,18 +123,18 @@ def _of_the_group(root: Path) -> int | None:
 
 
 def _kept_by_a_sample(model: Any) -> int:
-    """Bytes that the layers' pages hold for one sample, each array counted once: from runs over two and four."""
+    """Bytes that the layers' contexts hold for one sample, each array counted once: from runs over two and four."""
     two, four = _kept_by(model, 2), _kept_by(model, 4)
     return max(0, four - two) // 2
 
 
 def _kept_by(model: Any, samples: int) -> int:
-    layers = model.flat_layers
-    pages = new_pages(layers, training=True, need_backward=True)
-    y = forward(layers, pages, np.zeros((samples, *model.input_shape), model.dtype))
+    nodes = model.nodes
+    contexts = new_contexts(nodes, training=True, need_backward=True)
+    y = forward(nodes, contexts, np.zeros((samples, *model.sample_shape), model.dtype))
     arrays: dict[int, np.ndarray] = {id(_owner(y)): _owner(y)}
-    for page in pages:
-        for value in vars(page).values():
+    for ctx in contexts:
+        for value in vars(ctx).values():
             for array in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(array, np.ndarray):
                     arrays[id(_owner(array))] = _owner(array)
@@ -148,17 +149,19 @@ def _owner(array: np.ndarray) -> np.ndarray:
 
 
 def _largest_gradients(model: Any) -> int:
-    """Bytes of one sample's dy, dz and dx, of the layer where they are largest."""
-    shapes = [math.prod(shape) for shape in _shapes(model)]
-    return max(2 * b + a for a, b in zip(shapes, shapes[1:], strict=False)) * model.dtype.itemsize
+    """Bytes of the gradients that one sample has at one time, where they are most.
 
-
-def _shapes(model: Any) -> list[tuple[int, ...]]:
-    """The shape of a sample before the first of flat_layers and after each one."""
-    shapes = [model.input_shape]
-    for layer in model.flat_layers:
-        shapes.append(layer.output_shape(shapes[-1]))
-    return shapes
+    At a node those are dy, dz and dx, and what waits for the nodes before it: other ways of a network that branches.
+    """
+    nodes, shapes = model.nodes, shapes_of(model.nodes, model.sample_shape)
+    sizes = {j: math.prod(shapes[j + 1]) for j in range(-1, len(nodes))}  # of the value j, and of its gradient
+    most, waiting = 0, {len(nodes) - 1}
+    for i in reversed(range(len(nodes))):
+        waiting.discard(i)
+        dx = sum(sizes[j] for j in nodes[i].inputs)
+        most = max(most, 2 * sizes[i] + dx + sum(sizes[j] for j in waiting))
+        waiting |= set(nodes[i].inputs)
+    return most * model.dtype.itemsize
 
 
 def _too_large(need: str, free: int, fix: str) -> InputError:

@@ -1,7 +1,7 @@
 """The clocks of `minicnn.profile()`: where a step, a run and the threads say what they are doing.
 
-    with stage("optimizer"): …                  counts the time of the block as "optimizer"
-    for layer in watched(layers): …             counts each layer's forward and backward
+    with stage("waiting for threads"): …        counts the time of the block under this name
+    Clock                                       observes every walk: each layer's forward and backward, loss, optimizer
     for x, y in each("data", batches): …        counts the time until the next batch is there
     with run("fit", model, threads): …          one call of fit, evaluate or predict
 
@@ -12,9 +12,8 @@ the time that the threads were at work. Each thread writes on a track of its own
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -23,7 +22,9 @@ import numpy as np
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
-from minicnn.layers.base import Context, Layer
+from minicnn.layers.base import Layer
+from minicnn.layers.context import Context
+from minicnn.layers.walk import Node, Observer, observe_all
 
 POOL_NAME = "minicnn"  # how the threads of a run are named: minicnn_0, minicnn_1, …
 MAX_EVENTS = 200_000  # single spans that are kept for the exported trace; beyond them only the sums go on
@@ -61,7 +62,7 @@ class Recorder:
         self.offered = 0.0  # seconds of the threads beside the calling one, while runs had them
         self.dropped = 0
         self.threads = 1
-        self._macs: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._macs: dict[tuple[int, Any], int] = {}
         self._local, self._lock = threading.local(), threading.Lock()
 
     def track(self) -> Track:
@@ -73,18 +74,18 @@ class Recorder:
                 self.tracks.append(track)
         return track
 
-    def key(self, layer: Layer) -> int:
-        """The name of this layer's spans. A layer that came in no run's model is called by its own name."""
-        layer = vars(layer).get("stands_for", layer)
+    def key(self, node: Node) -> int:
+        """The name of this node's spans: what a plan has made counts for the model's layer that it replaces."""
+        layer = node.replaces or node.layer
         if id(layer) not in self.layers:
             with self._lock:
-                self.layers.setdefault(id(layer), (layer.name, layer))
+                self.layers.setdefault(id(layer), (node.key, layer))
         return id(layer)
 
-    def macs(self, layer: Layer, input_shape: tuple[int, ...]) -> int:
-        key = self.key(layer), input_shape
+    def macs(self, node: Node, input_shape: Any) -> int:
+        key = self.key(node), input_shape
         if key not in self._macs:
-            self._macs[key] = layer.macs(input_shape)
+            self._macs[key] = node.layer.macs(input_shape)
         return self._macs[key]
 
 
@@ -121,46 +122,57 @@ class Span:
             self.recorder.dropped += 1
 
 
-class _Watched:
-    """Stands before a layer and times it. Everything else it asks of the layer itself."""
+class Clock(Observer):
+    """Times what stands inside it: each layer forward and backward, the loss, the optimizer's step."""
 
-    def __init__(self, layer: Layer, recorder: Recorder):
-        self.layer, self.recorder = layer, recorder
+    def __init__(self, recorder: Recorder, inner: Observer):
+        super().__init__(inner)
+        self.recorder = recorder
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-    def forward(self, x: Array, ctx: Context) -> Array:
-        with Span(self.recorder, self.recorder.key(self.layer), "forward") as span:
-            y = self.layer.forward(x, ctx)
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Array:
+        layer, shape = node.layer, _sample_shape(x)
+        with Span(self.recorder, self.recorder.key(node), "forward") as span:
+            y = super().forward(i, node, x, ctx)
             _wait_for(y)
-            span.flops = 2 * len(x) * self.recorder.macs(self.layer, x.shape[1:])
-            span.bytes = 0 if _is_view(x, y) else x.nbytes + y.nbytes + self._param_bytes()
-        ctx.profiled_shape = x.shape  # for the way back
+            span.flops = 2 * len(y) * self.recorder.macs(node, shape)
+            parts = x if layer.merges else [x]
+            if layer.merges or not _is_view(x, y):
+                span.bytes = sum(part.nbytes for part in parts) + y.nbytes + _param_bytes(layer)
+        ctx.profiled_shape = shape  # for the backward pass
+        ctx.profiled_bytes = sum(part.nbytes for part in parts)
         return y
 
-    def backward(self, dy: Array, ctx: Context) -> Array | None:
-        with Span(self.recorder, self.recorder.key(self.layer), "backward") as span:
-            dx = self.layer.backward(dy, ctx)
-            _wait_for(dy if dx is None else dx)
+    def backward(self, i: int, node: Node, dy: Array, ctx: Context) -> Any:
+        with Span(self.recorder, self.recorder.key(node), "backward") as span:
+            dx = super().backward(i, node, dy, ctx)
+            parts = dx if node.layer.merges else [dx]
+            for part in parts:
+                _wait_for(dy if part is None else part)
             shape = vars(ctx).get("profiled_shape")
-            if shape is None:  # the profile began between the two ways
+            if shape is None:  # the profile began between the two passes
                 return dx
             products = 2 if ctx.need_dx else 1  # dw, and where it is asked for dx: each as much work as y was
-            span.flops = products * 2 * shape[0] * self.recorder.macs(self.layer, shape[1:])
-            x_bytes = math.prod(shape) * dy.itemsize
-            if not _is_view(dy, dx):
-                span.bytes = dy.nbytes + (1 + ctx.need_dx) * x_bytes + 2 * self._param_bytes()
+            span.flops = products * 2 * len(dy) * self.recorder.macs(node, shape)
+            if not all(_is_view(dy, part) for part in parts):
+                span.bytes = dy.nbytes + (1 + ctx.need_dx) * ctx.profiled_bytes + 2 * _param_bytes(node.layer)
         return dx
 
-    def _param_bytes(self) -> int:
-        return sum(p.nbytes for p in self.layer.params.values())
+    def loss(self, compute: Callable[[], Any]) -> Any:
+        with Span(self.recorder, "loss and metrics"):
+            return super().loss(compute)
+
+    def update(self, grads: Any, compute: Callable[[], Any]) -> Any:
+        with Span(self.recorder, "optimizer"):
+            return super().update(grads, compute)
 
 
-def watched(layers: Sequence[Layer]) -> Sequence[Any]:
-    """The layers; each with a clock before it while a profile is running."""
-    recorder = _recorder
-    return layers if recorder is None else [_Watched(layer, recorder) for layer in layers]
+def _param_bytes(layer: Layer) -> int:
+    return sum(p.nbytes for p in layer.params.values())
+
+
+def _sample_shape(x: Any) -> Any:
+    """Of one sample: a shape; of a merging layer's inputs a list of them."""
+    return tuple(part.shape[1:] for part in x) if isinstance(x, list) else x.shape[1:]
 
 
 def stage(name: str) -> AbstractContextManager[Any]:
@@ -197,7 +209,7 @@ class _Run(Span):
     def __init__(self, recorder: Recorder, name: str, model: Any, threads: int):
         super().__init__(recorder, name, "run")
         self.threads = threads
-        for key, layer in zip(model.layer_keys, model.flat_layers, strict=True):
+        for key, layer in model.layers_by_key.items():
             recorder.layers[id(layer)] = key, layer
 
     def __exit__(self, *exception: object) -> None:
@@ -255,8 +267,10 @@ def start(recorder: Recorder) -> None:
             "leave the first `with minicnn.profile()` block before.",
         )  # fmt: skip
     _recorder = recorder
+    observe_all(lambda inner: Clock(recorder, inner))
 
 
 def stop() -> None:
     global _recorder
     _recorder = None
+    observe_all(None)

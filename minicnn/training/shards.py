@@ -15,9 +15,8 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
-from minicnn.backend import Array
+from minicnn.backend import Array, quiet
 from minicnn.errors import InputError
-from minicnn.training.finite import quiet
 from minicnn.training.profiling import POOL_NAME, carried, stage
 
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
@@ -111,7 +110,7 @@ class Workers:
         threads = get_num_threads()
         if not model.built:  # a generator has not shown yet what a sample is
             return cls(threads)
-        macs = model.macs(model.input_shape)
+        macs = model.macs(model.sample_shape)
         shards = shards_for(batch_size, macs)
         if batch_size == 1 and macs >= MIN_MACS_PER_SHARD:
             return cls(1, 1, threads)

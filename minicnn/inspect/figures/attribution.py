@@ -35,8 +35,10 @@ from minicnn.inspect.figures.drawing import (
     signed_map,
 )
 from minicnn.inspect.figures.maps import half_of, strongest
+from minicnn.layers.context import Context
+from minicnn.layers.network import Network
+from minicnn.layers.walk import Node, Observer, backward, forward, new_contexts, unique_keys
 from minicnn.training.data import check_array, check_finite
-from minicnn.training.step import backward, forward, new_pages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,15 +140,33 @@ def _patch_size(run: _Run, patch: Any) -> int:
     return int(patch)
 
 
+class _Values(Observer):
+    """Keeps every layer's output, and the gradient with respect to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[int, Array] = {}
+        self.gradients: dict[int, Array] = {}
+
+    def forward(self, i: int, node: Node, x: Any, ctx: Context) -> Array:
+        self.outputs[i] = super().forward(i, node, x, ctx)
+        return self.outputs[i]
+
+    def backward(self, i: int, node: Node, dy: Array, ctx: Context) -> Any:
+        self.gradients[i] = dy
+        return super().backward(i, node, dy, ctx)
+
+
 class _Run:
-    """One image through a model in evaluation mode, with every layer's page and output."""
+    """One image through a model in evaluation mode, with every layer's context and output."""
 
     def __init__(self, model: Any, image: Any):
-        if not hasattr(model, "flat_layers"):
+        if not isinstance(model, Network):
             raise InputError("model", "this is no model.", "a Sequential.", f"{type(model).__name__}.", "pass a model.")
         model.require_built("it cannot look at an image")
-        self.model, self.layers, self.keys = model, model.flat_layers, model.layer_keys
-        shape = tuple(model.input_shape)
+        self.model: Any = model
+        self.nodes, self.keys = model.nodes, unique_keys(model.nodes)
+        shape = tuple(model.sample_shape or ())
         if len(shape) != 3:
             raise InputError(model.name, "its inputs are no images.", "inputs of shape (H, W, C).", f"{shape}.",
                              "use a model that begins with images, such as Input((28, 28, 1)).")  # fmt: skip
@@ -159,29 +179,27 @@ class _Run:
                              f"shape {np.shape(image)}.", fix)  # fmt: skip
         check_finite("image", array[None], model.dtype)
         self.shape = shape
-        self.pages = new_pages(self.layers, need_backward=True)
-        self.outputs = []
+        self.contexts = new_contexts(self.nodes, need_backward=True, input_gradient=True)
+        self.values = _Values()
         value = model.as_input(array[None])
         self.image = to_host(value)[0]
-        for layer, page in zip(self.layers, self.pages, strict=True):
-            page.need_dx = True
-            value = layer.forward(value, page)
-            self.outputs.append(value)
+        value = forward(self.nodes, self.contexts, value, self.values)
+        self.outputs = [self.values.outputs[i] for i in range(len(self.nodes))]
         self.probabilities = to_host(value)[0]
         if value.ndim != 2:
             raise InputError(model.name, "its outputs are no classes.", "an output of shape (N, classes).",
                              f"{tuple(value.shape)}.", "end the model with Dense(classes).")  # fmt: skip
-        self.logits = self._logits(value, self.pages[-1])
-        self.squashed = "logits" in vars(self.pages[-1])
+        self.logits = self._logits(value, self.contexts[-1])
+        self.squashed = "logits" in vars(self.contexts[-1])
 
     @staticmethod
-    def _logits(y: Array, page: Any) -> np.ndarray:
+    def _logits(y: Array, ctx: Context) -> np.ndarray:
         """What went into the last softmax or sigmoid; the output itself where there is none."""
-        return to_host(vars(page).get("logits", y))
+        return to_host(vars(ctx).get("logits", y))
 
     def logits_of(self, batch: np.ndarray) -> np.ndarray:
-        pages = new_pages(self.layers)
-        return self._logits(forward(self.layers, pages, self.model.as_input(batch)), pages[-1])
+        contexts = new_contexts(self.nodes)
+        return self._logits(forward(self.nodes, contexts, self.model.as_input(batch)), contexts[-1])
 
     def logit_of(self, logits: np.ndarray, k: int) -> np.ndarray:
         """(N,) logits of class k."""
@@ -196,14 +214,15 @@ class _Run:
             return int(row[0] > 0) if len(row) == 1 else int(row.argmax())
         return check_index("target", target, max(2, len(row)), "class")
 
-    def gradient(self, k: int, stop: int = 0) -> np.ndarray:
-        """The gradient of the logit of class k with respect to the input of layers[stop]: one sample, no batch axis."""
+    def gradient(self, k: int, of: int = -1) -> np.ndarray:
+        """The gradient of the logit of class k with respect to the output of node `of`, -1: the image. One sample."""
         one = np.zeros_like(self.logits)
         one[0, k if one.shape[1] > 1 else 0] = 1 if one.shape[1] > 1 or k == 1 else -1
         dy = xp_of(self.outputs[-1]).asarray(one)
         if self.squashed:
-            self.pages[-1].dlogits = dy  # as a fused loss does: the backward pass begins before the softmax
-        return to_host(backward(self.layers, self.pages, dy, stop))[0]
+            self.contexts[-1].dlogits = dy  # as a fused loss does: the backward pass begins before the softmax
+        dx = backward(self.nodes, self.contexts, dy, self.values)
+        return to_host(dx if of < 0 else self.values.gradients[of])[0]
 
     def cam(self, k: int, layer: str | None) -> tuple[np.ndarray, str]:
         spatial = [i for i, y in enumerate(self.outputs) if y.ndim == 4 and y.shape[1] * y.shape[2] > 1]
@@ -215,7 +234,7 @@ class _Run:
             raise no_maps(where, "Grad-CAM", "no layer of this model keeps them." if layer is None else
                           f"its output has shape {tuple(self.outputs[index].shape)}.")  # fmt: skip
         a = to_host(self.outputs[index])[0]
-        weights = self.gradient(k, stop=index + 1).mean(axis=(0, 1))
+        weights = self.gradient(k, index).mean(axis=(0, 1))
         return np.maximum(a @ weights, 0), self.keys[index]
 
     def named(self, k: int) -> str:

@@ -38,11 +38,13 @@ from minicnn.kernels.geometry import pair, resolve_padding
 from minicnn.layers.activation import ReLU
 from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dropout, Input, Rescaling
+from minicnn.layers.core import Dropout, Rescaling
+from minicnn.layers.merge import ELEMENTWISE, Concatenate, ZeroPadding2D
+from minicnn.layers.network import Network
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import AveragePooling2D, MaxPooling2D
+from minicnn.layers.walk import forward, new_contexts, part_up_to, shapes_of, unique_keys
 from minicnn.training.data import check_array, check_input
-from minicnn.training.step import forward, new_pages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,7 +166,7 @@ def gradient_maps(
             "gradient for any of them; dashed frame: none for this one."
         )
         return saved(_maps(t, sample, maps, (none, here), found, note, f"dL/dy of {record.key}", cmap, ax), save)
-    records = [r for r in t.layers if r.y.ndim == 4 and r.kind not in ("Input", "Dropout", "Rescaling", "Activation")]
+    records = [r for r in t.layers if r.y.ndim == 4 and r.kind not in ("Dropout", "Rescaling", "Activation")]
     if t.x.ndim != 4 or t.layers[0].dx is None:
         raise no_maps(t.model_name, "gradients", f"the inputs have shape {t.x.shape}.")
     columns = min(4, 2 + len(records))
@@ -214,10 +216,10 @@ def _kernel(source: Any, layer: str | None) -> tuple[str, np.ndarray]:
     """(name, w) of a convolution of a model or trace."""
     if isinstance(source, Trace):
         where, found = source.model_name, {r.key: r.params for r in source.layers}
-    elif hasattr(source, "flat_layers"):
+    elif isinstance(source, Network):
         source.require_built("it has no filters")
         where = source.name
-        found = dict(zip(source.layer_keys, (x.params for x in source.flat_layers), strict=True))
+        found = {key: one.params for key, one in source.layers_by_key.items()}
     else:
         raise InputError("filters", "this has no filters.", "a model or a Trace.", f"{type(source).__name__}.",
                          "pass the model.")  # fmt: skip
@@ -338,11 +340,11 @@ def top_activations(
     x, index = _ready(model, images, layer)
     check_count("count", count)
     check_count("batch_size", batch_size)
-    layers = model.flat_layers[: index + 1]
+    nodes = part_up_to(model.nodes, index)
     count = min(count, len(x))
     best: tuple[np.ndarray, ...] = ()
     for start in range(0, len(x), batch_size):
-        y = to_host(forward(layers, new_pages(layers), model.as_input(x[start : start + batch_size])))
+        y = to_host(forward(nodes, new_contexts(nodes), model.as_input(x[start : start + batch_size])))
         n, _, width, channels = y.shape
         flat = y.reshape(n, -1, channels)
         at = flat.argmax(axis=1)
@@ -412,7 +414,7 @@ def top_patches(
             row[-1].annotate(f"{counts[top]} of {count}:\n{shortened(class_names[classes[top]], 17)}", (1.12, 0.5),
                              xycoords="axes fraction", va="center", fontsize=9, color=TEXT, parse_math=False,
                              annotation_clip=False)  # fmt: skip
-    key = model.layer_keys[index]
+    key = unique_keys(model.nodes)[index]
     found = f"What excites {key} most, of {counted(len(x), 'image')}"
     if keen:
         most, k, name = max(keen, key=lambda item: (item[0], -item[1]))
@@ -424,11 +426,11 @@ def top_patches(
 
 
 def _ready(model: Any, images: Any, layer: str | None) -> tuple[np.ndarray, int]:
-    """The images as the model takes them, and the index of the layer among flat_layers."""
+    """The images as the model takes them, and the place of the layer among the model's nodes."""
     model.require_built("nothing excites it")
     x = check_input(model, check_array("images", images), "images")
-    keys = model.layer_keys
-    convolutions = [i for i, one in enumerate(model.flat_layers) if isinstance(one, Conv2D)]
+    keys = unique_keys(model.nodes)
+    convolutions = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, Conv2D)]
     if layer is None and convolutions:
         return x, convolutions[-1]
     if layer not in keys:
@@ -447,23 +449,41 @@ class _Field:
 
     @classmethod
     def of(cls, model: Any, index: int) -> _Field:
-        field = cls([1, 1], [1, 1], [0, 0])
-        shape = model.input_shape
-        for layer in model.flat_layers[: index + 1]:
-            window = _window_of(layer)
-            if window is None:
-                raise InputError(layer.name, "its outputs have no place in the image.",
-                                 "a layer before Flatten: convolution, pooling, activation, normalisation.",
-                                 f"{type(layer).__name__}.", "name a convolution.")  # fmt: skip
-            kernel, stride, dilation, padding = window
-            pads = resolve_padding(shape[:2], kernel, stride, dilation, padding)
-            for axis in (0, 1):
-                k, s, d = pair(kernel)[axis], pair(stride)[axis], pair(dilation)[axis]
-                field.first[axis] -= pads[axis][0] * field.step[axis]
-                field.size[axis] += (k - 1) * d * field.step[axis]
-                field.step[axis] *= s
-            shape = layer.output_shape(shape)
-        return field
+        """Of the output of node `index`."""
+        nodes = part_up_to(model.nodes, index)
+        shapes = shapes_of(nodes, model.sample_shape)
+        fields = [cls([1, 1], [1, 1], [0, 0])]
+        for node in nodes:
+            seen = [fields[j + 1] for j in node.inputs]
+            if isinstance(node.layer, (Concatenate, *ELEMENTWISE)):
+                fields.append(cls._union(seen))
+            else:
+                fields.append(seen[0]._through(node.layer, shapes[node.inputs[0] + 1]))
+        return fields[-1]
+
+    @classmethod
+    def _union(cls, fields: list[_Field]) -> _Field:
+        """What outputs see that are made of several values of one size: all that one of those sees."""
+        first = [min(field.first[axis] for field in fields) for axis in (0, 1)]
+        ends = [max(field.first[axis] + field.size[axis] for field in fields) for axis in (0, 1)]
+        return cls(fields[0].step, [end - start for end, start in zip(ends, first, strict=True)], first)
+
+    def _through(self, layer: Layer, shape: tuple[int, ...]) -> _Field:
+        """The field of the layer's outputs, where this is that of its inputs, which have `shape`."""
+        window = _window_of(layer)
+        if window is None:
+            raise InputError(layer.name, "its outputs have no place in the image.",
+                             "a layer before Flatten: convolution, pooling, activation, normalisation.",
+                             f"{type(layer).__name__}.", "name a convolution.")  # fmt: skip
+        kernel, stride, dilation, padding = window
+        pads = resolve_padding(shape[:2], kernel, stride, dilation, padding)
+        after = _Field([*self.step], [*self.size], [*self.first])
+        for axis in (0, 1):
+            k, s, d = pair(kernel)[axis], pair(stride)[axis], pair(dilation)[axis]
+            after.first[axis] -= pads[axis][0] * self.step[axis]
+            after.size[axis] += (k - 1) * d * self.step[axis]
+            after.step[axis] *= s
+        return after
 
     def slices(self, place: np.ndarray) -> list[tuple[int, int]]:
         """(start, stop) on each axis; may lie outside of the image."""
@@ -477,7 +497,9 @@ def _window_of(layer: Layer) -> tuple[Any, Any, Any, Any] | None:
         return layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
     if isinstance(layer, (MaxPooling2D, AveragePooling2D)):
         return layer.pool_size, layer.strides or layer.pool_size, 1, layer.padding
-    if isinstance(layer, (Input, Dropout, Rescaling, BatchNormalization, ReLU)):
+    if isinstance(layer, ZeroPadding2D):
+        return 1, 1, 1, layer.pads
+    if isinstance(layer, (Dropout, Rescaling, BatchNormalization, ReLU)):
         return 1, 1, 1, "valid"
     return (1, 1, 1, "valid") if isinstance(layer, ActivatedLayer) and not layer.params else None
 

@@ -25,6 +25,7 @@ def architecture(model: Any, save: Any = None) -> str:
 
         architecture(model, save="architecture.svg")
 
+    A network that branches: what a layer reads besides, or instead of, the layer above it comes along the right side.
     On the left each output is drawn: an image as a block as high and wide as its pixels, as deep as its channels (on a
     logarithmic scale), a vector as a bar. save: a path that ends in .svg. Raises InputError for an unbuilt model.
     """
@@ -36,26 +37,34 @@ def architecture(model: Any, save: Any = None) -> str:
                          "for example 'architecture.svg'.")  # fmt: skip
     shapes = model.shapes
     rows: list[tuple[str, str, str, Sequence[int], int]] = [("input", "", "", shapes[0], 0)]
-    for layer, output in zip(model.layers, shapes[1:], strict=True):
-        rows.append((layer.name, type(layer).__name__, _says(layer), output, layer.count_params()))
+    ways = []  # (row, row that reads it) for all that are no neighbours
+    seen: set[int] = set()
+    for i, ((layer, inputs), output) in enumerate(zip(model.uses, shapes[1:], strict=True)):
+        again = id(layer) in seen
+        says = "the same weights once more" if again else _says(layer)
+        rows.append((layer.name, type(layer).__name__, says, output, 0 if again else layer.count_params()))
+        seen.add(id(layer))
+        ways += [(j + 1, i + 1) for j in inputs if j != i - 1]
+    lanes = _lanes(ways)
+    width = WIDTH + 14 * (max(lanes.values(), default=-1) + 1)
     names = getattr(model, "class_names", None)
     height = TOP + len(rows) * (ROW + GAP) + (34 if names else 12)
     total = model.count_params()
     side = max((max(s[:2]) for s in shapes if len(s) == 3), default=1)
     longest = max((s[0] for s in shapes if len(s) == 1), default=1)
-    heading = f"{shortened(model.name, 30)}: {counted(len(rows) - 1, 'layer')}, {counted(total, 'parameter')}"
+    heading = f"{shortened(model.name, 30)}: {counted(len(seen), 'layer')}, {counted(total, 'parameter')}"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" role="img">',
         f"<title>{_safe(f'Architecture of {model.name}')}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
         _text(20, 30, heading, 16, TEXT, True),
         _text(20, 48, _heaviest(rows, total), 12, GREY),
     ]
     for i, (name, kind, says, shape, count) in enumerate(rows):
         y = TOP + i * (ROW + GAP)
         middle = LEFT + BOX / 2
-        if i:
+        if i and i - 2 in model.uses[i - 1][1]:
             arrow = f"M{middle} {y - GAP + 1}V{y - 3}m-4 -5l4 5l4 -5"
             parts.append(f'<path d="{arrow}" fill="none" stroke="{FAINT}" stroke-width="1.4"/>')
         parts += _block(shape, 74, y + ROW / 2, side, longest)
@@ -67,6 +76,11 @@ def architecture(model: Any, save: Any = None) -> str:
         parts.append(_text(LEFT + BOX - 14, y + 23, _size(shape), 14, TEXT, True, "end"))
         words = counted(count, "parameter") if count else "no parameters" if i else ""
         parts.append(_text(LEFT + BOX - 14, y + 41, words, 12, GREY, False, "end"))
+    for (start, end), lane in lanes.items():
+        right, x = LEFT + BOX, LEFT + BOX + 14 * (lane + 1)
+        y0, y1 = (TOP + row * (ROW + GAP) + ROW / 2 + shift for row, shift in ((start, 10), (end, -10)))
+        way = f"M{right} {y0}H{x - 5}q5 0 5 5V{y1 - 5}q0 5 -5 5H{right + 3}m5 -4l-5 4l5 4"
+        parts.append(f'<path d="{way}" fill="none" stroke="{GREY}" stroke-width="1.4"/>')
     if names:
         words = shortened(f"{counted(len(names), 'class', 'classes')}: " + ", ".join(map(str, names)), 104)
         parts.append(_text(20, height - 18, words, 12, TEXT))
@@ -75,6 +89,15 @@ def architecture(model: Any, save: Any = None) -> str:
         with atomic_write(save) as file:
             file.write(svg.encode())
     return svg
+
+
+def _lanes(ways: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """How far to the right each way runs: short ones inside, and no two on one line where they would meet."""
+    lanes: dict[tuple[int, int], int] = {}
+    for way in sorted(set(ways), key=lambda way: (way[1] - way[0], way)):
+        taken = {lane for other, lane in lanes.items() if other[0] < way[1] and way[0] < other[1]}
+        lanes[way] = next(lane for lane in range(len(taken) + 1) if lane not in taken)
+    return lanes
 
 
 def _heaviest(rows: list[Any], total: int) -> str:

@@ -14,8 +14,9 @@ from minicnn.gradcheck import moved
 from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import activation_of
 from minicnn.layers.base import Layer
+from minicnn.layers.context import Context
+from minicnn.layers.walk import backward, chain, forward, new_contexts
 from minicnn.objective import loss_gradient, sample_losses
-from minicnn.training import step
 
 if TYPE_CHECKING:
     from minicnn.inspect.trace import Trace
@@ -76,7 +77,7 @@ def _check(t: Trace, i: int, name: str, flat: int) -> dict[str, Any]:
     result["noise"] = _noise(record, name, at, 1e-6 + _lost_digits(t)) + 2.0**-39
     for kind in ("float64", "float32"):
         tail = _Tail(t, i, kind)
-        w = tail.layers[0].params[name]
+        w = tail.nodes[0].layer.params[name]
         result[kind] = [[float(moved(tail.loss, w, at, sign * h)) for sign in (1, -1)] for h in STEPS]
         if kind == "float64":
             result["exact"] = tail.gradient(name, at)
@@ -109,28 +110,27 @@ class _Tail:
 
     def __init__(self, t: Trace, first: int, kind: str):
         self.t, self.first, self.dtype = t, first, np.dtype(kind)
-        self.layers = [_in(kind, record) for record in t.layers[first:]]
+        self.nodes = chain([_in(kind, record) for record in t.layers[first:]])
         self.x = t.layers[first].x.astype(kind)
         assert t.loss_function is not None and t.y_true is not None
         self.cost = losses.get(t.loss_function)
         self.target = t.y_true if t.y_true.dtype.kind in "iu" else t.y_true.astype(kind)
 
-    def _forward(self) -> tuple[np.ndarray, step.Pages]:
+    def _forward(self) -> tuple[np.ndarray, list[Context]]:
         assert self.t.optimizer is not None
         count, seed = self.t.optimizer["iterations"], self.t.seed + self.first
-        pages = step.new_pages(self.layers, self.t.training, need_backward=True, step=count, seed=seed)
-        for page in pages:
-            page.need_dx = True  # of frozen layers, too: a gradient before them is checked
-        return step.forward(self.layers, pages, self.x), pages
+        # The gradient with respect to the input is asked for: so frozen layers, too, pass on what is checked.
+        contexts = new_contexts(self.nodes, self.t.training, True, count, seed, input_gradient=True)
+        return forward(self.nodes, contexts, self.x), contexts
 
     def loss(self) -> np.ndarray:
-        y, pages = self._forward()
-        return sample_losses(self.cost, self.target, y, pages[-1]).mean(dtype=self.dtype)
+        y, contexts = self._forward()
+        return sample_losses(self.cost, self.target, y, contexts[-1]).mean(dtype=self.dtype)
 
     def gradient(self, name: str, at: tuple[int, ...]) -> float:
-        y, pages = self._forward()
-        step.backward(self.layers, pages, loss_gradient(self.cost, self.target, y, pages[-1]))
-        return float(pages[0].grads[name][at])
+        y, contexts = self._forward()
+        backward(self.nodes, contexts, loss_gradient(self.cost, self.target, y, contexts[-1]))
+        return float(contexts[0].grads[name][at])
 
 
 def _in(kind: str, record: LayerTrace) -> Layer:

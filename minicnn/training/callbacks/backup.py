@@ -103,7 +103,7 @@ class BackupAndRestore(Callback):
         config = {
             "format": FORMAT,
             "belongs_to": self._identity(),
-            "input_shape": model.input_shape,
+            "input_shape": model.sample_shape,
             "iterations": optimizer.iterations,
             "learning_rate": self._rate(),
             "script_rate": self.script_rate,
@@ -120,7 +120,7 @@ class BackupAndRestore(Callback):
         problem, expected = "its config.json is not that of a backup.", "what BackupAndRestore wrote."
         with opened_archive(path) as (config, archive), checked(path, problem, expected, fix):
             if not model.built:
-                model.build(tuple(config["input_shape"]))
+                model.build_once(tuple(config["input_shape"]))
             self._check(path, config["belongs_to"])
             places = {name: archive.read(name) for name in archive.arrays if name.startswith("place/")}
             set_weights_by_name(model, archive, path)
@@ -149,7 +149,7 @@ class BackupAndRestore(Callback):
             del optimizer["learning_rate"]  # other callbacks change it
         layers = [
             [key, type(layer).__name__, {name: array.shape for name, array in (layer.params | layer.state).items()}]
-            for key, layer in zip(model.layer_keys, model.flat_layers, strict=True)
+            for key, layer in model.layers_by_key.items()
         ]
         identity = {
             "the layers": layers,
