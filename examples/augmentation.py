@@ -27,8 +27,8 @@ CHANGES = {
     "height_shift_range=0.25": "up and down, up to a quarter",
     "shear_range=30": "slanted by up to 30°",
     "zoom_range=0.4": "0.6 to 1.4 of each side is seen",
-    "horizontal_flip=True": "every second one mirrored",
-    "vertical_flip=True": "every second one upside down",
+    "horizontal_flip=True": "half of them mirrored, by chance",
+    "vertical_flip=True": "half of them upside down, by chance",
     "channel_shift_range=80": "all colours + or - up to 80",
     "brightness_range=(0.4, 1.6)": "times 0.4 to 1.6",
 }
