@@ -68,15 +68,13 @@ class Step:
 
 # ---- the steps -------------------------------------------------------------------------------------------------------
 
-_PADDING_IN_THE_WAY = "the window must be read from the padded images: x itself has no cells outside."
 _NO_DILATION = "the cells of the window lie `dilation` apart: multiply kh and kw by it."
 _STRIDE = "output (oh, ow) starts at (oh * stride, ow * stride): the stride is left out."
 
 _OUTPUT_SIZE = Step(
     "output-size", "how many windows fit", 10,
     "Every layer that slides a window needs to know how large its output is. It is also the first thing to look at "
-    "when "
-    "shapes do not fit.",
+    "when shapes do not fit.",
     (
         Part(
             "output_length",
@@ -85,10 +83,9 @@ _OUTPUT_SIZE = Step(
             ("count",),
             (
                 "Draw the axis on paper: lo cells, length cells, hi cells. Lay the window at 0, stride, 2 * stride, … "
-                "and "
-                "count how often its last cell is still on the paper.",
-                "The last cell of a window that starts at s is s + (kernel - 1) * dilation. It must be less than "
-                "lo + length + hi. Count in a loop, or divide with // and think about the + 1.",
+                "and count how often its last cell is still on the paper.",
+                "The last cell of a window that starts at s is s + (kernel - 1) * dilation. It must be less than lo + "
+                "length + hi. Count in a loop, or divide with // and think about the + 1.",
             ),
             "minicnn.kernels.geometry.output_size",
             plug.output_length,
@@ -96,8 +93,8 @@ _OUTPUT_SIZE = Step(
                 Slip("(kernel - 1) * dilation <", "kernel * dilation <",
                      "the last cell of a window is (kernel - 1) * dilation after its first, not kernel * dilation."),
                 Slip("return count", "return (lo + length + hi - kernel * dilation) // stride + 1",
-                     "from its first to its last cell the window is (kernel - 1) * dilation + 1 cells long, not "
-                     "kernel * dilation."),
+                     "from its first to its last cell the window is (kernel - 1) * dilation + 1 cells long, not kernel "
+                     "* dilation."),
                 Slip("dilation < lo", "dilation <= lo", "one window too many: the last cell must lie inside, so `<`."),
                 Slip("start + stride, count + 1", "start + 1, count + 1", _STRIDE),
                 Slip("(kernel - 1) * dilation", "kernel - 1",
@@ -154,8 +151,7 @@ _PADDING = Step(
 _CONVOLUTION = Step(
     "convolution", "convolution in loops", 25,
     "One number at a time, nothing hidden: all that follows (im2col, Winograd) computes the same numbers faster. In "
-    "deep "
-    "learning the filter is not turned round, so strictly this is a cross-correlation.",
+    "deep learning the filter is not turned round, so strictly this is a cross-correlation.",
     (
         Part(
             "conv2d_forward",
@@ -167,8 +163,8 @@ _CONVOLUTION = Step(
                 "Pad x, then four loops over the outputs (n, oh, ow, f). For each, a sum over the window (kh, kw, c), "
                 "which starts with the bias of f, or with 0 where b is None.",
                 "y[n, oh, ow, f] = b[f] + sum of padded[n, oh * sh + kh * dilation_h, ow * sw + kw * dilation_w, c] * "
-                "w[kh, kw, c, f]. resolve_padding, output_size and pad give you the sizes; np.ndindex(a, b, c) "
-                "writes nested loops in one line.",
+                "w[kh, kw, c, f]. resolve_padding, output_size and pad give you the sizes; np.ndindex(a, b, c) writes "
+                "nested loops in one line.",
             ),
             "minicnn.kernels.conv_im2col.forward",
             plug.conv2d_forward,
@@ -193,8 +189,7 @@ _CONVOLUTION = Step(
 _RELU = Step(
     "relu", "ReLU and its backward pass", 10,
     "The simplest activation, and the first backward pass. dy is the gradient of the loss with respect to y; a "
-    "backward "
-    "pass turns it into dx, the gradient with respect to x.",
+    "backward pass turns it into dx, the gradient with respect to x.",
     (
         Part(
             "relu_forward",
@@ -233,8 +228,7 @@ _RELU = Step(
             (
                 Slip("if y[index] > 0", "if y[index] >= 0",
                      "at the kink, y = 0, the slope is taken as 0: `>` and not `>=`. (y is never negative: so this "
-                     "hands "
-                     "on everything.)"),
+                     "hands on everything.)"),
                 Slip("if y[index] > 0", "if dy[index] > 0", "it looks at the sign of dy; the slope depends on y."),
                 Slip("dx[index] = dy[index]", "dx[index] = 1", "that is the slope alone: it must be multiplied by dy."),
                 Slip("dx[index] = dy[index]", "dx[index] = dy[index] * y[index]",
@@ -247,8 +241,7 @@ _RELU = Step(
 _DENSE = Step(
     "dense", "the dense layer and its backward pass", 15,
     "Every output is a weighted sum of all inputs. Its backward pass is the model for all others: each product hands "
-    "dy to "
-    "both of its factors.",
+    "dy to both of its factors.",
     (
         Part(
             "dense_forward",
@@ -278,8 +271,7 @@ _DENSE = Step(
                 "y = x @ w + b. Each product x[n, i] * w[i, o] hands dy[n, o] to both of its factors: times w to x, "
                 "times x to w. b is only added: it gets dy itself.",
                 "dx = dy @ w.T, dw = x.T @ dy, db = the sum of dy's rows. Check the shapes: they can only be "
-                "multiplied "
-                "in one way. With further axes, first reshape x and dy to rows.",
+                "multiplied in one way. With further axes, first reshape x and dy to rows.",
             ),
             "minicnn.kernels.dense.dense_backward",
             plug.dense_backward,
@@ -305,8 +297,7 @@ _DENSE = Step(
 _SOFTMAX = Step(
     "softmax", "softmax and cross-entropy", 15,
     "Softmax turns the last layer's numbers (logits) into probabilities; cross-entropy says how surprising the truth "
-    "is "
-    "to them. Both overflow if they are written as in the textbook.",
+    "is to them. Both overflow if they are written as in the textbook.",
     (
         Part(
             "softmax_forward",
@@ -340,8 +331,7 @@ _SOFTMAX = Step(
             ("loss",),
             (
                 "For a label k the loss is -log(p[k]). But p may have become 0, whose log is infinite: log_softmax "
-                "gives "
-                "the log without taking p first.",
+                "gives the log without taking p first.",
                 "log_p = log_softmax(logits), (N, K). A label is a distribution with a single 1 (as_probabilities). "
                 "loss[n] = - sum over k of target[n, k] * log_p[n, k]: one loss a sample, no mean.",
             ),
@@ -397,9 +387,8 @@ _LOSS_GRADIENT = Step(
             cases.draw_cross_entropy,
             ("dlogits",),
             (
-                "The docstring ends with p_j * (sum of t) - t_j. What is left is to divide by the batch size, since "
-                "the "
-                "loss is the mean over the batch.",
+                "The docstring comes to p_j * (sum of t) - t_j. What is left is to divide by the batch size, since "
+                "the loss is the mean over the batch.",
                 "p = softmax_forward(logits), t = as_probabilities(target, logits.shape); (p - t) / N, where N is "
                 "batch_size, or len(logits) if that is None. If p is given, use it.",
             ),
@@ -424,8 +413,7 @@ _LOSS_GRADIENT = Step(
 _STEP_RULES = Step(
     "optimizers", "SGD, momentum, Adam", 15,
     "A gradient says which way is down. These three rules say how far to go: a small step; a step that remembers; a "
-    "step "
-    "of about the same size for every weight.",
+    "step of about the same size for every weight.",
     (
         Part(
             "sgd_step",
@@ -514,8 +502,7 @@ _STEP_RULES = Step(
 _IM2COL = Step(
     "im2col", "im2col: the windows in rows", 15,
     "Written so, a convolution is one matrix product, which computers do faster than anything else. The price is "
-    "memory: "
-    "with a 3x3 window each pixel is copied about nine times.",
+    "memory: with a 3x3 window each pixel is copied about nine times.",
     (
         Part(
             "im2col",
@@ -525,12 +512,10 @@ _IM2COL = Step(
             ("cols",),
             (
                 "One row for each output pixel (n, oh, ow), one column for each cell of the window (kh, kw, c), in "
-                "this "
-                "order. It only copies.",
+                "this order. It only copies.",
                 "Two nested loops over rows and columns, as in `for row, (n, oh, ow) in enumerate(np.ndindex(N, OH, "
-                "OW))`. "
-                "Faster: loop over (kh, kw) alone, and copy a slice padded[:, kh : … : stride, kw : … : stride] of all "
-                "images at once.",
+                "OW))`. Faster: loop over (kh, kw) alone, and copy a slice padded[:, kh : … : stride, kw : … : stride] "
+                "of all images at once.",
             ),
             "minicnn.kernels.im2col.im2col",
             plug.im2col,
@@ -567,8 +552,7 @@ _PRODUCT = Step(
             (
                 "im2col gives (N*OH*OW, KH*KW*C). What shape must w have for the product to give F numbers a row?",
                 "cols @ w.reshape(-1, F), then + b if there is one, then reshape to (N, OH, OW, F); output_size knows "
-                "OH "
-                "and OW.",
+                "OH and OW.",
             ),
             "minicnn.kernels.conv_im2col.forward",
             plug.conv2d_forward,
@@ -763,8 +747,7 @@ _POOL = Step(
             (
                 "For each output: where in the window was the winner? The whole dy goes to that pixel.",
                 "divmod(winner, KW) gives (kh, kw). Add dy (+=) at (oh * stride + kh, ow * stride + kw) of a padded "
-                "array "
-                "of zeros; crop it in the end.",
+                "array of zeros; crop it in the end.",
             ),
             "minicnn.kernels.pool.maxpool2d_backward",
             plug.maxpool2d_backward,
@@ -789,8 +772,7 @@ _POOL = Step(
 _DROPOUT = Step(
     "dropout", "dropout", 10,
     "In training, numbers are dropped at random, so that the network cannot rely on any single one. What stays grows, "
-    "so "
-    "that nothing is left to do when the trained network is used.",
+    "so that nothing is left to do when the trained network is used.",
     (
         Part(
             "dropout_forward",
@@ -840,8 +822,8 @@ _DROPOUT = Step(
 _NORM = Step(
     "batch-norm", "batch normalization and its backward pass", 40,
     "Every channel gets mean 0 and variance 1 over the batch. So each output depends on the whole batch, and the "
-    "gradient "
-    "takes three paths. all_reduce adds up an array over several parts of a batch: here there is one, so it is None.",
+    "gradient takes three paths. all_reduce adds up an array over several parts of a batch: here there is one, so it "
+    "is None.",
     (
         Part(
             "batchnorm_moments",
@@ -851,8 +833,7 @@ _NORM = Step(
             (
                 "A channel is the last axis; all other axes together are its rows. Make a table of rows and channels.",
                 "table = x.reshape(-1, C); mean over axis 0; the variance is the mean of the squared distances "
-                "(divided "
-                "by the count, not by count - 1); the count is the number of rows.",
+                "(divided by the count, not by count - 1); the count is the number of rows.",
             ),
             "minicnn.kernels.norm.batchnorm_moments",
             plug.batchnorm_moments,
@@ -881,8 +862,7 @@ _NORM = Step(
             (
                 "Subtract the mean, divide by the standard deviation, then times gamma, plus beta: channel by channel.",
                 "gamma * (x - mean) / np.sqrt(var + eps) + beta: the channels are the last axis, so NumPy lines them "
-                "up "
-                "by itself.",
+                "up by itself.",
             ),
             "minicnn.kernels.norm.batchnorm_forward",
             plug.batchnorm_forward,
@@ -910,11 +890,10 @@ _NORM = Step(
             ("dx", "dgamma", "dbeta"),
             (
                 "dgamma and dbeta are sums, as in a dense layer. For dx take the three paths one after the other: "
-                "straight to y; through the mean (each x moves it by 1/m); through the variance (each x moves it by "
-                "2 (x - mean) / m).",
+                "straight to y; through the mean (each x moves it by 1/m); through the variance (each x moves it by 2 "
+                "(x - mean) / m).",
                 "With x_hat and the std: dx = gamma / std * (dy - mean of dy - x_hat * mean of (dy * x_hat)), the "
-                "means "
-                "over all rows of a channel. dgamma = sum of dy * x_hat, dbeta = sum of dy.",
+                "means over all rows of a channel. dgamma = sum of dy * x_hat, dbeta = sum of dy.",
             ),
             "minicnn.kernels.norm.batchnorm_backward",
             plug.batchnorm_backward,
@@ -959,8 +938,7 @@ _WINOGRAD = Step(
             ("y",),
             (
                 "Call the four products of the docstring m1 to m4, in that order. Add the second and the third, "
-                "written "
-                "out: most of it cancels, and y0 - m1 is left.",
+                "written out: most of it cancels, and y0 - m1 is left.",
                 "y0 = m1 + m2 + m3 and y1 = m2 - m3 - m4. Return both in one array of shape (2, …): np.stack([y0, "
                 "y1]).",
             ),
