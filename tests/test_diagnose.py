@@ -36,6 +36,7 @@ SPARSE = "sparse_categorical_crossentropy"
 CHECKS = {
     "input scale", "order of the labels", "class balance", "last layer", "train/validation overlap", "initial loss",
     "loss", "one class only", "batch normalisation", "dead ReLUs", "NaN", "update:weight ratio",
+    "gradient flow", "vanishing gradients", "exploding gradients",
 }  # fmt: skip
 
 
@@ -273,6 +274,7 @@ def test_no_softmax(clothes):
     (x, y), _ = clothes
     finding = only(made(Flatten(), Dense(10)).diagnose(x, y), "last layer")
     assert finding.severity == "error" and "from_logits=True" in finding.fix and finding.measured < 0
+    assert problems(made(Flatten(), Dense(10)).diagnose(x, y)) == ["last layer"]  # nothing that follows from it
 
 
 # --- What the model does ------------------------------------------------------------------------------------
@@ -297,6 +299,43 @@ def test_dead_relus(clothes):
     model.layers[0].params["b"][:] = -100
     errors = [f for f in model.diagnose(x, y)["dead ReLUs"] if f.severity == "error"]
     assert errors[0].where == "re_lu_1" and errors[0].measured == 1
+
+
+def sigmoids(count, optimizer="adam", **config) -> Sequential:
+    hidden = [Dense(32, activation="sigmoid", **config) for _ in range(count)]
+    return made(Flatten(), *hidden, Dense(10, activation="softmax"), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_vanishing_gradients(optimizer, clothes):
+    """Measured before the optimizer: Adam's steps are of the usual size, and hid it."""
+    (x, y), _ = clothes
+    model = sigmoids(6, optimizer)
+    finding = only(model.diagnose(x, y), "vanishing gradients")
+    t = model.trace(x[:32], y[:32])
+    first, last = (np.sqrt(np.mean(np.square(t[name].grads["w"]))) for name in ("dense_1", "dense_7"))
+    assert finding.measured == pytest.approx(first / last, rel=0.5) and finding.measured < 1e-3
+    assert finding.where == "dense_1" and "relu" in finding.fix and finding.severity == "warning"
+    assert problems(model.diagnose(x, y)) == ["vanishing gradients"]  # and no advice to take a larger learning rate
+    assert "gradient flow" not in problems(sigmoids(1).diagnose(x, y))
+
+
+def test_exploding_gradients(clothes):
+    (x, y), _ = clothes
+    hidden = [Dense(32, activation="tanh", kernel_initializer=RandomNormal(stddev=0.02)) for _ in range(2)]
+    model = made(Flatten(), *hidden, Dense(10, activation="softmax", kernel_initializer=RandomNormal(stddev=300.0)))
+    finding = only(model.diagnose(x, y), "exploding gradients")
+    assert finding.measured > 1e3 and "clipnorm" in finding.fix
+
+
+def test_sanity_check_names_what_diagnose_finds(clothes):
+    """It used to send the reader to diagnose, which said that all was well."""
+    (x, y), _ = clothes
+    model = sigmoids(8)
+    diagnosis = model.sanity_check(x, y)
+    assert only(diagnosis, "vanishing gradients").measured < 1e-3
+    finding = by_heart(diagnosis)
+    assert finding.severity == "error" and "vanishing gradients" in finding.fix and "diagnose" not in finding.fix
 
 
 def test_a_leaky_relu_is_never_dead(clothes):

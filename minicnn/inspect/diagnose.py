@@ -36,12 +36,13 @@ from minicnn.training.data import check_array, check_input
 from minicnn.training.finite import Guard
 from minicnn.training.place import Place
 from minicnn.training.shards import Workers
-from minicnn.training.step import train_step
+from minicnn.training.step import gradients, train_step
 
 SEVERITIES = ("error", "warning", "note", "ok")
 SAMPLES, BATCH, STEPS = 128, 32, 10  # how much of the data is looked at; by how many steps; in batches of
 FEW_STEPS = 200  # a model with fewer steps behind it is not expected to know anything yet
 OVERFIT_IMAGES, OVERFIT_STEPS = 20, 150
+VANISHED = 1e-3  # a gradient that is smaller than this, as a share of the last layer's
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,15 @@ def diagnose(model: Any, x: Any, y: Any, validation_data: Any = None) -> Diagnos
     if broken:
         return Diagnosis(title, broken)
     case = _Case(model, x, y)
-    findings = [*_input_scale(case), *_order(case), *_balance(case), *_last_layer(case)]
+    last, flow, dead = _last_layer(case), _gradient_flow(case), _dead_relus(case)
+    findings = [*_input_scale(case), *_order(case), *_balance(case), *last]
     if validation_data is not None:
         findings += _overlap(case, validation_data)
-    findings += [*_loss_now(case), *_one_class(case), *_batch_norm(case), *_dead_relus(case)]
-    findings += _steps(case)
+    if all(finding.severity == "ok" for finding in last):  # else the loss is no loss yet, and says nothing
+        findings += _loss_now(case)
+    findings += [*_one_class(case), *_batch_norm(case), *dead]
+    findings += [finding for finding in flow if not any(f.severity == "error" for f in dead)]
+    findings += _steps(case, any(finding.severity != "ok" for finding in flow))
     return Diagnosis(title, findings)
 
 
@@ -488,11 +493,48 @@ def _dead_relus(case: _Case) -> list[Finding]:
     return found or [Finding("dead ReLUs", "ok", worst, shares[worst], f"{shares[worst]:.0%} of its units at most.")]
 
 
+def _gradient_flow(case: _Case) -> list[Finding]:
+    """Does the gradient reach the first layers? dL/dw of the first kernel that learns against the last one's.
+
+    It is measured before the optimizer: Adam divides by the gradient's size, and its steps hide what is missing.
+    """
+    model, chosen = case.model, case.chosen[:BATCH]
+    with Workers(1) as workers, np.errstate(all="ignore"):
+        shards, _, _ = gradients(model, case.x[chosen], case.y[chosen], workers, case.trained, 0)
+    sizes = {
+        node.key: _norm(ctx.grads["w"]) / math.sqrt(ctx.grads["w"].size)
+        for node, ctx in zip(model.nodes, shards[0], strict=True)
+        if "w" in ctx.grads and node.layer.trainable
+    }
+    if len(sizes) < 2 or not all(map(math.isfinite, sizes.values())) or max(sizes.values()) == 0:
+        return []
+    (first, small), *_, (last, large) = sizes.items()
+    ratio = small / large if large else math.inf
+    compared = f"dL/dw of {first}, the first, is {ratio:.1e} times that of {last}, the last"
+    if VANISHED <= ratio <= 1 / VANISHED:
+        return [Finding("gradient flow", "ok", first, ratio, f"{compared}.")]
+    if ratio < VANISHED:
+        return [Finding(
+            "vanishing gradients", "warning", first, ratio, f"{compared} ({small:.1e} and {large:.1e}, rms).",
+            "Each layer multiplies the gradient that passes through it, a sigmoid by at most 1/4: the first layers "
+            "hardly learn. Adam hides that: it makes steps of the usual length from tiny gradients.",
+            'Use activation="relu" with kernel_initializer="he_normal", or BatchNormalization between the layers.',
+        )]  # fmt: skip
+    return [Finding(
+        "exploding gradients", "warning", first, ratio, f"{compared} ({small:.1e} and {large:.1e}, rms).",
+        "Each layer multiplies the gradient that passes through it, here by more than 1: the first layers jump about.",
+        'Use the usual initializers ("glorot_uniform", "he_normal"), BatchNormalization, or clipnorm=1.0.',
+    )]  # fmt: skip
+
+
 # ---- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _steps(case: _Case) -> list[Finding]:
-    """Ten steps of the copy: where NaN comes up first, and by how much a step changes the weights."""
+def _steps(case: _Case, flow_disturbed: bool) -> list[Finding]:
+    """Ten steps of the copy: where NaN comes up first, and by how much a step changes the weights.
+
+    flow_disturbed: the gradients vanish or explode; then steps that are too small or large have that reason.
+    """
     model, ratios = case.model, {}
     key = _first_broken({f"{key}: {name}": p for key, layer in _trained(model) for name, p in layer.params.items()})
     if key:
@@ -511,7 +553,7 @@ def _steps(case: _Case) -> list[Finding]:
             layers = dict(_trained(model))
             ratios = {key: _norm(layers[key].params["w"] - w) / max(_norm(w), 1e-30) for key, w in before.items()}
     fine = Finding("NaN", "ok", "steps", 0, f"none in {STEPS} steps of a copy.")
-    return [fine, *_update_ratios(case, ratios)]
+    return [fine] if flow_disturbed else [fine, *_update_ratios(case, ratios)]
 
 
 def _first_broken(arrays: dict[str, Any]) -> str:
@@ -586,7 +628,7 @@ def _trained_copies(case: _Case) -> list[Finding]:
     if baseline is None:  # regression: who always answers the mean
         target = prepare_targets(case.loss, y, case.y_pred[:1].repeat(images, axis=0))
         baseline = float(case.loss.per_sample(target, target.mean(axis=0, keepdims=True).repeat(images, 0)).mean())
-    own, rescue = copy_of(case.model), copy_of(case.model)
+    own, rescue, untrained = (copy_of(case.model) for _ in range(3))
     rescue.optimizer = Adam()
     losses = _overfit(own, x, y, baseline / 2)
     what, goal = f"learning {images} images by heart", f"half the loss of guessing, {baseline / 2:.3g}"
@@ -605,10 +647,17 @@ def _trained_copies(case: _Case) -> list[Finding]:
             else "The model can learn them, but these steps are too large.",
             'Try another learning rate (ten times larger, ten times smaller), or optimizer="adam".',
         )]  # fmt: skip
-    return [*findings, Finding(
+    said = {finding.check for finding in findings}
+    seen = diagnose(untrained, case.x, case.y)
+    causes = [f for f in seen if f.severity in ("error", "warning") and f.check not in said]
+    found = " and ".join(dict.fromkeys(finding.check for finding in causes))
+    return [*findings, *causes, Finding(
         what, "error", case.model.name, min(losses[-1], with_adam[-1]), f"{text}, by Adam with 0.001 neither.",
-        f"A sound network learns {images} images by heart at once: here something cuts the way from x to the loss.",
-        "Look at model.diagnose(x, y), at x and y side by side, and check your own layers with minicnn.gradcheck.",
+        f"A sound network learns {images} images by heart at once: here something is in the way from x to the loss"
+        f"{f', see {found}' if found else ''}.",
+        f"Mend first what is said of: {found}." if found else
+        "model.diagnose(x, y) finds no cause: look at x and y side by side, at what is frozen, and check layers that "
+        "you wrote with minicnn.gradcheck.",
     )]  # fmt: skip
 
 
