@@ -91,10 +91,10 @@ def layer_times(model, x, device, repeats=5):
     for layer in model.flat_layers:
         best = np.inf
         for _ in range(repeats + 1):  # the first one compiles and warms up
-            page = Context(training=True, seed=1)
+            context = Context(training=True, seed=1)
             start = time.perf_counter()
-            y = layer.forward(x, page)
-            layer.backward(y, page)
+            y = layer.forward(x, context)
+            layer.backward(y, context)
             if xp is not np:
                 xp.cuda.Device().synchronize()  # the GPU works on its own: wait until it is done
             best = min(best, time.perf_counter() - start)

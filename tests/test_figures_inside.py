@@ -25,6 +25,7 @@ from minicnn.kernels import reference
 from minicnn.layers import (
     Activation,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
@@ -32,9 +33,10 @@ from minicnn.layers import (
     GlobalAveragePooling2D,
     Input,
     MaxPooling2D,
+    ZeroPadding2D,
 )
 from minicnn.layers.walk import chain, forward, new_contexts
-from minicnn.models import Sequential
+from minicnn.models import Model, Sequential
 from minicnn.utils import set_random_seed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -528,6 +530,11 @@ def test_receptive_field_figure_counts_the_pixels_that_a_gradient_reaches():
     assert "image: 8" in said(figure)
     corner = said(inspect.receptive_field_figure(model, place=0))
     assert "image: 7" in corner and "In the padding: 1 cell more." in corner
+    padded = Sequential([Input((20, 20, 1)), ZeroPadding2D(2), Conv2D(1, 3)])
+    assert "image: 1" in said(inspect.receptive_field_figure(padded, place=0))
+    x = Input((20, 20, 1))
+    branches = Model(x, Concatenate()([Conv2D(1, 3, padding="same")(x), Conv2D(1, 5, padding="same")(x)]))
+    assert "sees 3×3 pixels" in said(inspect.receptive_field_figure(branches))  # up to the branch, not across it
 
 
 def test_architecture_names_shapes_and_parameters(model, tmp_path):

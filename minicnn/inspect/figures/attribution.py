@@ -190,7 +190,7 @@ class _Run:
             raise InputError(model.name, "its outputs are no classes.", "an output of shape (N, classes).",
                              f"{tuple(value.shape)}.", "end the model with Dense(classes).")  # fmt: skip
         self.logits = self._logits(value, self.contexts[-1])
-        self.squashed = "logits" in vars(self.contexts[-1])
+        self.activated = "logits" in vars(self.contexts[-1])
 
     @staticmethod
     def _logits(y: Array, ctx: Context) -> np.ndarray:
@@ -219,7 +219,7 @@ class _Run:
         one = np.zeros_like(self.logits)
         one[0, k if one.shape[1] > 1 else 0] = 1 if one.shape[1] > 1 or k == 1 else -1
         dy = xp_of(self.outputs[-1]).asarray(one)
-        if self.squashed:
+        if self.activated:
             self.contexts[-1].dlogits = dy  # as a fused loss does: the backward pass begins before the softmax
         dx = backward(self.nodes, self.contexts, dy, self.values)
         return to_host(dx if of < 0 else self.values.gradients[of])[0]
@@ -242,7 +242,7 @@ class _Run:
 
     def answer(self, k: int) -> str:
         """ "Bag (97 %)", or with its logit where the outputs are no probabilities."""
-        if not self.squashed:
+        if not self.activated:
             return f"{self.named(k)} (logit {number(float(self.logit_of(self.logits, k)[0]))})"
         p = self.probabilities
         return f"{self.named(k)} ({percent(p[k] if len(p) > 1 else p[0] if k == 1 else 1 - p[0])})"

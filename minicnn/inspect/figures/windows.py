@@ -83,21 +83,21 @@ def receptive_field_figure(model: Any, place: int | None = None, save: Any = Non
     model: a built Sequential that begins with convolutions or poolings, of images at most 40 pixels wide. place: which
     output, None for the middle one. Raises InputError.
     """
-    layers = getattr(model, "flat_layers", None)
-    if not layers or not getattr(model, "built", False):
+    nodes = getattr(model, "nodes", None)
+    if not nodes or not getattr(model, "built", False):
         raise InputError("model", "this is no model that has been built.", "a Sequential with an input shape.",
                          f"{type(model).__name__}.", "begin it with Input((28, 28, 1)).")  # fmt: skip
-    shape = tuple(n for n in model.input_shape if n is not None)
+    shape = model.sample_shape
     width, rows = shape[1] if len(shape) == 3 else 0, []
-    for layer in layers:
-        window = _window_of(layer) if len(shape) == 3 else None
-        if window is None:
+    for i, node in enumerate(nodes):
+        window = _window_of(node.layer) if len(shape) == 3 and node.inputs == (i - 1,) else None
+        if window is None:  # no maps any more, or a branch
             break
         (_, k), (_, s), (_, d) = (pair(value) for value in window[:3])
         low = resolve_padding(shape[:2], window[0], window[1], window[2], window[3])[1][0]
-        shape = layer.output_shape(shape)
-        if (k, s) != (1, 1):
-            rows.append((layer.name, shape[1], s, (k - 1) * d, low))
+        shape, before = node.layer.output_shape(shape), shape
+        if (k, s, shape[1]) != (1, 1, before[1]):
+            rows.append((node.key, shape[1], s, (k - 1) * d, low))
     if not rows or width > MAX_PIXELS:
         raise InputError("receptive_field_figure", "this model cannot be drawn.",
                          f"convolutions or poolings first, on at most {MAX_PIXELS} pixels.",
