@@ -137,18 +137,20 @@ def set_tf32(allow: bool) -> None:
     """Whether the GPU may round the inputs of float32 matrix products to TF32; it may not, unless you say so.
 
     TF32 keeps 10 of the 23 binary digits behind the point, about three decimal digits instead of seven; sums stay
-    float32. In return the GPU's matrix units do them several times as fast. For the whole process, all GPUs. Raises
-    InputError where there is no GPU, or one before NVIDIA's Ampere generation, which has no TF32.
+    float32. In return the GPU's matrix units do them several times as fast. For the whole process, all GPUs.
+    set_tf32(True) raises InputError where there is no GPU, or one before NVIDIA's Ampere generation, which has no TF32.
     """
-    if not allow and "cupy" not in sys.modules:
-        return  # nobody has used a GPU: it is off
+    if not allow and ("cupy" not in sys.modules or best_device() == "cpu"):
+        return  # without a GPU it is off
     cupy = module_for("gpu")
-    capability = int(cupy.cuda.Device().compute_capability)
-    if allow and capability < 80:
-        raise InputError(
-            "set_tf32", "this GPU has no TF32.", "compute capability 8.0 or higher (NVIDIA Ampere, 2020, and later).",
-            f"{capability // 10}.{capability % 10}.", "leave it off: float32 products work on every GPU.",
-        )  # fmt: skip
+    if allow:
+        capability = int(cupy.cuda.Device().compute_capability)
+        if capability < 80:
+            raise InputError(
+                "set_tf32", "this GPU has no TF32.",
+                "compute capability 8.0 or higher (NVIDIA Ampere, 2020, and later).",
+                f"{capability // 10}.{capability % 10}.", "leave it off: float32 products work on every GPU.",
+            )  # fmt: skip
     products = cupy._core._routines_linalg  # what the environment variable CUPY_TF32 would set, once and for all
     products.set_compute_type(np.float32, products.COMPUTE_TYPE_TF32 if allow else products.COMPUTE_TYPE_DEFAULT)
 

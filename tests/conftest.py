@@ -16,8 +16,8 @@ import pytest
 ON_DEVICES = """
 test_backup test_callbacks test_constraints_regularizers test_cuda_graph test_device test_fit test_kernels_activations
 test_kernels_conv test_kernels_conv_algorithms test_kernels_dense test_kernels_dropout test_kernels_geometry_im2col
-test_kernels_norm test_kernels_pool test_kernels_softmax test_layers test_losses test_metrics test_models
-test_optimizers test_saving test_summary
+test_kernels_norm test_kernels_pool test_kernels_softmax test_kernels_sums test_layers test_losses test_metrics
+test_models test_optimizers test_saving test_summary
 """
 
 OF_DEVICES = ("test_cuda_graph", "test_device")  # which ask for a device themselves: not on the CPU
@@ -85,13 +85,16 @@ def device_of_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     try:
         gpu = minicnn.device("gpu")
     except minicnn.errors.InputError as error:
-        pytest.skip(f"{error.problem} {error.received}")
+        pytest.exit(f"--device gpu: {error.problem} {error.received}", returncode=1)
     if request.module.__name__ in OF_DEVICES:
         yield name
         return
-    on_device.move_calls(request.module, monkeypatch)
+    on_device.move_calls(request.module, request.node.callspec.params, monkeypatch)
     with gpu:
         yield name
+    idle = name == "strict" and not (strict_cupy.log["launch"] or strict_cupy.log["refused"])
+    if idle and request.module.__name__.startswith("test_kernels_"):
+        pytest.fail("nothing was computed on the device: mark it with pytest.mark.cpu if nothing should be")
 
 
 @pytest.fixture(scope="session")

@@ -333,7 +333,7 @@ def run_shards(work: Callable[[int, Callable], object], count: int) -> list:
 
     def shard(i: int) -> None:
         def all_reduce(partial):
-            parts[i] = np.array(partial)
+            parts[i] = partial.copy()
             barrier.wait()
             total = sum(parts[1:], parts[0])
             barrier.wait()

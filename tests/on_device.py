@@ -1,8 +1,9 @@
 """Tests that were written with NumPy arrays, run on another device: what the fixture `device_of_test` does to them.
 
 Whatever of minicnn such a test calls with NumPy arrays is called with arrays of the device instead, and what comes back
-is fetched: kernels, layers (their parameters and the context with them), losses, metrics, optimizers, constraints and
-regularizers. Calls that have arrays of the device already, those inside a model, are left alone.
+is fetched: kernels (held as functions, in modules, tuples, lists, dicts and partials, or as parameters), layers (their
+parameters and the context with them), losses, metrics, optimizers, constraints and regularizers. Calls that have arrays
+of the device already, those inside a model, are left alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import strict_cupy
 
 from minicnn.constraints import Constraint
+from minicnn.errors import InputError
 from minicnn.layers import Context, Layer
 from minicnn.losses import Loss
 from minicnn.metrics import Metric
@@ -35,13 +38,20 @@ METHODS = {
 }
 
 
-def move_calls(module: types.ModuleType, monkeypatch: Any) -> None:
-    """Until the test ends, calls of minicnn with NumPy arrays compute on the device."""
-    for name, value in list(vars(module).items()):
-        if isinstance(value, types.FunctionType) and not inspect.isgeneratorfunction(value):
-            home = value.__module__
-            if home.startswith("minicnn.kernels.") and home not in _ON_THE_HOST:
-                monkeypatch.setattr(module, name, _kernel(value))
+def move_calls(module: types.ModuleType, parameters: dict[str, Any], monkeypatch: Any) -> None:
+    """Until the test ends, calls of minicnn with NumPy arrays compute on the device.
+
+    module: the test's own; parameters: those of its pytest.mark.parametrize.
+    """
+    for names, change in ((vars(module), monkeypatch.setattr), (parameters, monkeypatch.setitem)):
+        owner = module if names is vars(module) else parameters
+        for name, value in list(names.items()):
+            if isinstance(value, types.ModuleType) and _has_kernels(value.__name__):
+                for inner, kernel in list(vars(value).items()):
+                    if not inner.startswith("_") and _moved(kernel) is not kernel:
+                        monkeypatch.setattr(value, inner, _moved(kernel))
+            elif not name.startswith("__") and _moved(value) is not value:
+                change(owner, name, _moved(value))
     for base, methods in METHODS.items():
         for cls in (base, *_subclasses(base)):
             for method in methods:
@@ -50,6 +60,31 @@ def move_calls(module: types.ModuleType, monkeypatch: Any) -> None:
 
 
 _ON_THE_HOST = ("minicnn.kernels.reference", "minicnn.kernels.geometry")
+_OVERWRITES = ("bias_relu",)  # their first array
+
+
+def _has_kernels(name: str) -> bool:
+    own = name == "minicnn.kernels" or name.startswith("minicnn.kernels.")
+    return own and name not in _ON_THE_HOST and ".cuda" not in name
+
+
+def _moved(value: Any) -> Any:
+    """A kernel, or what holds kernels, on the device; anything else itself."""
+    if isinstance(value, types.FunctionType):
+        there = _has_kernels(value.__module__) and not inspect.isgeneratorfunction(inspect.unwrap(value))
+        return _kernel(value) if there and not hasattr(value, "on_device") else value
+    if isinstance(value, functools.partial):
+        function = _moved(value.func)
+        return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
+    if isinstance(value, dict):
+        moved = {key: _moved(item) for key, item in value.items()}
+        return moved if any(moved[key] is not value[key] for key in value) else value
+    if isinstance(value, (list, tuple)):
+        items = [_moved(item) for item in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
+            return value
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)  # a NamedTuple
+    return value
 
 
 def _subclasses(cls: type) -> Iterator[type]:
@@ -64,12 +99,22 @@ def _kernel(kernel: Any) -> Any:
 
     @functools.wraps(kernel)
     def on_device(*args: Any, **kwargs: Any) -> Any:
+        if any(map(_is_there, (*args, *kwargs.values()))) or not _has_arrays((list(args), kwargs)):
+            return kernel(*args, **kwargs)
         sent, options = _send(list(args)), _send(kwargs)
+        if kernel.__name__ in _OVERWRITES:
+            kernel(*sent, **options)
+            _copy_back(args[0], sent[0])
+            return args[0]
         if next(calls) > 5:  # the many calls of a numeric gradient
             return _fetch(kernel(*sent, **options))
         arrays = [arg for arg in (*sent, *options.values()) if _is_there(arg)]
         before = [array.get() for array in arrays]
-        result = kernel(*sent, **options)
+        try:
+            result = kernel(*sent, **options)
+        except InputError:
+            strict_cupy.log["refused"] += 1  # that it refuses is what such a test may be about
+            raise
         for array, old in zip(arrays, before, strict=True):
             np.testing.assert_array_equal(array.get(), old, err_msg="an input was changed")
         for part in result if isinstance(result, tuple) else (result,):
@@ -79,6 +124,7 @@ def _kernel(kernel: Any) -> Any:
                 assert not any(_cupy().may_share_memory(part, array) for array in arrays), "it shares an input's memory"
         return _fetch(result)
 
+    on_device.on_device = True  # type: ignore[attr-defined]
     return on_device
 
 

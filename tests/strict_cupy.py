@@ -10,7 +10,8 @@ where CuPy is silent:
 - new memory holds NaN, and so does a copy in flight, until its stream was waited for;
 - arrays of two devices do not meet;
 - CUDA graphs: see strict_graph.py;
-- `log` counts what makes the host wait ("sync": float(x), x.get(), a boolean mask) and what travels ("to_device").
+- `log` counts what makes the host wait ("sync": float(x), x.get(), a boolean mask), what travels ("to_device"), and
+  what is computed ("launch").
 """
 
 from __future__ import annotations
@@ -340,6 +341,7 @@ def _key(key: Any) -> Any:
 
 def _apply(name: str, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """The NumPy function on what is inside; the result, or `out`, outside."""
+    log["launch"] += 1
     out = kwargs.get("out")
     if out is None:
         kwargs.pop("out", None)
@@ -535,6 +537,7 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
         if not copy and (dtype is None or obj.dtype == dtype) and (order in "KA" or obj.flags.c_contiguous):
             return obj
         _host(obj)  # of this device?
+        log["launch"] += 1
         return _derived(obj, lambda host: np.array(host, dtype, order=order, ndmin=ndmin))
     log["to_device"] += 1
     host = np.array(obj, dtype, order=order, ndmin=ndmin)  # refuses lists of CuPy arrays
@@ -712,6 +715,7 @@ class RawModule(cuda_on_cpu.RawModule):
         kernel = super().get_function(name)
 
         def start(grid, block, args, **options):
+            log["launch"] += 1
             if (graph := _capture()) is None:
                 return kernel(grid, block, args, **options)
             graph.use(*args)

@@ -149,6 +149,7 @@ def test_each_way_to_compute_a_convolution(cupy, repeated, algorithm):
     assert repeated["steps"] == 2
 
 
+@pytest.mark.filterwarnings("ignore:BinaryCrossentropy judges")
 def test_other_losses_and_metrics(cupy, repeated):
     targets = np.eye(5, dtype=np.float32)[Y]
     for loss in ("mse", "categorical_crossentropy", "binary_crossentropy"):

@@ -5,6 +5,8 @@ The checks are those that the NumPy kernels must pass. The negative controls bre
 
 from __future__ import annotations
 
+import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -258,6 +260,70 @@ def test_a_rule_of_ones_own_is_not_replaced(cupy):
     np.testing.assert_array_equal(p.get(), np.ones(3))
 
 
+# ---- numbers of any type ---------------------------------------------------------------------------------------------
+
+FILES = ["windows", "elementwise", "norm", "softmax", "step"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("file", FILES)
+def test_every_argument_is_cast_to_what_its_kernel_reads(file, dtype, small):
+    """By the compiler's own account of the arguments' sizes."""
+    text = launch.source(file, dtype, small)
+    names = re.findall(r"__global__ void (\w+)", text)
+    assert names
+    for name in names:
+        casts = launch._casts(text, name, np.dtype(dtype), small)
+        sizes = (ctypes.c_int * 64)()
+        count = cuda_on_cpu.RawModule(code=text).get_function(name).sizes_of(sizes)
+        assert [-1 if cast is launch._address else np.dtype(cast).itemsize for cast in casts] == [
+            max(size, -1) for size in sizes[:count]
+        ]
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.float16])
+def test_numbers_of_numpy_are_as_good_as_pythons(cupy, number):
+    """A float64 of 8 bytes, passed on to a kernel that reads 4, would be another number."""
+    x, whole = cupy.asarray(random((4, 3, 3, 2), 1, np.float32)), np.int64
+    one, labels = cupy.asarray(np.ones(2, np.float32)), cupy.asarray(np.array([0, 1, 1, 0]))
+    moments, rows = kernels.batchnorm_moments(x)[:2], x.reshape(4, 18)
+    mask = kernels.mask_for(x, number(0.25), whole(3), whole(2))
+    assert mask == kernels.mask_for(x, 0.25, 3, 2)
+    cases = [
+        lambda real, count: kernels.dropout_forward(x, mask, real(0.25)),
+        lambda real, count: kernels.batchnorm_forward(x, one, one, *moments, real(0.25)),
+        lambda real, count: kernels.batchnorm_backward(x, x, one, *moments, real(0.25)),
+        lambda real, count: kernels.softmax_cross_entropy_backward(rows, labels, count(8)),
+        lambda real, count: kernels.softmax_cross_entropy_backward(rows, labels, real(8)),
+        lambda real, count: kernels.im2col(x, (count(2), count(3)), count(1), count(1), count(1)),
+        lambda real, count: kernels.col2im(cupy.zeros((36, 2), np.float32), (count(4), 3, 3, count(2)), count(1)),
+        lambda real, count: kernels.maxpool2d_forward(x, count(2), (count(1), count(1))),
+        lambda real, count: kernels.gelu_forward(x, bool(count(1))),
+        lambda real, count: stepped(cupy, optimizers.SGD(real(0.5), momentum=real(0.25), weight_decay=real(0.5))),
+        lambda real, count: stepped(cupy, optimizers.Adam(real(0.5), real(0.25), real(0.5), real(0.125))),
+    ]  # fmt: skip
+    for case in cases:
+        found, expected = case(number, whole), case(float, int)
+        for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, expected)), strict=True):
+            np.testing.assert_array_equal(a.get(), b.get())
+
+
+def stepped(xp, optimizer):
+    p = xp.asarray(np.arange(1, 4, dtype=np.float32))
+    for _ in range(2):
+        optimizer.apply({("layer", "w"): p}, {("layer", "w"): [xp.asarray(np.ones(3, np.float32))]})
+    return p
+
+
+@needs_compiler
+def test_a_number_that_is_too_large_is_refused(cupy):
+    with pytest.raises(OverflowError):
+        launch.kernel_for(cupy, "elementwise", "relu_forward", np.float32, 3)((1,), (1,), None, None, 2**31)
+
+
 # ---- the launchers ---------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +395,7 @@ def test_large_arrays_are_counted_in_64_bits(cupy, monkeypatch):
     expected = kernels.im2col(x, 3).get()
     built = launch._built
     monkeypatch.setattr(launch, "_built", lambda xp, f, n, d, small, *rest: built(xp, f, n, d, False, *rest))
-    assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).index is np.int64
+    assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).casts.count(np.int64) == 1
     np.testing.assert_array_equal(kernels.im2col(x, 3).get(), expected)
 
 
@@ -421,7 +487,7 @@ BROKEN = [
     ("the last of equal maxima wins", "value > best", "value >= best", pool_check),
     ("every window pays", "if (winner[window] == kh * KW + kw) sum", "sum", pool_check),
     ("a barrier too few: moments", "    __syncthreads();  // all threads of the block have written\n", "", norm_check),
-    ("the variance of means left out", "squares_b + apart * apart * (n * n_b / total)", "squares_b", norm_check),
+    ("the variance of means left out", "squares_b + delta * delta * (n * n_b / total)", "squares_b", norm_check),
     ("no path through the mean", "dy[r * C + c] - mean_dy -", "dy[r * C + c] -", norm_check),
     ("a barrier too few: softmax", "    __syncthreads();  // nobody", "    // nobody", softmax_check),
     ("targets that sum to 1 taken for granted", "/ sum * mass - target", "/ sum - target", softmax_check),
@@ -520,7 +586,7 @@ NVCC = shutil.which("nvcc") or next((str(p) for p in Path("/usr/local").glob("cu
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc, NVIDIA's compiler")
-@pytest.mark.parametrize("file", ["windows", "elementwise", "norm", "softmax", "step"])
+@pytest.mark.parametrize("file", FILES)
 def test_nvidias_compiler_takes_the_sources(file, tmp_path):
     path = tmp_path / f"{file}.cu"
     path.write_text(launch.source(file, np.float32, pack=True), encoding="utf-8")
@@ -530,7 +596,7 @@ def test_nvidias_compiler_takes_the_sources(file, tmp_path):
 
 
 def test_the_sources_stand_alone():
-    """NVRTC has no headers of the host."""
+    """NVRTC has no headers of the host; CuPy writes the text down in the encoding of the machine."""
     for path in launch.HERE.glob("*.cu"):
-        assert "#include" not in path.read_text(encoding="utf-8")
+        assert "#include" not in path.read_text(encoding="ascii")
     assert len(list(launch.HERE.glob("*.cu"))) == 6

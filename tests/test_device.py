@@ -6,9 +6,12 @@ Run on the strict stand-in for CuPy; the tests that need no second GPU run on a 
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -408,5 +411,20 @@ def test_tf32_without_a_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(InputError, match="CuPy is not installed"):
         minicnn.set_tf32(True)
-    monkeypatch.delitem(sys.modules, "cupy")
     minicnn.set_tf32(False)  # it is off
+    monkeypatch.delitem(sys.modules, "cupy")
+    minicnn.set_tf32(False)
+    monkeypatch.setattr(strict_cupy, "device_count", 0)
+    strict_cupy.install(monkeypatch)
+    minicnn.set_tf32(False)  # CuPy is there, and no GPU
+
+
+@pytest.mark.cpu
+def test_tests_that_were_asked_to_run_on_a_gpu_fail_where_there_is_none(tmp_path):
+    """They would be skipped one and all, and the run would look like a success."""
+    (tmp_path / "cupy.py").write_text("raise ImportError('no GPU here')")
+    tests = Path(__file__).with_name("test_kernels_dense.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(tests.parents[1])])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "gpu", str(tests)]
+    result = subprocess.run(command, env=environment, cwd=tests.parents[1], capture_output=True, text=True, check=False)
+    assert result.returncode != 0 and "no GPU here" in result.stdout + result.stderr

@@ -39,6 +39,7 @@ def test_activation(name, arguments, shape, dtype):
     check_activation(*pair_of(kernels, name), name, noncontiguous(x), *arguments)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("name", "arguments"), KERNELS, ids=IDS)
 def test_the_reference_implementation_passes_the_same_check(name, arguments):
     check_activation(*pair_of(reference, name), name, distinct((5, 7)) * 20, *arguments)

@@ -47,6 +47,7 @@ def test_conv2d(shape, kernel, geometry, dtype):
     check_conv2d(conv2d_forward, conv2d_backward, *arrays(shape, kernel, dtype), **geometry)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("shape", "kernel", "geometry"), CASES[:8], ids=IDS[:8])
 def test_the_reference_implementation_passes_the_same_check(shape, kernel, geometry):
     x, w, b = arrays((1, *shape[1:3], 1), kernel)

@@ -40,6 +40,7 @@ def test_without_a_bias():
     assert_same(dense_forward(x, w), dense_forward(x, w, 0 * b), 0)
 
 
+@pytest.mark.cpu
 def test_the_reference_implementation_passes_the_same_check():
     for shape, outputs in SHAPES:
         check_dense(reference.dense_forward, reference.dense_backward, *arrays(shape, outputs))

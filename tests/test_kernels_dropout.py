@@ -21,6 +21,7 @@ def test_dropout(shape, rate, dtype):
         check_dropout(reference.dropout_forward, reference.dropout_backward, x, mask, rate)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mask_is_boolean_and_contiguous(shape):
     mask = dropout_mask(shape, 0.5, seed=2)
@@ -29,6 +30,7 @@ def test_mask_is_boolean_and_contiguous(shape):
     assert mask.flags.c_contiguous
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
 def test_the_rate_is_kept(rate):
     """200 000 numbers: the share that is kept lies within five standard deviations of 1 - rate."""
@@ -41,6 +43,7 @@ def test_the_rate_is_kept(rate):
     assert np.abs(mask.mean(axis=0) - (1 - rate)).max() < 6 * per_feature
 
 
+@pytest.mark.cpu
 def test_neighbours_are_independent():
     mask = dropout_mask((400, 500), 0.5, seed=4)
     for distance in 1, 2, 3, 4, 8, 500:
@@ -58,6 +61,7 @@ def test_rate_0_keeps_everything(dtype):
     np.testing.assert_array_equal(dropout_backward(x, mask, 0.0), x)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("sample_shape", [(3,), (4,), (101,), (5, 6, 2), (1,)])
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_a_samples_mask_depends_on_the_seed_and_its_index_only(sample_shape, rate):
@@ -67,6 +71,7 @@ def test_a_samples_mask_depends_on_the_seed_and_its_index_only(sample_shape, rat
         np.testing.assert_array_equal(part, whole[start:stop])
 
 
+@pytest.mark.cpu
 def test_same_seed_same_mask_and_other_seed_other_mask():
     masks = [dropout_mask((4, 200), 0.5, seed=seed) for seed in (7, 7, 8, 2**40 + 7)]
     np.testing.assert_array_equal(masks[0], masks[1])
@@ -74,6 +79,7 @@ def test_same_seed_same_mask_and_other_seed_other_mask():
         assert 0.4 < (masks[0] == other).mean() < 0.6
 
 
+@pytest.mark.cpu
 def test_samples_differ_within_a_batch():
     mask = dropout_mask((6, 200), 0.5, seed=9)
     for i in range(6):
@@ -81,6 +87,7 @@ def test_samples_differ_within_a_batch():
             assert 0.3 < (mask[i] == mask[j]).mean() < 0.7
 
 
+@pytest.mark.cpu
 def test_seeds_in_a_row_do_not_repeat_each_others_samples():
     """Steps count their seeds up: sample 1 of one step must not be sample 0 of the next."""
     first, second = (dropout_mask((6, 200), 0.5, seed=seed) for seed in (10, 11))

@@ -13,12 +13,14 @@ WINDOWS = [(1, 1), (2, 2), (3, 3), (3, 1), (2, 5), (4, 3)]
 PADDINGS = ["valid", "same", 0, 1, (1, 2), ((0, 1), (2, 0))]
 
 
+@pytest.mark.cpu
 def test_pair_repeats_one_number_and_keeps_two():
     assert geometry.pair(3) == (3, 3)
     assert geometry.pair((2, 5)) == (2, 5)
     assert geometry.pair([2, 5]) == (2, 5)
 
 
+@pytest.mark.cpu
 def test_padding_and_output_size_agree_with_counting_windows():
     cases = itertools.product(SIZES, WINDOWS, [1, 2, 3, (2, 1)], [1, 2], PADDINGS)
     for size, kernel, stride, dilation, padding in cases:
@@ -29,6 +31,7 @@ def test_padding_and_output_size_agree_with_counting_windows():
             assert geometry.output_size(size, kernel, stride, dilation, pads) == counted
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation", "expected"),
     [
@@ -47,12 +50,14 @@ def test_same_padding_is_tensorflows(size, kernel, stride, dilation, expected):
     assert reference.resolve_padding(size, kernel, stride, dilation, "same") == expected
 
 
+@pytest.mark.cpu
 def test_same_padding_gives_size_over_stride_rounded_up():
     for size, kernel, stride in itertools.product(range(1, 12), range(1, 6), range(1, 5)):
         pads = geometry.resolve_padding(size, kernel, stride, 1, "same")
         assert geometry.output_size(size, kernel, stride, 1, pads) == (-(-size // stride),) * 2
 
 
+@pytest.mark.cpu
 def test_unknown_padding_is_an_error():
     with pytest.raises(InputError, match="full"):
         geometry.resolve_padding(5, 3, 1, 1, "full")
@@ -93,6 +98,7 @@ def test_col2im_is_the_adjoint_of_im2col(shape, kernel, moves):
     )
 
 
+@pytest.mark.cpu
 def test_the_reference_implementations_pass_the_same_check():
     for shape, kernel, moves in CASES[:5]:
         check_im2col(reference.im2col, reference.col2im, random(shape), kernel, **moves)

@@ -132,10 +132,35 @@ def test_a_constant_channel_has_variance_0_and_stays_finite():
     assert np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("kernels", [norm, reference], ids=["fast", "naive"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_statistics_of_a_training_step(shape, dtype):
+    x, mean, var = random(shape, 1, dtype), random(shape[-1:], 2, dtype), random(shape[-1:], 3, dtype) ** 2
+    names = ["mean", "variance", "moving_mean", "moving_variance"]
+    found, expected = norm.batchnorm_statistics(x, mean, var, 0.9), reference.batchnorm_statistics(x, mean, var, 0.9)
+    for name, a, b in zip(names, found, expected, strict=True):
+        assert a.dtype == dtype
+        assert_same(a, b, 1e-6 if dtype == np.float32 else 1e-13, name)
+    if len(x) == 1:
+        return
+    halves = run_shards(lambda i, add: norm.batchnorm_statistics(np.array_split(x, 2)[i], mean, var, 0.9, add), 2)
+    for name, a, b in zip(names, halves[0], expected, strict=True):
+        assert_same(a, b, 1e-6 if dtype == np.float32 else 1e-13, name)
+
+
 @pytest.mark.parametrize("shape", [(9, 3), (7, 2, 3, 2)])
 @pytest.mark.parametrize("shards", [2, 3])
-def test_shards_together_are_the_whole_batch(kernels, shape, shards):
+def test_shards_together_are_the_whole_batch(shape, shards):
+    check_shards(norm, shape, shards)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("shape", [(9, 3), (7, 2, 3, 2)])
+def test_shards_together_are_the_whole_batch_in_the_reference(shape):
+    check_shards(reference, shape, 3)
+
+
+def check_shards(kernels, shape, shards):
     x, gamma, _ = arrays(shape)
     dy = random(shape, 9)
     whole_moments = kernels.batchnorm_moments(x)
@@ -174,6 +199,7 @@ def test_a_shard_that_needs_no_dx_still_takes_part():
     assert_same(dx, norm.batchnorm_backward(x, x, gamma, mean, var, 1e-3)[0][3:], 1e-11, "dx")
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_reference_implementations_pass_the_same_checks(shape):
     x, gamma, beta = arrays(shape)

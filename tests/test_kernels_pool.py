@@ -125,6 +125,7 @@ def test_global_avgpool2d(shape, dtype):
         assert_adjoint(kernels[0], lambda dy: kernels[1](dy, shape), x, (shape[0], shape[3]))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(("shape", "size", "geometry"), CASES[:8], ids=IDS[:8])
 def test_the_reference_implementations_pass_the_same_checks(shape, size, geometry):
     shape = (1, *shape[1:3], 1)

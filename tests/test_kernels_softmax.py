@@ -106,6 +106,7 @@ def test_a_shard_divides_by_the_whole_batch():
     np.testing.assert_allclose(np.concatenate(shards), whole, rtol=1e-14)
 
 
+@pytest.mark.cpu
 def test_the_reference_implementations_pass_the_same_checks():
     check_activation(reference.softmax_forward, reference.softmax_backward, "softmax", random((3, 4)))
     for kind in "labels", "one-hot", "distribution":

@@ -64,6 +64,7 @@ from minicnn.kernels.norm import (
     batchnorm_eval_backward,
     batchnorm_forward,
     batchnorm_moments,
+    batchnorm_statistics,
 )
 from minicnn.kernels.pool import (
     avgpool2d_backward,
@@ -93,6 +94,7 @@ __all__ = [
     "batchnorm_eval_backward",
     "batchnorm_forward",
     "batchnorm_moments",
+    "batchnorm_statistics",
     "bias_relu",
     "col2im",
     "concatenate_backward",

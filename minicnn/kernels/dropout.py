@@ -26,9 +26,9 @@ def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, first: int = 0)
     per_sample = math.prod(shape[1:])
     words = -(-per_sample // 4)  # one 64-bit word serves four numbers; a sample begins with a fresh word
     bits = np.random.PCG64(seed)
-    bits.advance(first * words)
+    bits.advance(int(first) * words)
     drawn = bits.random_raw(shape[0] * words).view(np.uint16).reshape(shape[0], words * 4)
-    threshold = min(round(rate * 65536), 65535)
+    threshold = min(round(float(rate) * 65536), 65535)
     return np.ascontiguousarray(drawn[:, :per_sample] >= np.uint16(threshold)).reshape(shape)
 
 
@@ -42,7 +42,7 @@ def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array:
 def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
     """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of that shape, or what `mask_for` made."""
     xp, y = xp_of(x), xp_of(x).empty(x.shape, x.dtype)
-    scale = x.dtype.type(1 / (1 - rate))
+    scale = x.dtype.type(1 / (1 - float(rate)))
     for part in tiles(x):
         xp.copyto(y[part], mask[part])  # 0 or 1, then the product: faster than a product of floats and booleans
         y[part] *= x[part]

@@ -48,6 +48,32 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     return mean.astype(x.dtype, copy=False), var.astype(x.dtype, copy=False), count
 
 
+def batchnorm_statistics(
+    x: Array, moving_mean: Array, moving_variance: Array, momentum: float, all_reduce: AllReduce | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """(mean, variance, new moving_mean, new moving_variance), (C,) each: what a training step needs of x.
+
+    The running means follow the batch's moments: new = momentum * old + (1 - momentum) * batch.
+    """
+    if all_reduce is None:
+        return _statistics_of_all(x, moving_mean, moving_variance, momentum)
+    mean, var, _ = batchnorm_moments(x, all_reduce)
+    return mean, var, *_moved(moving_mean, moving_variance, mean, var, momentum)
+
+
+@cuda.on_gpu(cuda.statistics)
+def _statistics_of_all(
+    x: Array, moving_mean: Array, moving_variance: Array, momentum: float
+) -> tuple[Array, Array, Array, Array]:
+    mean, var, _ = batchnorm_moments(x)
+    return mean, var, *_moved(moving_mean, moving_variance, mean, var, momentum)
+
+
+def _moved(moving_mean: Array, moving_variance: Array, mean: Array, var: Array, momentum: float) -> tuple[Array, Array]:
+    share = 1 - momentum
+    return momentum * moving_mean + share * mean, momentum * moving_variance + share * var
+
+
 @cuda.on_gpu(cuda.moments)
 def _moments(x: Array) -> tuple[Array, Array]:
     """(mean, biased variance) of this x alone, in float64."""

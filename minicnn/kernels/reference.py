@@ -480,6 +480,21 @@ def batchnorm_moments(x: Array, all_reduce: AllReduce | None = None) -> tuple[Ar
     return mean.astype(x.dtype), var.astype(x.dtype), count
 
 
+def batchnorm_statistics(
+    x: Array, moving_mean: Array, moving_variance: Array, momentum: float, all_reduce: AllReduce | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """Mean and variance of the batch, and the running means after it: a little of the new, the rest of the old.
+
+    All of shape (C,).
+    """
+    mean, var, _ = batchnorm_moments(x, all_reduce)
+    new_mean, new_variance = np.zeros(mean.shape, mean.dtype), np.zeros(var.shape, var.dtype)
+    for c in range(x.shape[-1]):
+        new_mean[c] = momentum * moving_mean[c] + (1 - momentum) * mean[c]
+        new_variance[c] = momentum * moving_variance[c] + (1 - momentum) * var[c]
+    return mean, var, new_mean, new_variance
+
+
 def batchnorm_forward(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
     """Bring each channel to mean 0 and variance 1, then let it learn its own: gamma * x_hat + beta.
 

@@ -13,7 +13,7 @@ from minicnn.kernels import (
     batchnorm_backward,
     batchnorm_eval_backward,
     batchnorm_forward,
-    batchnorm_moments,
+    batchnorm_statistics,
 )
 from minicnn.kernels.norm import batchnorm_scale_and_shift
 from minicnn.layers.base import Context, Layer, Shape
@@ -84,11 +84,10 @@ class BatchNormalization(Layer):
         ctx.x, ctx.of_batch = x, ctx.training and self.trainable
         ctx.mean, ctx.var = self.state["moving_mean"], self.state["moving_variance"]
         if ctx.of_batch:
-            ctx.mean, ctx.var, _ = batchnorm_moments(x, ctx.all_reduce)
             before = {**self.state, **ctx.state}  # ctx.state: where the layer was used in this pass already
-            m = self.momentum
-            ctx.state["moving_mean"] = m * before["moving_mean"] + (1 - m) * ctx.mean
-            ctx.state["moving_variance"] = m * before["moving_variance"] + (1 - m) * ctx.var
+            moving = before["moving_mean"], before["moving_variance"]
+            ctx.mean, ctx.var, *moved = batchnorm_statistics(x, *moving, self.momentum, ctx.all_reduce)
+            ctx.state["moving_mean"], ctx.state["moving_variance"] = moved
         gamma, beta = self._gamma_beta()
         out = x if ctx.overwrite else None
         return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon, out)

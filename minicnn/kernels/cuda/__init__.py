@@ -20,7 +20,14 @@ from minicnn.kernels.cuda.elementwise import (
     relu_forward,
 )
 from minicnn.kernels.cuda.launch import on_gpu, serves
-from minicnn.kernels.cuda.norm import batchnorm_forward, column_sums, input_gradient, moments, parameter_gradients
+from minicnn.kernels.cuda.norm import (
+    batchnorm_forward,
+    column_sums,
+    input_gradient,
+    moments,
+    parameter_gradients,
+    statistics,
+)
 from minicnn.kernels.cuda.softmax import softmax_cross_entropy_backward, softmax_cross_entropy_forward, softmax_forward
 from minicnn.kernels.cuda.step import fused_step
 from minicnn.kernels.cuda.windows import (
@@ -59,4 +66,5 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "statistics",
 ]

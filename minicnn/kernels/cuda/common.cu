@@ -8,7 +8,7 @@
 // A kernel is written for one thread; the GPU runs it in thousands. Threads come in blocks of blockDim, blocks in a
 // grid of gridDim. `__restrict__` promises that arrays do not overlap.
 
-// Thread k takes the numbers k, k + (number of threads), …: neighbours in the block read neighbours in memory, which
+// Thread k takes the numbers k, k + (number of threads), ...: neighbours in the block read neighbours in memory, which
 // the GPU fetches in one go; and a grid of any size does all the work.
 #define FOR_EACH(i, count)                                             \
     for (Index i = blockIdx.x * (Index)blockDim.x + threadIdx.x; i < (count); i += (Index)blockDim.x * gridDim.x)

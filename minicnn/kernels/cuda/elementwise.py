@@ -56,7 +56,7 @@ def _gelu(x: Array, approximate: bool, need_y: bool, need_slope: bool) -> tuple[
     xp = xp_of(x)
     x = xp.ascontiguousarray(x)
     y, slope = (xp.empty(x.shape, x.dtype) if need else None for need in (need_y, need_slope))
-    _kernel("gelu", x).for_each(x.size, y, slope, x, bool(approximate))
+    _kernel("gelu", x).for_each(x.size, y, slope, x, approximate)
     return y, slope
 
 
@@ -76,33 +76,34 @@ def mask_for(x: Array, rate: float, seed: Any, first: int = 0) -> Mask:
 
     seed: a whole number; or one that is known only when a step begins, which then keeps its words on the device.
     """
-    skip = first * _words(x.shape)
+    skip = int(first) * _words(x.shape)
     known = isinstance(seed, (int, np.integer))
     start = _start(seed, skip) if known else seed.words(lambda now: _start(now, skip), 4)
-    return Mask(start, min(round(rate * 65536), 65535))
+    return Mask(start, min(round(float(rate) * 65536), 65535))
 
 
 def dropout_forward(x: Array, mask: Mask | Array, rate: float) -> Array:
     """y = x * mask / (1 - rate) for x (N, ...). The backward pass is the same function of dy."""
     xp = xp_of(x)
     if not isinstance(mask, Mask):
-        return xp.ascontiguousarray(x) * mask * x.dtype.type(1 / (1 - rate))
+        return xp.ascontiguousarray(x) * mask * x.dtype.type(1 / (1 - float(rate)))
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
-    start = (None, *mask.start) if isinstance(mask.start, tuple) else (mask.start, *(np.uint64(0),) * 4)
-    words, kernel = _words(x.shape), _kernel("dropout", x)
+    start = (None, *mask.start) if isinstance(mask.start, tuple) else (mask.start, 0, 0, 0, 0)
+    words = _words(x.shape)
     count = len(x) * words
     blocks = (min(-(-count // (WORDS_A_THREAD * BLOCK)), MAX_DROPOUT_BLOCKS),)
-    sizes = (kernel.index(n) for n in (x.size // len(x), words, count))
-    kernel(blocks, (BLOCK,), y, x, 1 / (1 - rate), np.uint32(mask.threshold), *start, *sizes)
+    numbers = 1 / (1 - float(rate)), mask.threshold, *start, math.prod(x.shape[1:]), words, count
+    if count:
+        _kernel("dropout", x)(blocks, (BLOCK,), y, x, *numbers)
     return y
 
 
-def _start(seed: int, skip: int) -> tuple[np.uint64, ...]:
+def _start(seed: int, skip: int) -> tuple[int, ...]:
     """The words of a Mask: where the generator of this seed is after `skip` of its own."""
     generator = np.random.PCG64(seed)
     generator.advance(skip)
     state = generator.state["state"]
-    return tuple(np.uint64(part) for n in (state["state"], state["inc"]) for part in (n >> 64, n % 2**64))
+    return tuple(part for n in (state["state"], state["inc"]) for part in (n >> 64, n % 2**64))
 
 
 def _words(shape: tuple[int, ...]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,27 +49,20 @@ def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 
 class Kernel:
-    """A compiled kernel. Python's ints and floats become the kernel's int and Real; None becomes a null pointer."""
+    """A compiled kernel. casts: what makes of each argument that which the kernel reads."""
 
-    def __init__(self, raw: Any, real: type[np.generic], index: type[np.generic]):
-        self.raw, self.real, self.index = raw, real, index
+    def __init__(self, raw: Any, casts: list[Callable[[Any], Any]]):
+        self.raw, self.casts = raw, casts
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
-        """Start gridDim × blockDim threads. Does not wait for them."""
-        self.raw(grid, block, tuple(self._argument(arg) for arg in args))
+        """Start gridDim × blockDim threads. Does not wait for them. Numbers may be Python's or NumPy's of any type."""
+        self.raw(grid, block, tuple(cast(arg) for cast, arg in zip(self.casts, args, strict=True)))
 
     def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), max_blocks: int = MAX_BLOCKS) -> None:
         """Start a kernel that loops by FOR_EACH: args, the count, and what comes after it."""
         if count:
             blocks = min(-(-count // BLOCK), max_blocks)
-            self((blocks,), (BLOCK,), *args, self.index(count), *after)
-
-    def _argument(self, arg: Any) -> Any:
-        if arg is None:
-            return np.uintp(0)
-        if isinstance(arg, (bool, int)):
-            return np.int32(arg)
-        return self.real(arg) if type(arg) is float else arg
+            self((blocks,), (BLOCK,), *args, count, *after)
 
 
 def kernel_for(
@@ -83,8 +77,25 @@ def kernel_for(
 
 @functools.cache
 def _built(xp: Any, file: str, name: str, dtype: np.dtype, small: bool, pack: bool, winner: np.dtype) -> Kernel:
-    index = np.int32 if small else np.int64
-    return Kernel(_module(xp, file, dtype, small, pack, winner).get_function(name), dtype.type, index)
+    casts = _casts(source(file, dtype, small, pack, winner), name, dtype, small)
+    return Kernel(_module(xp, file, dtype, small, pack, winner).get_function(name), casts)
+
+
+def _casts(text: str, name: str, dtype: np.dtype, small: bool) -> list[Callable[[Any], Any]]:
+    """Of each argument in the kernel's own head: its type, or for an array `_address`."""
+    types = {"Real": dtype.type, "Index": np.int32 if small else np.int64, "int": np.int32, "double": np.float64,
+             "u32": np.uint32, "u64": np.uint64}  # fmt: skip
+    head = re.search(rf"__global__ void {name}\((.*?)\)", text, re.DOTALL)
+    assert head, f"there is no kernel {name}"
+    arguments = head[1]
+    for macro, meaning in re.findall(r"#define (\w+) (\w+ .*,.*)\n", text):
+        arguments = arguments.replace(macro, meaning)
+    return [_address if "*" in argument else types[argument.split()[0]] for argument in arguments.split(",")]
+
+
+def _address(array: Array | None) -> Any:
+    """None is a null pointer."""
+    return np.uintp(0) if array is None else array
 
 
 @functools.cache
@@ -102,7 +113,7 @@ def source(file: str, dtype: Any, small: bool = True, pack: bool = False, winner
         "Winner": _C_NAMES[np.dtype(winner)],
     }
     typedefs = "".join(f"typedef {c_name} {name};\n" for name, c_name in types.items())
-    return typedefs + "".join((HERE / f"{part}.cu").read_text(encoding="utf-8") for part in ("common", file))
+    return typedefs + "".join((HERE / f"{part}.cu").read_text(encoding="ascii") for part in ("common", file))
 
 
 def packs(*arrays: Array) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from minicnn.backend import Array, xp_of
@@ -13,17 +15,29 @@ MAX_PARTS = 512
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """(mean (C,), biased variance (C,)) of x (..., C) over all axes but the last."""
+    """(mean (C,), biased variance (C,)) of x (..., C) over all axes but the last, of float64."""
+    exact = xp_of(x).empty((2, x.shape[-1]), np.float64)
+    _moments(x, (None, None, exact, None, None, None, None, 0, 0))
+    return exact[0], exact[1]
+
+
+def statistics(x: Array, moving_mean: Array, moving_variance: Array, momentum: float) -> tuple[Array, ...]:
+    """(mean, variance, new moving_mean, new moving_variance), (C,) each and of x's dtype; in two launches."""
+    xp, moving = xp_of(x), _like(x, moving_mean, moving_variance)
+    results = [xp.empty(x.shape[-1], x.dtype) for _ in range(4)]
+    _moments(x, (*results[:2], None, *results[2:], *moving, momentum, 1 - momentum))
+    return tuple(results)
+
+
+def _moments(x: Array, arguments: tuple[Any, ...]) -> None:
+    """Start moments_total of norm.cu with its first nine arguments."""
     xp = xp_of(x)
     x = xp.ascontiguousarray(x)
     rows, c = x.size // x.shape[-1], x.shape[-1]
     grid = _grid(rows, c)
     partial = xp.empty((3, grid[1], c), np.float64)
-    mean, var = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
-    kernel = _kernel("moments_partial", x)
-    kernel(grid, (32, LINES), partial, x, kernel.index(rows), c)
-    _kernel("moments_total", x)((-(-c // 32),), (32,), mean, var, partial, grid[1], c)
-    return mean, var
+    _kernel("moments_partial", x)(grid, (32, LINES), partial, x, rows, c)
+    _kernel("moments_total", x)((-(-c // 32),), (32,), *arguments, partial, grid[1], c)
 
 
 def batchnorm_forward(
@@ -34,7 +48,7 @@ def batchnorm_forward(
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype) if out is None else out
     rows, c = x.size // x.shape[-1], x.shape[-1]
     kernel = _kernel("batchnorm_forward", x)
-    kernel(_grid(rows, c), (32, LINES), y, x, *_like(x, gamma, beta, mean, var), float(eps), kernel.index(rows), c)
+    kernel(_grid(rows, c), (32, LINES), y, x, *_like(x, gamma, beta, mean, var), eps, rows, c)
     return y
 
 
@@ -47,9 +61,9 @@ def parameter_gradients(dy: Array, x: Array, mean: Array, var: Array, eps: float
     partial = xp.empty((2, grid[1], c), np.float64)
     dgamma, dbeta = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
     kernel = _kernel("gradients_partial", x)
-    kernel(grid, (32, LINES), partial, dy, x, *_like(x, mean), kernel.index(rows), c)
+    kernel(grid, (32, LINES), partial, dy, x, *_like(x, mean), rows, c)
     total = _kernel("gradients_total", x)
-    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_like(x, var), np.float64(eps), grid[1], c)
+    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_like(x, var), eps, grid[1], c)
     return dgamma, dbeta
 
 
@@ -69,7 +83,7 @@ def input_gradient(
     rows, c = x.size // x.shape[-1], x.shape[-1]
     kernel = _kernel("batchnorm_backward", x)
     vectors = _like(x, gamma, mean, var, *sums)
-    kernel(_grid(rows, c), (32, LINES), dx, dy, x, *vectors, float(eps), float(n), kernel.index(rows), c)
+    kernel(_grid(rows, c), (32, LINES), dx, dy, x, *vectors, eps, n, rows, c)
     return dx
 
 
@@ -79,7 +93,7 @@ def column_sums(rows: Array) -> Array:
     rows, grid = xp.ascontiguousarray(rows), _grid(count, c)
     partial, sums = xp.empty((grid[1], c), np.float64), xp.empty(c, np.float64)
     kernel = _kernel("column_sums_partial", rows)
-    kernel(grid, (32, LINES), partial, rows, kernel.index(count), c)
+    kernel(grid, (32, LINES), partial, rows, count, c)
     _kernel("column_sums_total", rows)((-(-c // 32),), (32,), sums, partial, grid[1], c)
     return sums
 

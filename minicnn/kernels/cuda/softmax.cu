@@ -26,7 +26,7 @@ static __device__ Real together(Real value, bool maximum) {
     return result;
 }
 
-// A block: one row. Each thread: the columns threadIdx.x, threadIdx.x + THREADS, …
+// A block: one row. Each thread: the columns threadIdx.x, threadIdx.x + THREADS, ...
 extern "C" __global__ void softmax_forward(Real* __restrict__ p, const Real* __restrict__ z, Real infinity, int K) {
     Index row = (Index)blockIdx.x * K;
     Real largest = -infinity, sum = 0;

@@ -34,7 +34,7 @@ def softmax_cross_entropy_backward(
 ) -> Array:
     """dlogits (N, K) of the mean loss; see `minicnn.kernels.softmax_cross_entropy_backward`. p is not needed."""
     dz = xp_of(logits).empty(logits.shape, logits.dtype)
-    _start(None, dz, logits, target, float(len(logits) if batch_size is None else batch_size))
+    _start(None, dz, logits, target, len(logits) if batch_size is None else batch_size)
     return dz
 
 
