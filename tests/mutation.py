@@ -259,7 +259,8 @@ def main() -> None:
         trees: SimpleQueue[Path] = SimpleQueue()
         for k in range(args.jobs):
             tree = Path(folder) / str(k)
-            for part in ("minicnn", "tests", "setup.cfg", "pyproject.toml", "examples", "benchmarks", "README.md"):
+            for part in ("minicnn", "tests", "setup.cfg", "pyproject.toml", "examples", "benchmarks", "docs",
+                         "README.md", "LEARN.md"):
                 source = ROOT / part
                 (shutil.copytree if source.is_dir() else shutil.copy)(source, _made(tree) / part)
             trees.put(tree)
