@@ -47,8 +47,7 @@ from minicnn.layers.core import Dropout
 from minicnn.layers.network import Network
 from minicnn.layers.walk import Node, backward, forward, new_contexts
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses
-from minicnn.training.checks import check_targets
-from minicnn.training.data import check_array, check_samples
+from minicnn.training.checks import check_array, check_samples, check_targets
 
 STEP = 1e-5
 TOLERANCE = 1e-5

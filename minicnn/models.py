@@ -25,7 +25,7 @@ from minicnn.layers import walk
 from minicnn.layers.base import Layer
 from minicnn.layers.network import ELSEWHERE, Chain, Network
 from minicnn.layers.symbolic import is_symbolic
-from minicnn.training.data import check_array, check_input
+from minicnn.training.checks import check_array, check_input
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History

@@ -31,8 +31,7 @@ from minicnn.losses import (
 )
 from minicnn.objective import prepare_targets, sample_losses
 from minicnn.optimizers import Adam
-from minicnn.training.checks import check_targets
-from minicnn.training.data import check_array, check_input
+from minicnn.training.checks import check_array, check_input, check_targets
 from minicnn.training.finite import Guard
 from minicnn.training.place import Place
 from minicnn.training.shards import Workers

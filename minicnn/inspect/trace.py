@@ -24,8 +24,7 @@ from minicnn.layers.context import Context
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import Node, Observer, backward, forward, new_contexts, unique_keys
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses
-from minicnn.training.checks import check_targets
-from minicnn.training.data import as_samples, check_array
+from minicnn.training.checks import as_samples, check_array, check_targets
 from minicnn.training.shards import Workers
 from minicnn.training.step import update
 

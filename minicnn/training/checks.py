@@ -1,15 +1,23 @@
-"""What is checked before any work is done, and the sentences that are said then: do targets, loss and output fit?"""
+"""What is checked before any work is done, and the sentences that are said then; and the warnings of `fit`.
+
+Do the arrays, the model, the loss and its output fit together? The formulas are elsewhere: here is only what is said.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from minicnn.backend import to_host, xp_of
+from minicnn.batches import Epochs
 from minicnn.errors import InputError
 from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.walk import shapes_of
 from minicnn.losses import BinaryCrossentropy, CategoricalCrossentropy
 from minicnn.objective import Loss
 
@@ -48,6 +56,210 @@ def warn_unless_probabilities(loss: Loss, layers: Sequence[Layer], stacklevel: i
             'loss="categorical_crossentropy"; for several at once activation="sigmoid".',
             stacklevel=stacklevel,
         )
+
+
+def check_array(name: str, array: Any) -> np.ndarray:
+    """`array` as a NumPy array of numbers with at least one sample; else InputError. Nothing is copied needlessly."""
+    if xp_of(array) is not np:
+        array = to_host(array)
+    try:
+        array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    except ValueError:
+        raise _ragged(name, f"a {type(array).__name__} of items that differ in shape") from None
+    if array.dtype == object and array.ndim > 0:
+        raise _ragged(name, f"an object array of shape {array.shape}")
+    if array.dtype.kind not in "buif":
+        fix = "convert them to numbers first."
+        if array.dtype.kind in "US":
+            fix = f"number the classes: names, numbers = np.unique({name}, return_inverse=True)."
+        received = f"dtype {array.dtype}, shape {array.shape}"
+        if array.ndim == 0 and array.dtype == object:
+            received = f"an object of type {type(array.item()).__name__}"
+        raise InputError(name, "these are not numbers.", "an array of numbers.", f"{received}.", fix)
+    if array.ndim == 0:
+        raise InputError(
+            name, "this is a single number.", "an array of samples.", f"{array.item()!r}.",
+            f"put it into a list: [{array.item()!r}].",
+        )  # fmt: skip
+    if array.size == 0:
+        raise InputError(
+            name, "there is nothing in it.", "at least one sample.", f"an array of shape {array.shape}.",
+            "check how the data was loaded or sliced.",
+        )  # fmt: skip
+    return array
+
+
+def _ragged(name: str, received: str) -> InputError:
+    return InputError(
+        name, "its items do not make one array of numbers.", "items of one shape.", f"{received}.",
+        "give all images the same height, width and channels, then np.stack(images).",
+    )  # fmt: skip
+
+
+def check_input(model: Any, x: np.ndarray, name: str) -> np.ndarray:
+    """x as the model takes it, after a look at every number. See as_samples."""
+    _check_layers(model)
+    check_finite(name, x, model.dtype)
+    return as_samples(model, x, name)
+
+
+def _check_layers(model: Any) -> None:
+    if not model.layers:
+        raise InputError(
+            model.name, "the model has no layers.", "at least one layer.", "an empty Sequential.", "add layers first."
+        )
+
+
+def as_samples(model: Any, x: np.ndarray, name: str = "x") -> np.ndarray:
+    """x in the shape that the model takes. Builds a model that did not know its input shape.
+
+    A last axis of length 1 may be missing or be too many, as in Keras: (N, 28, 28) fits a model of (28, 28, 1). Raises
+    InputError where x does not fit.
+    """
+    _check_layers(model)
+    if not model.built:
+        model.build_once(x.shape[1:] or (1,))
+    sample, wanted = x.shape[1:], model.sample_shape
+    if (*sample, 1) == wanted:
+        x = x[..., None]
+    elif sample == (*wanted, 1):
+        x = x[..., 0]
+    check_samples(name, x, wanted, model.layers[0].name)
+    return x
+
+
+def check_samples(name: str, x: np.ndarray, input_shape: tuple[int, ...], layer: str) -> None:
+    """Does x fit the model's first layer? Raises InputError, with the nearest mend."""
+    if x.shape[1:] == tuple(input_shape):
+        return
+    shape, fix = x.shape[1:], "change the data, or the first layer's input_shape."
+    if x.shape == tuple(input_shape) or (*x.shape, 1) == tuple(input_shape):
+        fix = f"a single sample is a batch of one: {name}[None, ...]."
+    elif len(shape) == 3 and (*shape[1:], shape[0]) == tuple(input_shape):
+        fix = (
+            f"the channels come first in these images. Use {name}.transpose(0, 2, 3, 1), not reshape, "
+            "which would tear the pictures apart."
+        )
+    elif len(input_shape) == 1 and np.prod(shape, dtype=int) == input_shape[0]:
+        fix = f"flatten each sample: {name}.reshape(len({name}), -1), or begin the model with Flatten."
+    elif len(shape) == 1 and shape[0] == np.prod(input_shape, dtype=int):
+        fix = f"give each sample its shape back: {name}.reshape(-1, {', '.join(map(str, input_shape))})."
+    elif len(shape) == 3 and shape[:2] == tuple(input_shape[:2]) and (shape[2], *input_shape[2:]) == (3, 1):
+        fix = f"make the images grey: {name}.mean(axis=3, keepdims=True); or give the model input_shape={shape}."
+    elif len(shape) == len(input_shape) == 3 and shape[2] == input_shape[2]:
+        fix = f"resize the images to {input_shape[0]}×{input_shape[1]} pixels (height×width), or change input_shape."
+    raise InputError(
+        name, f"the samples do not fit layer {layer}.", f"shape (N, {', '.join(map(str, input_shape))}).",
+        f"shape {x.shape}.", fix,
+    )  # fmt: skip
+
+
+def check_finite(name: str, x: np.ndarray, dtype: np.dtype) -> None:
+    """InputError where x holds NaN or infinity, or what becomes infinity in `dtype`; walks through it in pieces."""
+    if x.dtype.kind != "f":
+        return
+    step, largest = max(1, (1 << 22) // max(1, x[:1].size)), np.finfo(dtype).max
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        fits = np.isfinite(part) if x.dtype.itemsize <= dtype.itemsize else np.abs(part) <= largest
+        if not fits.all():
+            index = tuple(int(i) for i in np.argwhere(~fits)[0])
+            index = (index[0] + start, *index[1:])
+            if np.isfinite(x[index]):
+                raise InputError(
+                    name, f"a number is too large for {dtype}, in which the model computes.",
+                    f"numbers up to {largest:.1e}.", f"{x[index]} at index {index}.",
+                    "scale the data, for example to numbers between 0 and 1.",
+                )  # fmt: skip
+            raise InputError(
+                name, "not every number is finite.", "no NaN and no infinity.", f"{x[index]} at index {index}.",
+                "find where it comes from (a division by 0, a missing value) before training.",
+            )  # fmt: skip
+
+
+def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+    if len(x) != len(y):
+        raise InputError(
+            y_name, f"{x_name} and {y_name} have different lengths.", f"one target for each of the {len(x)} samples.",
+            f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
+        )  # fmt: skip
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value.__index__() < least:
+        raise InputError(
+            name, "it does not fit.", f"a whole number of {least} or more.", f"{value!r}.", f"for example {name}=10."
+        )
+    return int(value)
+
+
+def require_compiled(model: Any, what: str) -> None:
+    if model.loss is None:
+        raise InputError(
+            model.name, f"{what} was called before compile.", "a model that knows its optimizer and its loss.",
+            "a model that was not compiled.",
+            'first call model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"]).',
+        )  # fmt: skip
+
+
+def warn_that_it_is_lost(model: Any, loss: float, epoch: int, stacklevel: int) -> None:
+    """A UserWarning: the loss of an epoch (counted from 0) is NaN or infinite."""
+    warnings.warn(
+        f"The loss is {loss} in epoch {epoch + 1}: training has diverged, and what {model.name} had learned is likely "
+        "to be lost. Most often the learning rate is too large "
+        f"(it is {model.optimizer.learning_rate:g}; try a tenth), or the inputs are not scaled to about -1 to 1. "
+        "fit(..., check_finite=True) stops before the first step that is not finite and names the layer in which it "
+        "began; with callbacks.TerminateOnNaN() training ends there.",
+        stacklevel=stacklevel,
+    )
+
+
+def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
+    """A UserWarning where a batch of one sample leaves a batch normalisation a single number for each channel.
+
+    Says the likely cause. Returns whether it warned.
+    """
+    name = _normalises_single_numbers(model)
+    if name is None:
+        return False
+    size, samples = batches.batch_size, batches.n
+    if size == 1:
+        cause = "The batch_size is 1: 16 or more gives it something to compare"
+    elif size is not None and samples is not None and samples % size == 1:
+        cause = (
+            f"The last batch holds the one sample that is left of {samples} in batches of {size}: take another "
+            f"batch_size, or {samples - 1} samples"
+        )
+    else:
+        cause = "What is x gave this batch: let it give larger ones, or leave out a last one that is too small"
+    warnings.warn(
+        f"{name} normalises a batch of a single sample, so it finds one number for each channel: less its mean, that "
+        "is 0, whatever it was. Nothing before it is learned from such a batch, and the running variance shrinks. "
+        f"{cause}.",
+        stacklevel=stacklevel,
+    )
+    return True
+
+
+def _normalises_single_numbers(model: Any) -> str | None:
+    """The first batch normalisation that learns and sees a single row of channels in each sample: no image, or 1×1."""
+    for node, shape in zip(model.nodes, shapes_of(model.nodes, model.sample_shape)[1:], strict=True):
+        if isinstance(node.layer, BatchNormalization) and node.layer.trainable and math.prod(shape[:-1]) == 1:
+            return node.layer.name
+    return None
+
+
+def warn_of_another_order(x: Any) -> None:
+    """A UserWarning where the outputs will not stand in the order of the labels that x tells."""
+    if isinstance(x, Epochs) and x.shuffle:
+        warnings.warn(
+            "The data that predict was given is shuffled: its outputs are in the order of the batches, not in that of "
+            "the files, of `classes` or of `labels`. Make it with shuffle=False to compare them.",
+            stacklevel=5,
+        )
+
+
+# ---- targets ---------------------------------------------------------------------------------------------------------
 
 
 def _check_class_numbers(loss: Loss, y: np.ndarray, output_shape: tuple[int, ...], name: str) -> None:

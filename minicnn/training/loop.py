@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from minicnn.backend import to_host
-from minicnn.batches import Epochs, PyDataset
-from minicnn.errors import InputError
-from minicnn.training.advice import warn_of_a_single_sample, warn_that_it_is_lost
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
-from minicnn.training.checks import check_targets, warn_unless_probabilities
-from minicnn.training.data import (
-    ArrayBatches,
-    GeneratorBatches,
-    check_array,
-    check_finite,
-    check_input,
-    is_iterable_of_batches,
+from minicnn.training.checks import (
+    require_compiled,
+    warn_of_a_single_sample,
+    warn_that_it_is_lost,
+    warn_unless_probabilities,
+    whole,
 )
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
 from minicnn.training.inference import Plan
+from minicnn.training.inputs import Batches, hold_back, pair_of, prediction_batches, training_batches
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
-from minicnn.training.sequences import SequenceBatches, is_sequence
 from minicnn.training.shards import Workers
 from minicnn.training.transfer import on_device
 
 Logs = dict[str, float]
-Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 
 
 def fit(
@@ -48,21 +40,21 @@ def fit(
     validation_steps: int | None, validation_batch_size: int | None, finite: bool = False,
 ) -> History:  # fmt: skip
     """See `Sequential.fit`."""
-    _require_compiled(model, "fit")
+    require_compiled(model, "fit")
     model.optimizer.attach(model)
     check_verbose(verbose)
-    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
-    epochs, initial_epoch = _whole("epochs", epochs, 0), _whole("initial_epoch", initial_epoch, 0)
+    batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
+    epochs, initial_epoch = whole("epochs", epochs, 0), whole("initial_epoch", initial_epoch, 0)
     if validation_split and validation_data is None:
-        x, y, validation_data = _hold_back(x, y, validation_split)
-    batches = _batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y", "steps_per_epoch")
+        x, y, validation_data = hold_back(x, y, validation_split)
+    batches = training_batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y", "steps_per_epoch")
     validation = None
     if validation_data is not None:
-        val_x, val_y = _pair(validation_data)
+        val_x, val_y = pair_of(validation_data)
         val_size = batch_size if validation_batch_size is None else validation_batch_size
-        val_size = _whole("validation_batch_size", val_size)
+        val_size = whole("validation_batch_size", val_size)
         names = "val_x", "val_y", "validation_steps"
-        validation = _batches(model, val_x, val_y, val_size, validation_steps, False, *names)
+        validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, *names)
 
     warn_unless_probabilities(model.loss, model.flat_layers, stacklevel=4)
     history = History()
@@ -131,10 +123,10 @@ def evaluate(
     model: Any, x: Any, y: Any, batch_size: int | None, verbose: str | int, steps: int | None, callbacks: Any
 ) -> Logs:
     """See `Sequential.evaluate`."""
-    _require_compiled(model, "evaluate")
+    require_compiled(model, "evaluate")
     check_verbose(verbose)
-    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
-    batches = _batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
+    batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
+    batches = training_batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
     with _workers(model, batch_size, batches, "evaluate") as workers, shown as bar:
         logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
@@ -170,8 +162,8 @@ def predict(
 ) -> np.ndarray:
     """See `Sequential.predict`."""
     check_verbose(verbose)
-    batch_size = _whole("batch_size", 32 if batch_size is None else batch_size)
-    batches = _inputs(model, x, batch_size, steps)
+    batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
+    batches = prediction_batches(model, x, batch_size, steps)
     if len(batches) == 1 and verbose == "auto":
         verbose = 0
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
@@ -206,132 +198,3 @@ def _samples_of_a_batch(batches: Batches, batch_size: int) -> int:
     """As far as it is known: a generator's batches may be of any size."""
     size = batches.batch_size or batch_size
     return min(size, batches.samples or size)
-
-
-# ---- what is checked before any work is done -------------------------------------------------------------------------
-
-
-def _batches(
-    model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, x_name: str, y_name: str, steps_name: str
-) -> Batches:
-    """Batches of (x, y), after everything about them that can be checked beforehand was checked."""
-    steps = None if steps is None else _whole(steps_name, steps)
-    if y is None:
-        if x is None or not (is_sequence(x) or hasattr(x, "__iter__")) or isinstance(x, np.ndarray):
-            raise InputError(
-                y_name, "there are no targets.", "arrays x and y, or a generator of (x, y).",
-                f"{x_name} of type {type(x).__name__}, {y_name} None.", f"pass {y_name}, too.",
-            )  # fmt: skip
-
-        def check(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            return _check(model, x, y, x_name, y_name)
-
-        if is_sequence(x):
-            return SequenceBatches(x, steps, x_name, check, training=steps_name == "steps_per_epoch")
-        return GeneratorBatches(x, steps, x_name, check)
-    if hasattr(x, "__next__") or isinstance(x, PyDataset):
-        raise InputError(
-            y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",
-            f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
-        )  # fmt: skip
-    x, y = check_array(x_name, x), check_array(y_name, y)
-    x = _check(model, x, y, x_name, y_name)
-    return ArrayBatches(x, y, size, steps, shuffle, model.rng, training=steps_name == "steps_per_epoch")
-
-
-def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> np.ndarray:
-    _same_length(x, y, x_name, y_name)
-    check_finite(y_name, y, model.dtype)
-    x = check_input(model, x, x_name)
-    check_targets(model.loss, y, model.shapes[-1], y_name)
-    return x
-
-
-def _same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
-    if len(x) != len(y):
-        raise InputError(
-            y_name, f"{x_name} and {y_name} have different lengths.", f"one target for each of the {len(x)} samples.",
-            f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
-        )  # fmt: skip
-
-
-def _inputs(model: Any, x: Any, size: int, steps: int | None) -> Batches:
-    """Batches for predict, whose targets nobody looks at."""
-    steps = None if steps is None else _whole("steps", steps)
-
-    def pair(batch: Any) -> Any:
-        """x twice: of x alone, of (x,), of (x, y), …"""
-        x = batch[0] if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3 else batch
-        return x, x
-
-    def check(x: np.ndarray, _: np.ndarray) -> np.ndarray:
-        return check_input(model, x, "x")
-
-    if is_sequence(x):
-        _warn_of_another_order(x)
-        return SequenceBatches(x, steps, "x", check, pair=pair)
-    if is_iterable_of_batches(x):
-        return GeneratorBatches(x, steps, "x", check, pair)
-    x = check_input(model, check_array("x", x), "x")
-    return ArrayBatches(x, x, size, steps)
-
-
-def _warn_of_another_order(x: Any) -> None:
-    """A UserWarning where the outputs will not stand in the order of the labels that x tells."""
-    if isinstance(x, Epochs) and x.shuffle:
-        warnings.warn(
-            "The data that predict was given is shuffled: its outputs are in the order of the batches, not in that of "
-            "the files, of `classes` or of `labels`. Make it with shuffle=False to compare them.",
-            stacklevel=5,
-        )
-
-
-def _pair(validation_data: Any) -> tuple[Any, Any]:
-    """validation_data as (x, y); y is None where it is a generator."""
-    if not isinstance(validation_data, (tuple, list)):
-        return validation_data, None
-    if len(validation_data) != 2:
-        raise InputError(
-            "validation_data", "it is not a pair.", "(x, y), or a generator of such batches.",
-            f"a {type(validation_data).__name__} of {len(validation_data)}.", "pass validation_data=(x_test, y_test).",
-        )  # fmt: skip
-    return validation_data[0], validation_data[1]
-
-
-def _hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
-    """The last `share` of the samples becomes the validation data, as in Keras."""
-    if not isinstance(share, Real) or not 0 < share < 1:
-        raise InputError(
-            "validation_split", "it does not fit.", "a share between 0 and 1.", f"{share!r}.", "for example 0.2."
-        )
-    if hasattr(x, "__next__") or y is None:
-        raise InputError(
-            "validation_split", "it needs arrays.", "x and y as arrays.", f"x of type {type(x).__name__}.",
-            "pass validation_data instead.",
-        )  # fmt: skip
-    x, y = check_array("x", x), check_array("y", y)
-    _same_length(x, y, "x", "y")
-    keep = int(len(x) * (1 - share))
-    if keep == 0 or keep == len(x):
-        raise InputError(
-            "validation_split", "one of the two parts would be empty.", "at least one sample in each.",
-            f"{len(x)} samples and validation_split={share}.", "use more samples, or another share.",
-        )  # fmt: skip
-    return x[:keep], y[:keep], (x[keep:], y[keep:])
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if not hasattr(value, "__index__") or isinstance(value, bool) or value.__index__() < least:
-        raise InputError(
-            name, "it does not fit.", f"a whole number of {least} or more.", f"{value!r}.", f"for example {name}=10."
-        )
-    return int(value)
-
-
-def _require_compiled(model: Any, what: str) -> None:
-    if model.loss is None:
-        raise InputError(
-            model.name, f"{what} was called before compile.", "a model that knows its optimizer and its loss.",
-            "a model that was not compiled.",
-            'first call model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"]).',
-        )  # fmt: skip

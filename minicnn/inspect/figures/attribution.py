@@ -38,7 +38,7 @@ from minicnn.inspect.figures.maps import half_of, strongest
 from minicnn.layers.context import Context
 from minicnn.layers.network import Network
 from minicnn.layers.walk import Node, Observer, backward, forward, new_contexts, unique_keys
-from minicnn.training.data import check_array, check_finite
+from minicnn.training.checks import check_array, check_finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

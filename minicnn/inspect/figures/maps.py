@@ -44,7 +44,7 @@ from minicnn.layers.network import Network
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import AveragePooling2D, MaxPooling2D
 from minicnn.layers.walk import forward, new_contexts, part_up_to, shapes_of, unique_keys
-from minicnn.training.data import check_array, check_input
+from minicnn.training.checks import check_array, check_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

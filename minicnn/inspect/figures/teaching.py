@@ -23,7 +23,7 @@ from minicnn.inspect.figures.drawing import (
 from minicnn.kernels import conv2d_backward, conv2d_forward, im2col
 from minicnn.kernels.conv_winograd import MATRICES
 from minicnn.kernels.geometry import IntPair, Padding, Windows, pair
-from minicnn.training.data import check_array, check_finite
+from minicnn.training.checks import check_array, check_finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
