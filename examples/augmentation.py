@@ -2,7 +2,7 @@
 standardisation, and whitening. No download, some seconds.
 
 --data: toy (drawn by code), cifar10, or an image file of yours. --side: whitening compares every pixel with every other
-one, so it is shown on images of 16×16 pixels; 32 takes a minute or two.
+one, so it is shown on images of 16x16 pixels; 32 takes a minute or two.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
+from journal import say_everything
 from matplotlib.figure import Figure
 
 import minicnn
@@ -40,6 +41,11 @@ def load(data, rng):
         (x, _), _, _ = minicnn.datasets.load({"toy": "toy_color"}.get(data, data))
         return x[5 if data == "toy" else 1], x[:4000]
     photo = load_img(data)
+    if max(photo.size) > 4 * min(photo.size) or len(set(photo.resize((32, 32)).getdata())) < 2:
+        raise minicnn.errors.InputError(
+            data, "there is little to see on this picture.", "more than one colour, and sides of at most 1 to 4.",
+            f"{photo.size[0]}x{photo.size[1]} pixels.", "take another one.",
+        )  # fmt: skip
     scale = 160 / min(photo.size)  # Pillow has (width, height), arrays have (height, width)
     size = (round(photo.size[1] * scale), round(photo.size[0] * scale))
     photo = img_to_array(load_img(data, target_size=size, interpolation="bilinear"))
@@ -55,7 +61,7 @@ def show(ax, image, text="", below=""):
     ax.set_xlabel(below, fontsize=9)
 
 
-def page(rows, columns, width, height, title):
+def sheet(rows, columns, width, height, title):
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -66,7 +72,7 @@ def changes(image, seed):
     shown, rows = 6, len(CHANGES) + 1
     title = "One image, changed at random. A model that sees these learns what does not matter."
     height = rows * (0.3 + 1.25 * image.shape[0] / image.shape[1])
-    figure, axes = page(rows, shown + 1, 10, height, title)
+    figure, axes = sheet(rows, shown + 1, 10, height, title)
     arguments = {name: literal_eval(value) for name, value in (text.split("=") for text in CHANGES)}
     everything = {**arguments, "vertical_flip": False, "channel_shift_range": 40, "rotation_range": 20}
     cases = [(text, {text.split("=")[0]: arguments[text.split("=")[0]]}) for text in CHANGES]
@@ -87,7 +93,7 @@ def fill_modes(image):
     modes = {"nearest": "the edge goes on", "constant": "one number, cval=0", "reflect": "a mirror at the edge",
              "wrap": "the other side follows"}  # fmt: skip
     title = "fill_mode: what stands where the image has nothing"
-    figure, axes = page(1, len(modes) + 1, 12, 0.8 + 2.4 * image.shape[0] / image.shape[1], title)
+    figure, axes = sheet(1, len(modes) + 1, 12, 0.8 + 2.4 * image.shape[0] / image.shape[1], title)
     show(axes[0, 0], image, "before")
     for ax, (mode, text) in zip(axes[0, 1:], modes.items(), strict=True):
         generator = ImageDataGenerator(fill_mode=mode)
@@ -105,7 +111,7 @@ def standardised(images):
     }
     count = 4
     title = "Standardised: the same pictures, in numbers that a model learns from more easily"
-    figure, axes = page(len(kinds), count + 1, 10.5, 8.5, title)
+    figure, axes = sheet(len(kinds), count + 1, 10.5, 8.5, title)
     for row, (text, arguments) in zip(axes, kinds.items(), strict=True):
         generator = ImageDataGenerator(**arguments)
         generator.fit(images)
@@ -130,7 +136,7 @@ def whitened(images, side):
     small = cut.reshape(len(images), side, block, side, block, 3).mean(axis=(2, 4))
     title = "Whitened: no pixel tells anything about another one; a larger epsilon is milder, and amplifies less noise"
     count, epsilons = 6, (1e-6, 0.05, 0.2)  # in units of √n, see minicnn/preprocessing/statistics.py
-    figure, axes = page(len(epsilons) + 1, count, 10.5, 8, title)
+    figure, axes = sheet(len(epsilons) + 1, count, 10.5, 8, title)
     for ax, picture in zip(axes[0], small, strict=False):
         show(ax, picture)
     axes[0, 0].set_title(f"before: neighbours' correlation {neighbours(small):.2f}", fontsize=10, loc="left")
@@ -152,6 +158,7 @@ def neighbours(x):
 
 
 def main(args):
+    say_everything()
     args.output.mkdir(parents=True, exist_ok=True)
     image, images = load(args.data, np.random.default_rng(args.seed))
     if not 2 <= args.side <= images.shape[1]:

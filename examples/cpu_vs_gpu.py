@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from journal import say_everything
 
 import minicnn
 from minicnn.callbacks import Callback
@@ -137,6 +138,7 @@ def draw(path, diaries, names, apart, layers):
 
 
 def main(args):
+    say_everything()
     device = minicnn.device(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
     (x, y), _, classes = minicnn.datasets.load(args.dataset)

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from journal import say_everything
 
 import minicnn
 from minicnn import inspect
@@ -58,6 +59,7 @@ def initialisations(x, y, classes):
 
 
 def main(args):
+    say_everything()
     args.output.mkdir(parents=True, exist_ok=True)
     model = minicnn.load_model(args.model) if args.model else None
     shape = NEW_SHAPE if model is None else tuple(model.sample_shape)

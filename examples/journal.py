@@ -1,6 +1,7 @@
 """What the longer examples share: their flags, a backup to go on from, and the record of what was measured."""
 
 import hashlib
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def add_flags(parser, output):
     parser.add_argument("--record", type=Path, metavar="FILE", help="write what was measured to a JSON file")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--device", choices=["cpu", "gpu", "auto"], default="cpu", help="auto: gpu where there is one")
+
+
+def say_everything():
+    """Names of folders and classes may have letters that this terminal cannot show: then it shows others."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def backup(args):

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from journal import say_everything
 
 import minicnn
 from minicnn.errors import InputError
@@ -84,9 +85,7 @@ def with_text(path, text, seen):
 
 
 def main(args):
-    for stream in (sys.stdout, sys.stderr):  # names may have letters that this terminal cannot show
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    say_everything()
     model, failed = classifier(args.model).to(args.device), 0
     by_hand = dataclasses.replace(model.image_input, **{name: True for name in SWITCHES if getattr(args, name)})
     args.output.mkdir(parents=True, exist_ok=True)

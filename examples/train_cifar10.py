@@ -9,7 +9,7 @@ A residual network instead, with its own way to learn: --model resnet20 --epochs
 import argparse
 
 import numpy as np
-from journal import Journal, add_flags, backup, data_md5
+from journal import Journal, add_flags, backup, data_md5, say_everything
 
 import minicnn
 from minicnn.applications import ResNet20
@@ -69,6 +69,7 @@ def optimizer(args, images):
 def main(args):
     if args.limit < 1:
         parser.error(f"--limit: at least 1 image is needed to train on, not {args.limit}")
+    say_everything()
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ Exercises: --epochs 1, --hidden 512 (units), --layers 3 (hidden dense layers), -
 """
 
 import argparse
-import sys
 from pathlib import Path
+
+from journal import say_everything
 
 import minicnn
 from minicnn.inspect import image_grid, prediction_grid, show_image, training_curves
@@ -28,8 +29,7 @@ parser.add_argument("--output", type=Path, default=Path("output/fashion_mnist"),
 
 
 def main(args):
-    if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that this terminal cannot show
-        sys.stdout.reconfigure(errors="replace")
+    say_everything()
     cnn, scale = args.model == "cnn", 1 if args.no_normalize else 255
     epochs, batch_size = args.epochs or (10 if cnn else 5), args.batch_size or (64 if cnn else 32)
     minicnn.set_num_threads(args.threads)

@@ -7,11 +7,10 @@ training images, classes of very different sizes, and the like. Afterwards predi
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-from journal import Journal, add_flags, backup, data_md5
+from journal import Journal, add_flags, backup, data_md5, say_everything
 
 import minicnn
 from minicnn.applications import SmallVGGNet
@@ -80,9 +79,7 @@ def print_findings(diagnosis):
 
 
 def main(args):
-    for stream in (sys.stdout, sys.stderr):  # names may have letters that this terminal cannot show
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    say_everything()
     classification_report = scikit_learn()  # missing, it is better missed now than after hours of training
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)

@@ -8,7 +8,7 @@ Without a download: --dataset toy
 import argparse
 
 import numpy as np
-from journal import Journal, add_flags, backup, data_md5
+from journal import Journal, add_flags, backup, data_md5, say_everything
 
 import minicnn
 from minicnn.callbacks import EarlyStopping
@@ -27,6 +27,7 @@ add_flags(parser, "output/mnist")
 def main(args):
     if args.limit < 2:
         parser.error(f"--limit: at least 2 images are needed, one of them to validate, not {args.limit}")
+    say_everything()
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)

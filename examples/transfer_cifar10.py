@@ -14,7 +14,7 @@ can be had. The whole takes some minutes on two cores; --quick, on drawn clothes
 import argparse
 
 import numpy as np
-from journal import Journal, add_flags, backup, data_md5
+from journal import Journal, add_flags, backup, data_md5, say_everything
 
 import minicnn
 from minicnn.applications.vgg16 import VGG16, preprocess_input
@@ -162,6 +162,7 @@ def main(args):
     counts = [int(count) for count in args.images.split(",") if count.isdecimal() and int(count) > 0]
     if not counts or args.limit < 1:
         parser.error("--images takes numbers such as 10,30,100, and --limit one above 0")
+    say_everything()
     minicnn.set_num_threads(args.threads)
     minicnn.utils.set_random_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
