@@ -407,3 +407,17 @@ def test_what_would_make_an_exercise_easy_is_known():
     assert not {"pad", "pair", "resolve_padding", "output_size"} & files.leading_to(files.PARTS["conv2d_dw"])
     for part in files.PARTS.values():
         assert not {name for _, name in files.helpers(part)} & files.leading_to(part)
+
+
+def test_a_function_that_stops_in_training_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def relu_forward(x):\n    return x[:, :, :, 99]\n")
+    monkeypatch.setattr(milestones.checking, "states", lambda folder: {"relu_forward": "passed"})
+    with pytest.raises(ValueError, match="relu_forward: your function stopped(.|\n)*IndexError"):
+        milestones.run("toy", tmp_path, images=32)
+    assert kernels.relu_forward(np.array([-1.0])).tolist() == [0]
+
+
+def test_products_that_cannot_be_counted_are_not_held_against_it():
+    right = cut.compiled(files.PARTS["winograd_f23"], cut.answer(files.PARTS["winograd_f23"]).whole)
+    stage = last(files.PARTS["winograd_f23"], lambda d, g: right(d.astype(np.float64), g).astype(d.dtype))
+    assert (stage.number, stage.ok) == (5, True)

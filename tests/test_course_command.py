@@ -17,6 +17,7 @@ import pytest
 import minicnn
 from minicnn.__main__ import main
 from minicnn.course import check, checking, cut, files
+from minicnn.course.say import TOO_MUCH_MEMORY
 from minicnn.course.table import STEPS
 
 ROOT = Path(minicnn.__file__).parents[1]
@@ -95,32 +96,39 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def verdicts():
-    """All of them graded in one go: what one does must not touch the next."""
+def test_what_is_said_of_files():
+    """All of them graded in one go, as `list` does: what one does must not touch the next."""
     sources = [checking.Source(f"{name}.py", text, ["relu_forward"]) for name, (text, _) in WRONG.items()]
-    found = {}
-    for verdict in checking.grade_sources(sources, limit=1.5):
-        found.setdefault(verdict.file.removesuffix(".py"), verdict)
-    return found
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_said_of_a_file(name, verdicts):
-    _, said = WRONG[name]
-    verdict = verdicts[name]
-    if said == "$":
-        assert verdict.passed, verdict
-        return
-    assert not verdict.passed
-    words = "\n".join([verdict.problem, *(f"{text}\n{hint}" for _, ok, text, hint in verdict.results if not ok)])
-    assert re.search(said, words, re.DOTALL), words
-    assert "Traceback" not in words
-
-
-def test_what_the_code_prints_is_shown_but_not_without_end(verdicts):
+    verdicts = {v.file.removesuffix(".py"): v for v in reversed(checking.grade_sources(sources, limit=1.5))}
+    wrong = {}
+    for name, (_, said) in WRONG.items():
+        verdict = verdicts[name]
+        words = "\n".join([verdict.problem, *(f"{text}\n{hint}" for _, ok, text, hint in verdict.results if not ok)])
+        as_it_should = verdict.passed if said == "$" else not verdict.passed and re.search(said, words, re.DOTALL)
+        if not as_it_should or "Traceback" in words:
+            wrong[name] = words
+    assert wrong == {}
     assert "hello (2, 2)" in verdicts["prints"].printed
     assert verdicts["prints without end"].printed.count("x") < 20000
+
+
+@pytest.mark.parametrize("code", ["np.ones(10**8)", "[np.ones(10**5) for _ in range(10**4)]", "time.sleep(0.1)"])
+def test_memory_is_limited_where_the_system_does_not(code):
+    program = f"""
+import sys, time, numpy as np
+from minicnn.course.child import limit_memory
+limit_memory(sys.stderr, size=10**8, by_the_system=False)
+kept = {code}
+time.sleep(0.2)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (run.returncode, TOO_MUCH_MEMORY in run.stderr) == ((0, False) if "sleep" in code else (1, True))
+
+
+def test_a_child_that_was_ended_for_its_memory():
+    problem, _ = checking._how_it_ended(1, TOO_MUCH_MEMORY, "", 1.0)
+    assert problem.startswith("It asked for more memory")
 
 
 def test_a_file_may_be_moved_renamed_and_hold_several_functions(tmp_path, capsys):

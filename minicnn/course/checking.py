@@ -16,6 +16,7 @@ from typing import Any
 import minicnn
 from minicnn.course import cut, files
 from minicnn.course.grade import TITLES
+from minicnn.course.say import TOO_MUCH_MEMORY
 from minicnn.course.table import STEPS, Part
 from minicnn.errors import InputError
 
@@ -112,6 +113,8 @@ def _how_it_ended(code: int, trace: str, errors: str, limit: float) -> tuple[str
     """(problem, the trace in which the line is to be found) of a child that did not come to its end."""
     if code == 0:
         return "", ""
+    if TOO_MUCH_MEMORY in trace:
+        return TOO_MUCH_MEMORY.rstrip("."), trace
     if "Timeout" in trace:
         return f"stopped after {limit:g} seconds: an endless loop, or very slow (--limit 60 waits longer)", trace
     fatal = re.findall(r"Fatal Python error: (.+)", trace)

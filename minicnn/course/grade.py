@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.course import cut, plug, say
+from minicnn.course.say import TOO_MUCH_MEMORY
 from minicnn.course.table import Arguments, Part
 from minicnn.errors import InputError
 from minicnn.gradcheck import check_function
@@ -137,7 +138,7 @@ def _told(error: BaseException, file: str) -> str:
     if isinstance(error, RecursionError):
         return f"{where}The function calls itself without end (RecursionError)."
     if isinstance(error, MemoryError):
-        return f"{where}It asked for more memory than an exercise may have. {error}"
+        return f"{where}{TOO_MUCH_MEMORY} {error}"
     if isinstance(error, SystemExit):
         return f"{where}It ended the program (SystemExit); a function returns its result."
     return f"{where}{type(error).__name__}: {error}"

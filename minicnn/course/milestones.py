@@ -216,6 +216,11 @@ def _timed(name: str, call: Any, times: dict[str, float]) -> Any:
         begin = time.perf_counter()
         try:
             return call(*args, **kwargs)
+        except Exception as error:
+            raise InputError(
+                name, "your function stopped in the middle of the training.", "a result.",
+                f"{type(error).__name__}: {error}", f"look at python -m minicnn course check {name}.",
+            ) from error  # fmt: skip
         finally:
             times[name] += time.perf_counter() - begin
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+TOO_MUCH_MEMORY = "It asked for more memory than an exercise may have."
 MANY = 48  # numbers that are shown; of larger arrays only the shape is
 
 
