@@ -115,7 +115,7 @@ class Model(Network):
                     f"use {kind.removeprefix('Sparse') if sparse else 'Sparse' + kind}, "
                     'or "accuracy", which stands for the one that fits.',
                 )  # fmt: skip
-        return metrics
+        return minicnn.metrics.checked_for_training(metrics)
 
     def built_hook(self) -> None:
         """Which accuracy "accuracy" means depends on the output's shape, so again when that changes."""

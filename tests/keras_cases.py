@@ -219,3 +219,70 @@ ACTIVATIONS = {
     "log_softmax, axis 1": ("log_softmax", {"axis": 1}),
 }  # fmt: skip
 ACTIVATED, SLOPES = 1.5 * logits((3, 4, 5), 30), logits((3, 4, 5), 31)
+
+
+class Metric(NamedTuple):
+    name: str
+    arguments: dict[str, Any]
+    y_true: np.ndarray
+    y_pred: np.ndarray
+    sample_weight: np.ndarray | None = None
+
+
+def _metrics() -> dict[str, Metric]:
+    n, k = 40, 5
+    p, t, y = probabilities((n, k), 40), one_hot((n, k), 41), labels((n,), k, 41)
+    b, q, w = bits((n, k), 42), chances((n, k), 43), weights((n,), 44)
+    pixels, classes = probabilities((3, 4, 5, k), 45), labels((3, 4, 5), k, 46)
+    cases: dict[str, Metric] = {
+        "curve of one": Metric("AUC", {}, bits((n,), 47), chances((n,), 48)),
+        "mean iou": Metric("MeanIoU", {"num_classes": k + 1}, labels((n,), k, 49), labels((n,), k, 50)),
+        "mean iou of pixels": Metric("MeanIoU", {"num_classes": k, "sparse_y_pred": False}, classes, pixels),
+        "mean iou ignores": Metric(
+            "MeanIoU", {"num_classes": k, "sparse_y_pred": False, "ignore_class": 1}, classes, pixels
+        ),
+        "mean iou of one-hot": Metric(
+            "MeanIoU", {"num_classes": k, "sparse_y_pred": False, "sparse_y_true": False}, np.eye(k)[classes], pixels
+        ),
+    }  # fmt: skip
+    for weighted in (None, w):
+        more = {
+            "accuracy": Metric("CategoricalAccuracy", {}, t, p),
+            "sparse accuracy": Metric("SparseCategoricalAccuracy", {}, y, p),
+            "binary accuracy": Metric("BinaryAccuracy", {"threshold": 0.4}, b, q),
+            "top": Metric("TopKCategoricalAccuracy", {"k": 2}, t, p),
+            "sparse top": Metric("SparseTopKCategoricalAccuracy", {"k": 3}, y, p),
+            "mse": Metric("MeanSquaredError", {}, t, p),
+            "rmse": Metric("RootMeanSquaredError", {}, t, p),
+            "mae": Metric("MeanAbsoluteError", {}, t, p),
+            "kl": Metric("KLDivergence", {}, probabilities((n, k), 51), p),
+            "bce": Metric("BinaryCrossentropy", {"label_smoothing": 0.1}, b, q),
+            "cce": Metric("CategoricalCrossentropy", {"from_logits": True}, t, logits((n, k), 52)),
+            "scce": Metric("SparseCategoricalCrossentropy", {}, y, p),
+            "precision": Metric("Precision", {}, b, q),
+            "precision at several": Metric("Precision", {"thresholds": [0.2, 0.5, 0.8]}, b, q),
+            "precision of the best": Metric("Precision", {"top_k": 2}, b, q),
+            "precision of a class": Metric("Precision", {"class_id": 1, "thresholds": 0.3}, b, q),
+            "recall": Metric("Recall", {"thresholds": 0.6}, b, q),
+            "recall of the best of a class": Metric("Recall", {"top_k": 3, "class_id": 2}, b, q),
+            "auc": Metric("AUC", {}, b, q),
+            "auc pr": Metric("AUC", {"curve": "PR"}, b, q),
+            "auc pr minoring": Metric("AUC", {"curve": "PR", "summation_method": "minoring"}, b, q),
+            "auc majoring": Metric("AUC", {"num_thresholds": 7, "summation_method": "majoring"}, b, q),
+            "auc thresholds": Metric("AUC", {"thresholds": [0.3, 0.1, 0.7]}, b, q),
+            "auc of labels": Metric("AUC", {"multi_label": True}, b, q),
+            "auc of weighted labels": Metric(
+                "AUC", {"multi_label": True, "label_weights": [0.1, 2.0, 0.5, 1.0, 3.0]}, b, q
+            ),
+            "auc of logits": Metric("AUC", {"from_logits": True}, b, logits((n, k), 53)),
+            "f1": Metric("F1Score", {}, t, p),
+            "f1 macro": Metric("F1Score", {"average": "macro"}, t, p),
+            "f1 micro": Metric("F1Score", {"average": "micro", "threshold": 0.3}, b, q),
+            "f1 weighted": Metric("F1Score", {"average": "weighted", "threshold": 0.5}, b, q),
+        }  # fmt: skip
+        suffix = "" if weighted is None else ", weights"
+        cases |= {f"{name}{suffix}": case._replace(sample_weight=weighted) for name, case in more.items()}
+    return cases
+
+
+METRICS = _metrics()

@@ -431,6 +431,7 @@ FUNCTIONS = {
     "repeat": "a, repeats, axis=None",
     "reshape": "a, newshape, order='C', *, copy=None",
     "roll": "a, shift, axis=None",
+    "searchsorted": "a, v, side='left', sorter=None",
     "shares_memory": "a, b, max_work=None",
     "sort": "a, axis=-1, kind=None",
     "split": "ary, indices_or_sections, axis=0",
@@ -454,7 +455,7 @@ FUNCTIONS = {
 _POSITIONAL = """
 arange bincount concatenate dot may_share_memory reshape shares_memory split vdot where
 """
-_BY_NAME = ("axis", "dtype", "casting", "weights", "order")
+_BY_NAME = ("axis", "dtype", "casting", "weights", "minlength", "order")
 CONSTANTS = """
 dtype float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ newaxis inf nan pi
 """

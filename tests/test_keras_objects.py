@@ -11,6 +11,7 @@ from keras_cases import (
     ACTIVATED,
     ACTIVATIONS,
     LOSSES,
+    METRICS,
     OPTIMIZERS,
     PARAMETERS,
     SCHEDULE_STEPS,
@@ -20,7 +21,7 @@ from keras_cases import (
     gradients,
 )
 
-from minicnn import activations, losses, optimizers, schedules
+from minicnn import activations, losses, metrics, optimizers, schedules
 from minicnn.layers import Activation, Context
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses, weights_of_batch
 
@@ -85,3 +86,20 @@ def test_activations(name):
     np.testing.assert_allclose(dx, KERAS[f"activations/{name}/dx"], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(getattr(activations, kind)(x, **arguments), function.forward(x))
     assert pickle.loads(pickle.dumps(function)).forward(x).shape == x.shape
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics(name):
+    """Counted in two batches, and in one."""
+    case = METRICS[name]
+    metric = getattr(metrics, case.name)(**case.arguments)
+    n = len(case.y_pred)
+    for part in (slice(0, n // 2), slice(n // 2, n)):
+        weight = None if case.sample_weight is None else case.sample_weight[part]
+        metric.update_state(case.y_true[part], case.y_pred[part], weight)
+    np.testing.assert_allclose(metric.result(), KERAS[f"metrics/{name}"], rtol=1e-5, atol=1e-6)
+    once = type(metric).from_config(metric.get_config())
+    assert once.result() == 0
+    np.testing.assert_allclose(once(case.y_true, case.y_pred, case.sample_weight), metric.result(), rtol=1e-12)
+    once.reset_state()
+    assert once.result() == 0

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from minicnn import metrics
-from minicnn.errors import UnknownNameError
+from minicnn import losses, metrics
+from minicnn.errors import InputError, UnknownNameError
+from minicnn.layers import Dense, Input
+from minicnn.models import Sequential, load_model
+from minicnn.optimizers import SGD
+from minicnn.utils import set_random_seed
 
 LABELS = np.array([2, 0, 1, 3])
 ONE_HOT = np.eye(4)[LABELS]
@@ -158,10 +162,12 @@ def test_get_takes_instances_classes_and_configs():
     assert metrics.get(metrics.MeanAbsoluteError).name == "mean_absolute_error"
     again = metrics.get({"class_name": "TopKCategoricalAccuracy", "config": own.get_config()})
     assert (again.k, again.name) == (3, "top3")
-    assert metrics.BinaryAccuracy(threshold=0.2).get_config() == {"name": "binary_accuracy", "threshold": 0.2}
+    assert metrics.BinaryAccuracy(threshold=0.2).get_config() == {
+        "name": "binary_accuracy", "dtype": None, "threshold": 0.2,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("identifier", ["acuracy", np.mean, 3, None])
+@pytest.mark.parametrize("identifier", ["acuracy", 3, None])
 def test_unknown_metrics(identifier):
     with pytest.raises(UnknownNameError, match="one of .* accuracy"):
         metrics.get(identifier)
@@ -170,3 +176,109 @@ def test_unknown_metrics(identifier):
 def test_a_misspelt_metric_is_guessed():
     with pytest.raises(UnknownNameError, match="did you mean 'accuracy'"):
         metrics.get("acuracy")
+
+
+# --- In training ----------------------------------------------------------------------------------------------
+
+
+def mean_of_largest(y_true, y_pred):
+    return y_pred.max(axis=-1)
+
+
+def fitted(metrics_, loss="categorical_crossentropy", activation="softmax", **fit):
+    set_random_seed(0)
+    model = Sequential([Input((4,)), Dense(6, activation="tanh"), Dense(3, activation=activation)])
+    model.compile(SGD(0.1), loss, metrics=metrics_)
+    history = model.fit(X, ONE_OF_3, batch_size=16, shuffle=False, verbose=0, validation_data=(X, ONE_OF_3), **fit)
+    return model, history.history
+
+
+X = np.random.default_rng(1).normal(size=(48, 4)).astype(np.float32)
+ONE_OF_3 = np.eye(3, dtype=np.float32)[np.arange(48) % 3]
+
+
+def test_all_metrics_in_fit_and_evaluate():
+    made = [
+        metrics.AUC(), metrics.Precision(), metrics.Recall(top_k=1), metrics.F1Score("macro"), "bce", mean_of_largest,
+        metrics.MeanIoU(3, sparse_y_true=False, sparse_y_pred=False), metrics.RootMeanSquaredError(),
+        metrics.CategoricalCrossentropy(),
+    ]  # fmt: skip
+    model, history = fitted(made)
+    names = ["auc", "precision", "recall", "f1_score", "bce", "mean_of_largest", "mean_io_u",
+             "root_mean_squared_error", "categorical_crossentropy"]  # fmt: skip
+    assert list(history) == ["loss", *names, "val_loss", *(f"val_{name}" for name in names)]
+    y_pred = model.predict(X, verbose=0)
+    for metric, name in zip(made, names, strict=True):
+        own = metrics.get(metric)
+        own.reset()
+        assert history[f"val_{name}"][0] == pytest.approx(own(ONE_OF_3, y_pred), rel=1e-6)
+    assert history["val_mean_of_largest"][0] == pytest.approx(y_pred.max(axis=-1).mean(), rel=1e-6)
+    assert history["val_categorical_crossentropy"][0] == pytest.approx(history["val_loss"][0], rel=1e-6)
+
+
+def test_two_metrics_of_one_name_are_numbered_as_in_keras():
+    """The second one's number was lost."""
+    two = [metrics.BinaryAccuracy(threshold=0.1), metrics.BinaryAccuracy(threshold=0.6), "accuracy", "accuracy"]
+    model, history = fitted(two)
+    names = ["binary_accuracy", "binary_accuracy_1", "accuracy", "accuracy_1"]
+    assert [metric.name for metric in model.metrics] == names
+    assert history["binary_accuracy"] != history["binary_accuracy_1"]
+    with pytest.raises(InputError, match="one name"):
+        fitted([two[0], two[0]])
+    with pytest.raises(InputError, match="none called loss"):
+        fitted([metrics.AUC(name="loss")])
+    with pytest.raises(InputError, match="several numbers"):
+        fitted([metrics.F1Score()])
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_accuracy_of_logits_has_the_threshold_0(outputs):
+    """It compared logits with 0.5: half of what was right was counted wrong."""
+    same = Dense(outputs, use_bias=False, kernel_initializer=lambda shape, dtype: np.eye(outputs))
+    model = Sequential([Input((outputs,)), same])
+    model.compile("sgd", losses.BinaryCrossentropy(from_logits=True), metrics=["accuracy"])
+    x = np.array([[0.2], [-0.1], [0.4], [-2.0]]).repeat(outputs, axis=1)
+    assert model.evaluate(x, (x > 0).astype(int), verbose=0)[1] == 1.0
+
+
+def test_a_function_is_saved_by_its_name(tmp_path):
+    model, _ = fitted([mean_of_largest, "accuracy"])
+    model.save(tmp_path / "m.zip")
+    again = load_model(tmp_path / "m.zip", custom_objects={"mean_of_largest": mean_of_largest})
+    assert again.evaluate(X, ONE_OF_3, verbose=0) == pytest.approx(model.evaluate(X, ONE_OF_3, verbose=0))
+    with pytest.raises(UnknownNameError, match="mean_of_largest"):
+        load_model(tmp_path / "m.zip")
+
+
+def test_a_function_that_gives_one_number():
+    metric = metrics.get(lambda y_true, y_pred: abs(y_true - y_pred).mean())
+    assert metric([[1.0], [2.0]], [[0.0], [0.0]]) == 1.5
+    assert metric([[0.0]], [[6.0]]) == pytest.approx((1.5 * 2 + 6) / 3)  # samples count, not batches
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.MeanSquaredError()(None, [1.0]), lambda: metrics.MeanSquaredError()([1.0], "a"),
+        lambda: metrics.MeanSquaredError()([1.0, 2.0], [1.0]), lambda: metrics.BinaryAccuracy()([[1, 0]], [[0.1]]),
+        lambda: metrics.MeanSquaredError()([1.0], [1.0], sample_weight=[1.0, 2.0]),
+        lambda: metrics.MeanSquaredError()([1.0], [1.0], sample_weight="a"),
+        lambda: metrics.AUC()([1, 0], [[0.1, 0.2]] * 2),
+        lambda: metrics.Precision()([1, 0], [[0.1, 0.2]] * 2), lambda: metrics.F1Score()([1, 0], [0.1, 0.2]),
+        lambda: metrics.MeanIoU(2)([0, 1], [[0.2, 0.8]] * 2),
+        lambda: metrics.CategoricalCrossentropy()([1, 0], [[0.2, 0.8]] * 2),
+        lambda: metrics.get(lambda a, b: "a")([1.0], [1.0]),
+        lambda: metrics.get(lambda a, b: b[:1])([1.0, 2.0], [1.0, 2.0]),
+        lambda: metrics.BinaryAccuracy(threshold="a"), lambda: metrics.BinaryAccuracy("x", 0.3), lambda: metrics.AUC(1),
+        lambda: metrics.AUC(curve="roc"), lambda: metrics.AUC(thresholds="a"),
+        lambda: metrics.AUC(thresholds=[0.1, None]), lambda: metrics.AUC(label_weights="a"),
+        lambda: metrics.Precision(thresholds=[2.0]), lambda: metrics.Recall("a"),
+        lambda: metrics.Precision(top_k=0), lambda: metrics.F1Score("mean"), lambda: metrics.F1Score(threshold=0),
+        lambda: metrics.MeanIoU(0), lambda: metrics.MeanIoU(None), lambda: metrics.TopKCategoricalAccuracy(k=None),
+        lambda: metrics.TopKCategoricalAccuracy(k=-1), lambda: metrics.MeanSquaredError(3),
+        lambda: metrics.MeanSquaredError(dtype="int8"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(call):
+    with pytest.raises(InputError):
+        call()

@@ -26,6 +26,7 @@ from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
 from minicnn.layers.network import Network, typed
 from minicnn.layers.walk import input_shape_of, shapes_of
+from minicnn.metrics import FunctionMetric
 from minicnn.preprocessing.image_input import ImageInput
 from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
@@ -55,7 +56,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
         optimizer = model.optimizer
         config["compile"] = {
             "optimizer": _named(optimizer), "loss": _named(model.loss), "iterations": optimizer.iterations,
-            "metrics": [name if isinstance(name, str) else _named(metric)
+            "metrics": [name if isinstance(name, str) else _name_of_function(metric) or _named(metric)
                         for name, metric in zip(model.metric_names, model.metrics, strict=True)],
         }  # fmt: skip
     write_archive(filepath, config, arrays, overwrite)
@@ -141,7 +142,8 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
         entries = (compiled["optimizer"], compiled["loss"], *typed(compiled, "metrics", list))
         own = custom_objects or {}
         optimizer, loss, *metrics = (
-            restored(entry, own) if isinstance(entry, dict) and entry["class_name"] in own else entry
+            restored(entry, own) if isinstance(entry, dict) and entry["class_name"] in own
+            else own.get(entry, entry) if isinstance(entry, str) else entry
             for entry in entries
         )
         model.compile(optimizer, loss, metrics)
@@ -149,6 +151,11 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
         if not 0 <= model.optimizer.iterations < 1 << 53:
             raise ValueError(f"iterations is {model.optimizer.iterations}")
     model.rng = generator_from(config["rng"])
+
+
+def _name_of_function(metric: Any) -> str | None:
+    """A function as a metric goes by its name; whoever loads the model passes it in custom_objects."""
+    return metric.function.__name__ if isinstance(metric, FunctionMetric) else None
 
 
 def weights_by_name(model: Any) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ class MonitorCallback(Callback):
             return self.mode
         name = self.monitor.removeprefix("val_")
         for metric in getattr(self.model, "metrics", None) or []:
-            if getattr(metric, "name", None) == name:
+            if getattr(metric, "name", None) == name and metric.direction is not None:
                 return metric.direction
         if name in ("loss", "mse", "mae") or name.endswith("_error"):
             return "min"
