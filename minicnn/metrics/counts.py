@@ -143,7 +143,7 @@ class AUC(_Counts):
             above = xp.searchsorted(thresholds, p[:, k].astype("float64"))  # how many thresholds lie below
             for which in (t[:, k], ~t[:, k]):
                 found = xp.bincount(above, w[:, k] * which, len(thresholds) + 1)
-                yes = found[::-1].cumsum()[::-1][1:]
+                yes = xp.cumsum(found[::-1])[::-1][1:]
                 counts += [yes, found.sum() - yes]
         return xp.stack(counts).reshape(labels, 4, -1)
 
