@@ -228,16 +228,16 @@ def print_success(source: Source, folder: Path | None) -> None:
 
 
 def following_part(part: Part, folder: Path | None) -> str:
-    """The command for what comes next."""
+    """The command for what comes next: the first function after this one that is not written."""
+    there = files.look(folder) if folder is not None else {}
     order = list(files.PARTS.values())
-    at = order.index(part) + 1
-    if at == len(order):
-        return "python -m minicnn course run toy"
-    step = files.step_of(order[at])
-    there = files.look(folder).get(order[at].function) if folder is not None else None
-    if there is not None:
-        return f"write {there.path.name}, then: python -m minicnn course check {quoted(there.path.name)}"
-    return f"python -m minicnn course start {step.name}"
+    for following in order[order.index(part) + 1 :]:
+        if following.function not in there:
+            return f"python -m minicnn course start {files.step_of(following).name}"
+        name = there[following.function].path.name
+        if not there[following.function].written:
+            return f"write {name}, then: python -m minicnn course check {quoted(name)}"
+    return "python -m minicnn course list, or train a network: python -m minicnn course run toy"
 
 
 def quoted(name: str) -> str:

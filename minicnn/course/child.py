@@ -56,6 +56,7 @@ def main(report_path: str, trace_path: str) -> None:
     with open(report_path, "w", encoding="utf-8") as report, open(trace_path, "w", encoding="utf-8") as trace:
         from minicnn.course import files, grade  # before the limits: this is not the learner's memory or time
 
+        grade.framework_losses("sgd")
         limit_memory(trace)
         faulthandler.enable(trace)  # where it was, should the process crash
         sys.stdout = sys.stderr = caught  # type: ignore[assignment]
