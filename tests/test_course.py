@@ -421,3 +421,9 @@ def test_products_that_cannot_be_counted_are_not_held_against_it():
     right = cut.compiled(files.PARTS["winograd_f23"], cut.answer(files.PARTS["winograd_f23"]).whole)
     stage = last(files.PARTS["winograd_f23"], lambda d, g: right(d.astype(np.float64), g).astype(d.dtype))
     assert (stage.number, stage.ok) == (5, True)
+
+
+def test_the_outline_keeps_the_shape_of_targets():
+    lines = cut.skeleton(files.PARTS["col2im"]).splitlines()
+    assert lines[0] == "    (KH, KW), (sh, sw), (dil_h, dil_w) = …"
+    assert "    for row, (n, oh, ow) in enumerate(np.ndindex(N, OH, OW)):" in lines

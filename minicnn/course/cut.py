@@ -253,17 +253,22 @@ def skeleton(part: Part) -> str:
     return "\n".join(_bare(statements, "    "))
 
 
+def _target(node: ast.expr) -> str:
+    """Without the brackets round several."""
+    return ", ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) else ast.unparse(node)
+
+
 def _bare(statements: list[Any], indent: str) -> Iterator[str]:
     for node in statements:
         if isinstance(node, ast.Assign):
-            yield f"{indent}{' = '.join(ast.unparse(target).strip('()') for target in node.targets)} = …"
+            yield f"{indent}{' = '.join(map(_target, node.targets))} = …"
         elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
             sign = "+=" if isinstance(node, ast.AugAssign) else "="
             yield f"{indent}{ast.unparse(node.target)} {sign} …"
         elif isinstance(node, ast.Return):
             yield f"{indent}return …"
         elif isinstance(node, ast.For):
-            yield f"{indent}for {ast.unparse(node.target).strip('()')} in {ast.unparse(node.iter)}:"
+            yield f"{indent}for {_target(node.target)} in {ast.unparse(node.iter)}:"
             yield from _bare(node.body, indent + "    ")
         elif isinstance(node, (ast.While, ast.If)):
             yield f"{indent}{'while' if isinstance(node, ast.While) else 'if'} …:"
