@@ -116,9 +116,10 @@ class Network(Layer):
                 )  # fmt: skip
 
     def _name_layers(self) -> None:
-        """A name of its own for each layer; those without one are numbered."""
-        for k, layer in enumerate(self.layers):
-            self._take(layer, self.layers[:k])
+        """A name of its own for each layer; those without one are numbered, around the names that others have."""
+        layers = sorted(self.layers, key=lambda layer: not layer.named)
+        for k, layer in enumerate(layers):
+            self._take(layer, layers[:k])
 
     def _take(self, layer: Layer, others: Sequence[Layer]) -> None:
         """Give the layer a name that none of the others has, or check the one that it was given."""
@@ -154,6 +155,7 @@ class Network(Layer):
     def nodes(self) -> list[Node]:
         """The layers that compute, for a walk: those of inner networks in their places."""
         nodes: list[Node] = []
+        keys: dict[int, str] = {}  # one for each layer, also where two inner networks share it
 
         def place(network: Network, entry: int, prefix: str) -> int:
             values = [entry]
@@ -162,7 +164,7 @@ class Network(Layer):
                 if isinstance(layer, Network):
                     values.append(place(layer, read[0], f"{prefix}{layer.name}/"))
                 else:
-                    nodes.append(Node(layer, read, prefix + layer.name))
+                    nodes.append(Node(layer, read, keys.setdefault(id(layer), prefix + layer.name)))
                     values.append(len(nodes) - 1)
             return values[-1]
 
@@ -172,11 +174,7 @@ class Network(Layer):
     @property
     def layers_by_key(self) -> dict[str, Layer]:
         """All layers that compute, each once, under names unique in the whole model: "vgg16/block1_conv1"."""
-        keys: dict[int, str] = {}
-        for node in self.nodes:
-            keys.setdefault(id(node.layer), node.key)
-        layers = {id(node.layer): node.layer for node in self.nodes}
-        return {key: layers[i] for i, key in keys.items()}
+        return {node.key: node.layer for node in self.nodes}
 
     @property
     def flat_layers(self) -> list[Layer]:
@@ -234,6 +232,14 @@ class Network(Layer):
         return type(error)(
             error.where, error.problem, error.expected, f"{error.received} The sizes in {self.name}: {chain}.", fix
         )
+
+    def _symbolic_call(self, inputs: tuple[SymbolicTensor, ...]) -> SymbolicTensor:
+        if not self._uses:
+            raise InputError(
+                self.name, "there are no layers in it.", "a network with layers.", "an empty one, which was called.",
+                "add its layers before you call it.",
+            )  # fmt: skip
+        return super()._symbolic_call(inputs)
 
     def check_built(self, shape: Any) -> None:
         if self.sample_shape is not None and tuple(shape) != self.sample_shape:
@@ -479,6 +485,10 @@ class Network(Layer):
             network._uses.append((layers[place], tuple(inputs)))
         if not network._uses:
             raise ValueError("a network without layers")
+        read = {j for _, inputs in network._uses for j in inputs}
+        for i, (layer, _) in enumerate(network._uses[:-1]):
+            if i not in read:
+                raise ValueError(f"nothing reads the output of {layer.name}")
         network._name_layers()
         shape = config["input_shape"]
         network.sample_shape = None if shape is None else checked_shape(network.name, shape)

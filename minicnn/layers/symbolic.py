@@ -49,6 +49,7 @@ class SymbolicTensor:
         )  # fmt: skip
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = _refuse
+    __pow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
     __array__ = __iter__ = __len__ = __getitem__ = __bool__ = __float__ = __int__ = _refuse
 
 

@@ -27,8 +27,8 @@ Value = Any  # an array; the list of a merging layer's inputs
 class Node(NamedTuple):
     """layer: what computes. inputs: the nodes whose outputs it reads; -1 is the network's input.
 
-    key: a name for the layer, unique in the whole model: "conv2d_1", "vgg16/block1_conv1". A layer that is used twice
-    has two nodes of one key. replaces: the model's layer for which a plan made this one, if it did.
+    key: a name for the layer, unique in the whole model: "conv2d_1", "vgg16/block1_conv1". A layer that is used twice,
+    or by two inner networks, has two nodes of one key. replaces: the model's layer for which a plan made this one, if it did.
     """
 
     layer: Layer

@@ -45,6 +45,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     disk refuses.
     """
     model.require_built("it cannot be saved")
+    _check_not_shared(model, {})
     for layer in model.flat_layers:
         _check_writable(layer)
     names = None if model.class_names is None else [str(name) for name in model.class_names]
@@ -60,6 +61,20 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
                         for name, metric in zip(model.metric_names, model.metrics, strict=True)],
         }  # fmt: skip
     write_archive(filepath, config, arrays, overwrite)
+
+
+def _check_not_shared(network: Network, owners: dict[int, str]) -> None:
+    """InputError where two networks inside the model share a layer: from their configs two layers would be made."""
+    for layer in network.layers:
+        owner = owners.setdefault(id(layer), network.name)
+        if owner != network.name:
+            raise InputError(
+                layer.name, "two networks share this layer, and a model file cannot say so.",
+                "each layer in one network; that one may be called twice.", f"it is in {owner} and in {network.name}.",
+                "write the weights alone with save_weights, and build the model in code.",
+            )  # fmt: skip
+        if isinstance(layer, Network):
+            _check_not_shared(layer, owners)
 
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:

@@ -95,15 +95,14 @@ class Plan:
 
 def plan(nodes: Sequence[Node]) -> list[Node]:
     """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer of them."""
+    nodes = _without_dropout(nodes)
     readers = Counter(j for node in nodes for j in node.inputs)
     kept: list[Node] = []
     place = {-1: -1}  # where the value of an old node is now
     for i, node in enumerate(nodes):
         layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
         place[i] = len(kept)
-        if type(layer) is Dropout:
-            place[i] = inputs[0]
-        elif (
+        if (
             type(layer) is BatchNormalization and inputs[0] >= 0
             and readers[node.inputs[0]] == 1 and _takes_in(kept[inputs[0]].layer)
         ):  # fmt: skip
@@ -111,6 +110,20 @@ def plan(nodes: Sequence[Node]) -> list[Node]:
             kept[inputs[0]] = before._replace(layer=folded(before.layer, layer), replaces=before.layer)
             place[i] = inputs[0]
         else:
+            kept.append(node._replace(inputs=inputs))
+    return kept
+
+
+def _without_dropout(nodes: Sequence[Node]) -> list[Node]:
+    """The other nodes; who read what dropout gave reads what it took."""
+    kept: list[Node] = []
+    place = {-1: -1}
+    for i, node in enumerate(nodes):
+        inputs = tuple(place[j] for j in node.inputs)
+        if type(node.layer) is Dropout:
+            place[i] = inputs[0]
+        else:
+            place[i] = len(kept)
             kept.append(node._replace(inputs=inputs))
     return kept
 

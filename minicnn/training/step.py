@@ -91,9 +91,8 @@ def collected(
     """
     params: dict[tuple[str, str], Array] = {}
     grads: dict[tuple[str, str], list[Array]] = {}
-    names: dict[int, str] = {}
     for i, node in enumerate(nodes):
-        layer, key = node.layer, names.setdefault(id(node.layer), node.key)
+        layer, key = node.layer, node.key
         for name, p in layer.params.items() if layer.trainable else ():
             parts = [contexts[i].grads[name] for contexts in shards]
             if (key, name) in params:
