@@ -22,9 +22,7 @@ BATCHES = [  # of arrays that are joined element by element, with the batch axis
     [(2, 1, 4, 1), (2, 3, 1, 2), (2, 3, 4, 2)],
 ]
 NAMES = ["add", "subtract", "multiply", "average", "maximum"]
-CASES = [
-    (name, shapes) for name, shapes in itertools.product(NAMES, BATCHES) if name != "subtract" or len(shapes) == 2
-]
+CASES = [(name, shapes) for name, shapes in itertools.product(NAMES, BATCHES) if name != "subtract" or len(shapes) == 2]
 IDS = [f"{name} {shapes}".replace(" ", "") for name, shapes in CASES]
 JOINS = [
     ([(2, 3), (2, 1)], -1),
