@@ -230,7 +230,7 @@ def test_a_layer_that_is_used_twice_has_the_sum_of_both_gradients():
         np.testing.assert_allclose(w - new, 0.01 * (two[0].grads[name] + two[1].grads[name]), atol=1e-6)
 
 
-# ---- negative controls: wrong walks, which our checks reject ----------------------------------------------------------
+# ---- negative controls: wrong walks, which our checks reject ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NETWORKS)
