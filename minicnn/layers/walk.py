@@ -28,7 +28,8 @@ class Node(NamedTuple):
     """layer: what computes. inputs: the nodes whose outputs it reads; -1 is the network's input.
 
     key: a name for the layer, unique in the whole model: "conv2d_1", "vgg16/block1_conv1". A layer that is used twice,
-    or by two inner networks, has two nodes of one key. replaces: the model's layer for which a plan made this one, if it did.
+    or by two inner networks, has two nodes of one key. replaces: the model's layer for which a plan made this one, if
+    it did.
     """
 
     layer: Layer
