@@ -130,6 +130,9 @@ def make_corpus(folder: Path) -> dict[str, Case]:
                        ("keras_net.weights.h5", [damage.put_size, damage.flip, damage.blind]),
                        ("keras_net.keras", zips)):  # fmt: skip
         corpus[name] = ((FIXTURES / name).read_bytes(), ways, lambda path: keras_weights.load_weights(theirs, path))
+    for name in ("keras_net_whole.h5", "keras_net.keras"):
+        ways = zips if name.endswith("keras") else [damage.put_size, damage.flip, damage.blind]
+        corpus[f"model {name}"] = ((FIXTURES / name).read_bytes(), ways, load_model)
     return corpus
 
 

@@ -15,7 +15,7 @@ import pytest
 from minicnn import utils
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
-from minicnn.models import Sequential, load_model
+from minicnn.models import Sequential
 from minicnn.saving import keras_weights
 
 h5py = pytest.importorskip("h5py", reason='Keras\' files are read with h5py: python -m pip install ".[keras]"')
@@ -444,13 +444,6 @@ def test_no_file_and_no_shape():
         network().load_weights(FIXTURES / "missing.h5")
     with pytest.raises(InputError, match="has not been built"):
         Sequential([Dense(2)]).load_weights(FIXTURES / "keras_net.h5")
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_load_model_says_that_only_weights_can_be_read(suffix):
-    with pytest.raises(BrokenFileError, match="file of Keras") as caught:
-        load_model(FIXTURES / f"keras_net{suffix}")
-    assert "model.load_weights" in str(caught.value)
 
 
 def test_the_files_first_bytes_decide_not_its_name(tmp_path):

@@ -72,10 +72,10 @@ def opened(filepath: Any, member: str) -> Iterator[File]:
 
 
 class File:
-    """An open file. root: its outermost group."""
+    """An open file. root: its outermost group. size: in bytes."""
 
     def __init__(self, filepath: Any, root: Any):
-        self.filepath, self.root = filepath, root
+        self.filepath, self.root, self.size = filepath, root, os.stat(filepath).st_size
 
     def child(self, group: Any, path: str) -> Any:
         """What a path inside a group leads to; every step of it must lie in this very file."""

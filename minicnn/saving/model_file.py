@@ -30,7 +30,7 @@ from minicnn.metrics import FunctionMetric
 from minicnn.preprocessing.image_input import ImageInput
 from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
-from minicnn.saving import keras_weights
+from minicnn.saving import keras_model, keras_weights
 from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
@@ -84,7 +84,7 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
 
 
 def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
-    """The model that save_model wrote.
+    """The model that save_model wrote, or Keras: see minicnn/saving/keras_model.py.
 
     models: the classes of models by name, which live above this room; `minicnn.models.load_model` passes them.
     custom_objects: the user's own classes of layers, losses, metrics and optimizers by name; no other class but
@@ -93,11 +93,7 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
     a parameter before its array was found in the file.
     """
     if keras_weights.is_keras_file(filepath):
-        raise BrokenFileError(
-            filepath, "this is a file of Keras.", "a file written by model.save() of minicnn.",
-            "Keras' format, of which only the weights can be read.",
-            "build the same network in code, then model.load_weights(file).",
-        )  # fmt: skip
+        return keras_model.load_model(filepath, models)
     with opened_archive(filepath) as (config, archive):
         if "model" not in config:
             raise BrokenFileError(

@@ -1,0 +1,88 @@
+"""Does the model compute what the file's configuration says? What differs, in sentences."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from math import isclose
+from typing import Any
+
+from minicnn.errors import InputError
+from minicnn.layers import ELU, Activation, Dropout, LeakyReLU, ReLU, Softmax
+from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.saving.keras_config import Description, translated
+
+# Arguments that do not change what a trained layer computes, and those that the arrays' shapes tell.
+_NO_MATTER = ("name", "trainable", "input_shape", "algorithm", "momentum", "seed", "filters", "units", "activation")
+
+Step = tuple[str, str, dict[str, Any]]  # class, the layer's name, what it computes with
+
+
+def differences(described: Description, model: Any) -> list[str]:
+    """A sentence for each difference between the file's layers and the model's, in their order.
+
+    An activation counts as a layer of its own: Conv2D(…, activation="relu") is Conv2D(…), Activation("relu").
+    """
+    theirs, ours = _of_file(described), [step for layer in model.flat_layers for step in _steps(layer)]
+    found: list[str] = []
+    where = f"{described.filepath}: the file says"
+    kinds = [step[0] for step in theirs], [step[0] for step in ours]
+    for what, i, j, k, end in SequenceMatcher(None, *kinds, autojunk=False).get_opcodes():
+        if what == "equal":
+            for (kind, _, one), (_, name, other) in zip(theirs[i:j], ours[k:end], strict=True):
+                found += [
+                    f"{where} {argument}={value!r}, {name} ({kind}) has {other[argument]!r}."
+                    for argument, value in one.items()
+                    if not _equal(value, other.get(argument, value))
+                ]
+            continue
+        said = ", ".join(f"{kind} ({name})" for kind, name, _ in theirs[i:j]) or "nothing"
+        has = ", ".join(f"{kind} ({name})" for kind, name, _ in ours[k:end]) or "nothing"
+        found.append(f"{where} {said} where the model has {has}.")
+    return found
+
+
+def _of_file(described: Description) -> list[Step]:
+    steps: list[Step] = []
+    for kind, config in described.walk(described.config["config"]):
+        if kind == "InputLayer":
+            continue
+        try:
+            steps += _steps(translated(described, kind, config, None))
+        except InputError:  # a layer that minicnn does not have
+            steps.append((kind, str(config.get("name")), {}))
+    return steps
+
+
+def _steps(layer: Layer) -> list[Step]:
+    kind, config = type(layer).__name__, layer.get_config()
+    if isinstance(layer, Dropout):
+        return []
+    activation: list[Step] = []
+    if isinstance(layer, ActivatedLayer):
+        name, options = layer.activation.name, {}
+        if name == "relu":
+            options = {"negative_slope": config.get("negative_slope", 0.0), "max_value": config.get("max_value")}
+        elif name == "leaky_relu":
+            name, options = "relu", {"negative_slope": 0.2, "max_value": None}
+        elif name == "elu":
+            options = {"alpha": config.get("alpha", 1.0)}
+        if name != "linear":
+            activation = [(f"activation {name}", layer.name, options)]
+        if isinstance(layer, (Activation, ELU, LeakyReLU, ReLU, Softmax)):
+            return activation
+    wanted = {
+        key: value
+        for key, value in config.items()
+        if key not in _NO_MATTER and not key.endswith(("_initializer", "_regularizer", "_constraint"))
+    }
+    if "pool_size" in wanted and wanted["strides"] is None:
+        wanted["strides"] = wanted["pool_size"]
+    return [(kind, layer.name, wanted), *activation]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return isclose(one, other, rel_tol=1e-6)  # the file may hold what a float32 was
+    if isinstance(one, (list, tuple)) != isinstance(other, (list, tuple)):  # 3 means (3, 3)
+        one, other = (v if isinstance(v, (list, tuple)) else [v, v] for v in (one, other))
+    return (list(one) == list(other)) if isinstance(one, (list, tuple)) else one == other

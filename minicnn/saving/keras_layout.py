@@ -1,0 +1,69 @@
+"""How the numbers of Keras' files lie, where that is not as here.
+
+Theano           its convolution turns the kernel by 180 degrees; TensorFlow's, and ours, does not
+channels_first   images are (C, H, W), so Flatten puts the features in another order: the rows of the Dense behind it,
+                 and the numbers of a batch normalisation between them, are brought into ours
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten
+from minicnn.layers.base import ActivatedLayer
+from minicnn.saving.hdf5 import File
+
+
+class Layout:
+    """convolutions: whose kernels are to be turned. orders: (layer's key, array's name) -> the order of its rows."""
+
+    def __init__(self, convolutions: set[str], orders: dict[tuple[str, str], np.ndarray]):
+        self.convolutions, self.orders = convolutions, orders
+
+    @classmethod
+    def of(cls, file: File, described: Any, model: Any) -> Layout:
+        """That of a file: of its configuration, and of the attribute `backend` beside the weights."""
+        backend = file.root.get("model_weights", file.root).attrs.get("backend", b"")
+        theano = backend in (b"theano", "theano")
+        convolutions = {key for key, layer in _layers(model) if theano and isinstance(layer, Conv2D)}
+        reordered = described is not None and described.channels_first and not described.flatten_first
+        return cls(convolutions, _orders(file, model) if reordered else {})
+
+    def turned(self, layer: str, name: str, array: np.ndarray) -> np.ndarray:
+        """An array of the file as it is here."""
+        if layer in self.convolutions and array.ndim == 4:
+            return array[::-1, ::-1]
+        order = self.orders.get((layer, name))
+        return array if order is None else array[order]
+
+
+def _layers(model: Any) -> list[tuple[str, Any]]:
+    return list(zip(model.layer_keys, model.flat_layers, strict=True))
+
+
+def _orders(file: File, model: Any) -> dict[tuple[str, str], np.ndarray]:
+    """The orders of rows in a network of channels last whose numbers were learned with channels first."""
+    orders: dict[tuple[str, str], np.ndarray] = {}
+    shape, order = tuple(model.input_shape), None
+    for key, layer in _layers(model):
+        if isinstance(layer, Flatten) and len(shape) == 3:
+            height, width, channels = shape
+            order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
+        elif order is not None and isinstance(layer, Dense):
+            orders[key, "w"], order = order, None
+        elif order is not None and isinstance(layer, BatchNormalization):
+            orders |= {(key, name): order for name in (*layer.params, *layer.state)}
+        elif order is not None and not isinstance(layer, (Activation, Dropout, ActivatedLayer)):
+            raise file.broken(
+                f"what {key} reads was flattened with the channels first.", "a Dense layer after Flatten.",
+                f"a {type(layer).__name__}.", "save the network with channels_last.",
+            )  # fmt: skip
+        shape = tuple(layer.output_shape(shape))
+    if order is not None:
+        raise file.broken(
+            "its outputs are flattened with the channels first.", "a Dense layer after Flatten.", "none.",
+            "save the network with channels_last.",
+        )  # fmt: skip
+    return orders
