@@ -360,7 +360,6 @@ def check_notes(model, path, says):
         ("Conv2D", {**CONV, "batch_input_shape": [None, None, None, 3]}, "its input has no fixed size"),
         ("BatchNormalization", {"axis": 1}, "no axis here"),
         ("BatchNormalization", {"axis": -1, "renorm": True}, "no renorm here"),
-        ("ReLU", {"threshold": 1.0}, "no threshold here"),
         ("Dropout", {"rate": 0.5, "noise_shape": [1, 2]}, "no noise_shape here"),
         ("Dropout", {"rate": 7}, "rate"),
     ],

@@ -60,12 +60,13 @@ def _steps(layer: Layer) -> list[Step]:
     activation: list[Step] = []
     if isinstance(layer, ActivatedLayer):
         name, options = layer.activation.name, {}
-        if name == "relu":
-            options = {"negative_slope": config.get("negative_slope", 0.0), "max_value": config.get("max_value")}
-        elif name == "leaky_relu":
-            name, options = "relu", {"negative_slope": 0.2, "max_value": None}
+        if name in ("relu", "leaky_relu"):
+            slope = 0.2 if name == "leaky_relu" else 0.0
+            options = {"negative_slope": slope, "max_value": None, "threshold": 0.0}
+            name = "relu"
         elif name == "elu":
-            options = {"alpha": config.get("alpha", 1.0)}
+            options = {"alpha": 1.0}
+        options |= {key: config[key] for key in options if key in config}
         if name != "linear":
             activation = [(f"activation {name}", layer.name, options)]
         if isinstance(layer, (Activation, ELU, LeakyReLU, ReLU, Softmax)):

@@ -351,7 +351,7 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             "build the network in code, with a layer of your own for it, then model.load_weights(file)."
             if kind != "Lambda" else "a Lambda holds program code, which is never run; write the layer in code.",
         )  # fmt: skip
-    taken = set(cls._arguments()) - {"input_shape", "algorithm"}
+    taken = set(cls._arguments()) - {"input_shape", "algorithm", "data_format"}
     arguments: dict[str, Any] = {}
     for key, value in config.items():
         key = RENAMED.get((kind, key), RENAMED.get(key, key))  # type: ignore[call-overload]
@@ -404,9 +404,11 @@ def _axis(file: Description, name: Any, kind: str, value: Any, shape: Shape | No
         return {}
     last = 1 if file.channels_first and len(shape) == 3 else len(shape)
     allowed = (last,) if file.channels_first and len(shape) == 3 else (last, -1)
-    if axis not in allowed:
-        raise _unsupported(file, name, "axis", value)
-    return {}
+    if axis in allowed:
+        return {}
+    if kind in ("Concatenate", "Softmax") and not file.channels_first and isinstance(axis, int):
+        return {"axis": axis}
+    raise _unsupported(file, name, "axis", value)
 
 
 def _check_format(file: Description, name: Any, kind: str, arguments: dict[str, Any], shape: Shape | None) -> None:

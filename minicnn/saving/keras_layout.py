@@ -11,9 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten
-from minicnn.layers.base import ActivatedLayer
+from minicnn.layers import (
+    ELU,
+    Activation,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    ReLU,
+    Softmax,
+)
+from minicnn.layers.network import Network
+from minicnn.layers.walk import input_shape_of, shapes_of
 from minicnn.saving.hdf5 import File
+
+_EACH_BY_ITSELF = (Activation, Dropout, ELU, LeakyReLU, ReLU, Softmax)  # layers to which no feature has a place
 
 
 class Layout:
@@ -23,13 +37,14 @@ class Layout:
         self.convolutions, self.orders = convolutions, orders
 
     @classmethod
-    def of(cls, file: File, described: Any, model: Any) -> Layout:
+    def of(cls, file: File, described: Any, network: Network) -> Layout:
         """That of a file: of its configuration, and of the attribute `backend` beside the weights."""
         backend = file.root.get("model_weights", file.root).attrs.get("backend", b"")
         theano = backend in (b"theano", "theano")
-        convolutions = {key for key, layer in _layers(model) if theano and isinstance(layer, Conv2D)}
+        layers = network.layers_by_key.items()
+        convolutions = {key for key, layer in layers if theano and isinstance(layer, Conv2D)}
         reordered = described is not None and described.channels_first and not described.flatten_first
-        return cls(convolutions, _orders(file, model) if reordered else {})
+        return cls(convolutions, _orders(file, network) if reordered else {})
 
     def turned(self, layer: str, name: str, array: np.ndarray) -> np.ndarray:
         """An array of the file as it is here."""
@@ -39,29 +54,28 @@ class Layout:
         return array if order is None else array[order]
 
 
-def _layers(model: Any) -> list[tuple[str, Any]]:
-    return list(zip(model.layer_keys, model.flat_layers, strict=True))
-
-
-def _orders(file: File, model: Any) -> dict[tuple[str, str], np.ndarray]:
+def _orders(file: File, network: Network) -> dict[tuple[str, str], np.ndarray]:
     """The orders of rows in a network of channels last whose numbers were learned with channels first."""
     orders: dict[tuple[str, str], np.ndarray] = {}
-    shape, order = tuple(model.input_shape), None
-    for key, layer in _layers(model):
+    shapes = shapes_of(network.nodes, network.shapes[0])
+    pending: list[np.ndarray | None] = []  # for each node: in which order the file has the features that come out of it
+    for node in network.nodes:
+        layer, shape = node.layer, input_shape_of(node.layer, node.inputs, shapes)
+        order = None if node.inputs[0] < 0 else pending[node.inputs[0]]
         if isinstance(layer, Flatten) and len(shape) == 3:
             height, width, channels = shape
             order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
         elif order is not None and isinstance(layer, Dense):
-            orders[key, "w"], order = order, None
+            orders[node.key, "w"], order = order, None
         elif order is not None and isinstance(layer, BatchNormalization):
-            orders |= {(key, name): order for name in (*layer.params, *layer.state)}
-        elif order is not None and not isinstance(layer, (Activation, Dropout, ActivatedLayer)):
+            orders |= {(node.key, name): order for name in (*layer.params, *layer.state)}
+        elif any(i >= 0 and pending[i] is not None for i in node.inputs) and not isinstance(layer, _EACH_BY_ITSELF):
             raise file.broken(
-                f"what {key} reads was flattened with the channels first.", "a Dense layer after Flatten.",
+                f"what {node.key} reads was flattened with the channels first.", "a Dense layer after Flatten.",
                 f"a {type(layer).__name__}.", "save the network with channels_last.",
             )  # fmt: skip
-        shape = tuple(layer.output_shape(shape))
-    if order is not None:
+        pending.append(order)
+    if pending and pending[-1] is not None:
         raise file.broken(
             "its outputs are flattened with the channels first.", "a Dense layer after Flatten.", "none.",
             "save the network with channels_last.",
