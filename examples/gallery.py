@@ -101,6 +101,12 @@ def main(args):
 
     inspect.architecture(model, save=path("architecture.svg"))
     inspect.im2col_figure(save=path("im2col.png"))
+    for which in ("y", "dw", "dx"):
+        inspect.convolution_figure(which, at=(2, 1), save=path(f"convolution_{which}.png"))
+    inspect.winograd_figure(save=path("winograd.png"))
+    inspect.padding_figure((5, 6, 7, 8), save=path("padding.png"))
+    if convolutions:
+        inspect.receptive_field_figure(model, save=path("receptive_field.png"))
     for key in convolutions[:3]:
         file = key.replace("/", "_")
         inspect.filters(model, key, save=path(f"filters_{file}.png"))
