@@ -201,7 +201,7 @@ def blank(x: Array) -> Array:
 
 
 class _Capture(threading.local):
-    """What this thread's products on a GPU go to instead, while a step is captured (minicnn/training/graph.py)."""
+    """What this thread's products on a GPU go to instead, while a step is captured (minicnn/training/capture.py)."""
 
     matmul: Callable[[Array, Array, Array | None], Array] | None = None
 

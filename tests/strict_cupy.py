@@ -361,7 +361,7 @@ def _derived(array: ndarray, function: Any, *args: Any, of: Any = None) -> Any:
     """function(the NumPy array inside, *args): a view, or an array of its own."""
     if (graph := _capture()) is None:
         return _wrap(np.asarray(function(array._host, *args)), array.device)
-    made = _wrap(graph.compute("", lambda host: np.asarray(function(host, *args)), (array._host,), {}, None))
+    made = _wrap(graph.compute("", lambda *hosts: np.asarray(function(*hosts)), (array._host, *args), {}, None))
     graph.use(array, of, made)
     return made
 

@@ -116,8 +116,11 @@ class Graph:
         if out is not None or name == "copyto":
             self.operations.append(lambda: function(*args, **kwargs))
             return out
-        with np.errstate(all="ignore"):
-            result = function(*args, **kwargs)  # of whatever is there: for its shape
+        with np.errstate(all="ignore"):  # of whatever is there: for its shape
+            try:
+                result = function(*args, **kwargs)
+            except IndexError:  # whatever is there is no index
+                result = function(*map(_zero_indices, args), **{k: _zero_indices(v) for k, v in kwargs.items()})
         inputs = [a for a in _flat((args, tuple(kwargs.values()))) if isinstance(a, np.ndarray)]
         several = isinstance(result, (list, tuple))
         arrays = [np.asarray(part) for part in (result if several else (result,))]
@@ -137,6 +140,13 @@ class Graph:
 def poison(array: np.ndarray) -> None:
     """What is in memory that nobody has written to: NaN, or the largest number."""
     array.fill(np.nan if array.dtype.kind in "fc" else array.dtype.kind == "b" or np.iinfo(array.dtype).max)
+
+
+def _zero_indices(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_zero_indices, value))
+    whole = isinstance(value, np.ndarray) and value.dtype.kind in "iu"
+    return np.zeros_like(value) if whole else value
 
 
 def _flat(values: Any) -> Any:

@@ -19,7 +19,7 @@ from cuda_on_cpu import COMPILER, NEEDS_COMPILER
 from helpers import rng
 
 import minicnn
-from minicnn import recording
+from minicnn import backend
 from minicnn.callbacks import Callback
 from minicnn.errors import InputError
 from minicnn.layers import (
@@ -37,9 +37,9 @@ from minicnn.layers import (
 )
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD, Adam, AdamW, RMSprop
-from minicnn.recording import EachStep, Recording
 from minicnn.schedules import ExponentialDecay
 from minicnn.training import graph, step
+from minicnn.training.capture import Capture, StepVariable
 
 
 @pytest.fixture
@@ -60,19 +60,19 @@ def stand_in(cupy, device_of_test):
 
 @pytest.fixture
 def repeated(monkeypatch):
-    """How often a recorded step was repeated, and how many were recorded."""
-    counts, run, begin = {"steps": 0, "recordings": 0}, Recording.run, Recording.__enter__
+    """How often a recorded step was repeated, and how many were captured."""
+    counts, run, begin = {"steps": 0, "captures": 0}, Capture.replay, Capture.__enter__
 
     def counted(self):
         counts["steps"] += 1
         run(self)
 
     def counted_begin(self):
-        counts["recordings"] += 1
+        counts["captures"] += 1
         return begin(self)
 
-    monkeypatch.setattr(Recording, "run", counted)
-    monkeypatch.setattr(Recording, "__enter__", counted_begin)
+    monkeypatch.setattr(Capture, "replay", counted)
+    monkeypatch.setattr(Capture, "__enter__", counted_begin)
     return counts
 
 
@@ -135,7 +135,7 @@ def test_with_the_graph_as_without(cupy, repeated, case):
         warnings.simplefilter("error")
         same(trained(model_of(case), True), plain)
     # 10 batches of 6, of which 2 to warm up; 5 of 4, likewise.
-    assert repeated == {"steps": 8 + 3, "recordings": 2}
+    assert repeated == {"steps": 8 + 3, "captures": 2}
 
 
 @pytest.mark.parametrize("algorithm", ["im2col", "winograd", "shifted"])
@@ -164,7 +164,7 @@ def test_other_losses_and_metrics(cupy, repeated):
 
 
 def test_two_models_in_turn(cupy, repeated):
-    """Each call of fit records anew: graphs hold memory, which is given back after it."""
+    """Each call of fit captures anew: graphs hold memory, which is given back after it."""
     results = []
     for with_graph in (False, True):
         one, other = model_of("adam and a schedule"), model_of("adamw, clipped")
@@ -228,27 +228,27 @@ CHANGES = {
     "weights": (lambda model: model.set_weights([w * 0.5 for w in model.get_weights()]), 2),
     "the learning rate": (lambda model: setattr(model.optimizer, "learning_rate", 0.2), 2),
     "an array": (new_array, 4),
-    "the optimizer": (new_optimizer, 4),
+    "the optimizer": (new_optimizer, 2),
     "a frozen layer": (lambda model: setattr(model.flat_layers[1], "trainable", False), 4),
     "how convolutions are computed": (lambda model: model.set_algorithm("winograd"), 4),
     "a layer's number": (lambda model: setattr(model.flat_layers[4], "rate", 0.6), 4),
-    "a regularizer's number": (lambda model: setattr(model.flat_layers[5].kernel_regularizer, "l2", 0.3), 4),
+    "a regularizer's number": (lambda model: setattr(model.flat_layers[5].kernel_regularizer, "l2", 0.3), 2),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_between_two_steps_counts(cupy, repeated, what):
-    change, recordings = CHANGES[what]
+    change, captures = CHANGES[what]
     results = []
     for with_graph in (False, True):
         model = model_of("adamw, clipped")
         model.optimizer.learning_rate = 0.02
         results.append(trained(model, with_graph, epochs=5, callbacks=[After(10, change)]))
     same(*results)
-    assert repeated["recordings"] == recordings
+    assert repeated["captures"] == captures
 
 
-# ---- what cannot be recorded -----------------------------------------------------------------------------------------
+# ---- what cannot be captured -----------------------------------------------------------------------------------------
 
 
 class Mine(Layer):
@@ -275,14 +275,14 @@ REFUSED = {
     "waits for all": (lambda layer, x, ctx: (sys.modules["cupy"].cuda.Device().synchronize(), x)[1], "capturing"),
     "copies": (lambda layer, x, ctx: x * sys.modules["cupy"].asarray(np.full(1, 0.5, np.float32)), "from the host"),
     "asks for the step": (lambda layer, x, ctx: x * (1.0 + 0.1 * (ctx.step % 2)), "from step to step"),
-    "draws on the host": (lambda layer, x, ctx: x + float(np.random.default_rng(ctx.seed).random()), "EachStep|step"),
+    "draws on the host": (lambda layer, x, ctx: x + float(np.random.default_rng(ctx.seed).random()), "StepVar|step"),
     "calls cuBLAS": (lambda layer, x, ctx: x @ sys.modules["cupy"].eye(x.shape[-1], dtype=x.dtype), "cuBLAS"),
     "counts": (count_and_scale, "another one at each step"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_recorded_runs_as_ever(cupy, kind):
+def test_what_cannot_be_captured_runs_as_ever(cupy, kind):
     use, reason = REFUSED[kind]
     results = []
     for with_graph in (False, True):
@@ -296,9 +296,9 @@ def test_what_cannot_be_recorded_runs_as_ever(cupy, kind):
             results.append(trained(model, with_graph, epochs=4))
         assert len(caught) == with_graph
     same(*results)
-    assert re.search(f"cannot be recorded as a CUDA graph.*({reason})", str(caught[0].message))
+    assert re.search(f"cannot be captured as a CUDA graph.*({reason})", str(caught[0].message))
     assert caught[0].filename == __file__
-    assert recording.recording() is None
+    assert backend.capture.matmul is None
 
 
 def test_a_full_memory_is_no_reason_to_stop(stand_in, monkeypatch):
@@ -308,14 +308,14 @@ def test_a_full_memory_is_no_reason_to_stop(stand_in, monkeypatch):
         raise strict_cupy.OutOfMemoryError("Out of memory")
 
     plain = trained(model_of("adam and a schedule"), False)
-    monkeypatch.setattr(Recording, "_begin", full)
+    monkeypatch.setattr(Capture, "_begin", full)
     with pytest.warns(UserWarning, match="OutOfMemoryError"):
         same(trained(model_of("adam and a schedule"), True), plain)
 
 
 def test_an_interrupt_leaves_nothing_open(cupy, monkeypatch):
     def interrupt(self, layer, ctx):
-        if recording.recording() is not None:
+        if backend.capture.matmul is not None:
             raise KeyboardInterrupt
         return layer
 
@@ -323,7 +323,7 @@ def test_an_interrupt_leaves_nothing_open(cupy, monkeypatch):
     model = model_of("adam and a schedule")
     with pytest.raises(KeyboardInterrupt):
         trained(model, True)
-    assert recording.recording() is None
+    assert backend.capture.matmul is None
     assert cupy.asarray(X).get().sum() == X.sum()
 
 
@@ -339,7 +339,7 @@ def test_a_profile_sees_the_layers(cupy, repeated):
                                   lambda n: [0, 1][n], lambda n: n < 3])  # fmt: skip
 @pytest.mark.cpu
 def test_a_number_of_later_cannot_be_looked_at(look):
-    number = 3 + EachStep(lambda: 4) + 5
+    number = 3 + StepVariable(None, lambda: 4) + 5
     assert number.now() == 12
     with pytest.raises(TypeError):
         look(number)
@@ -361,7 +361,7 @@ def test_it_is_off_and_says_nothing_to_the_cpu(cupy, repeated):
     model = model_of("pooling of all").to("cpu")
     minicnn.set_cuda_graph(True)
     model.fit(X, Y, batch_size=6, epochs=3, verbose=0)
-    assert repeated["recordings"] == 0
+    assert repeated["captures"] == 0
 
 
 # ---- would these tests notice? ---------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def differs(case: str) -> bool:
 
 
 def test_a_seed_that_is_baked_in_is_noticed(stand_in, monkeypatch):
-    monkeypatch.setattr(EachStep, "words", lambda self, f, count: f(self.now()))
+    monkeypatch.setattr(StepVariable, "words", lambda self, f, count: f(self.now()))
     assert differs("adam and a schedule")
 
 
@@ -383,15 +383,22 @@ def test_a_learning_rate_that_is_baked_in_is_noticed(stand_in, monkeypatch):
     CASES["a rule without a kernel, and a schedule"] = lambda: ([Flatten()], RMSprop(ExponentialDecay(0.01, 3, 0.7)))
     try:
         assert not differs("a rule without a kernel, and a schedule")
-        monkeypatch.setattr(step, "plainly", lambda f, *args: f(*args))
+
+        def with_update(model, x, y, workers, *later):
+            result = step.gradients(model, x, y, workers, *later)
+            step.update(model, result[0], workers)
+            return result
+
+        monkeypatch.setattr(graph, "gradients", with_update)
+        monkeypatch.setattr(graph, "update", lambda *_: 0)
         assert differs("a rule without a kernel, and a schedule")
     finally:
         del CASES["a rule without a kernel, and a schedule"]
 
 
 def test_a_product_that_is_not_repeated_is_noticed(stand_in, monkeypatch):
-    add, calls = Recording.add, itertools.count()
-    monkeypatch.setattr(Recording, "add", lambda self, part: add(self, part if next(calls) != 3 else int))
+    add, calls = Capture.host_call, itertools.count()
+    monkeypatch.setattr(Capture, "host_call", lambda self, part: add(self, part if next(calls) != 3 else int))
     assert differs("adam and a schedule")
 
 
@@ -408,7 +415,7 @@ def test_new_arrays_for_the_running_mean_are_noticed(stand_in, monkeypatch, repe
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trained(model_of("adam and a schedule"), True)
-    assert repeated != {"steps": 11, "recordings": 2}
+    assert repeated != {"steps": 11, "captures": 2}
 
 
 def test_temporaries_of_the_common_pool_are_noticed(stand_in, monkeypatch):

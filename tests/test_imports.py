@@ -20,7 +20,6 @@ ROOMS = [
     ["errors", "file_kinds"],
     ["reading"],
     ["backend", "files", "html"],
-    ["recording"],
     ["kernels"],
     [
         "random",

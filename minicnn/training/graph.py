@@ -1,4 +1,7 @@
-"""The training step as a CUDA graph: recorded once for each shape of batch, then repeated. See `set_cuda_graph`."""
+"""The training step by CUDA graphs: captured once for each shape of batch, then replayed. See `set_cuda_graph`.
+
+What is captured is `gradients`; `update` follows after it as an ordinary call, as in `train_step`.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,40 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.activations import Function
 from minicnn.backend import Array, module_for, xp_of
-from minicnn.recording import EachStep, Recording
+from minicnn.constraints import Constraint
+from minicnn.initializers import Initializer
+from minicnn.regularizers import Regularizer
+from minicnn.training.capture import Capture, StepVariable
 from minicnn.training.profiling import is_running
 from minicnn.training.shards import Workers
 from minicnn.training.step import gradients, train_step, update
 
 Step = Callable[[Any, Array, Array, Workers], tuple[Any, list[Any]]]
 
-# Plain steps before a recording: they compile the kernels, and create what is created on first use.
+# Plain steps before a capture: they compile the kernels, and create what is created on first use.
 WARM_UP = 2
-# Shapes of batches that are recorded, each of which keeps memory for a whole step. Most runs have two of them.
-MOST_GRAPHS = 4
-# Recordings of one shape in a row, none of which was ever repeated, before it is clear that this does not pay.
-MOST_IN_VAIN = 4
+# Shapes of batches that are captured, each of which keeps memory for a whole step. Most runs have two of them.
+MAX_GRAPHS = 4
+# Captures of one shape in a row, none of which was ever replayed, before it is clear that this does not pay.
+MAX_IN_VAIN = 4
 
 _wanted = False
 
 
 def set_cuda_graph(use: bool) -> None:
-    """Whether `fit` on a GPU records its step as a CUDA graph and repeats it; it does not, unless you say so.
+    """Whether `fit` on a GPU captures its step as CUDA graphs and replays them; it does not, unless you say so.
 
     It pays where steps are small: a step is some hundred launches, each of which costs Python and CuPy some
     microseconds, whatever the GPU has to do for it. Where the GPU is busy all the time anyway, nothing is gained, and
     each shape of batch takes the memory of a step once more. The kernels and their numbers are the same.
     `python benchmarks/cuda_graph.py` measures both ways: try it before you rely on a gain.
 
-    The first steps of each shape run as ever, then one is recorded. Between the graphs three things remain ordinary
-    calls: matrix products (CuPy does not let cuBLAS be recorded), the optimizer's step, and the copying of the batch
+    The first steps of each shape run as ever, then one is captured. Between the graphs three things remain ordinary
+    calls: matrix products (CuPy does not let cuBLAS be captured), the optimizer's step, and the copying of the batch
     and of the dropout seeds. A layer, loss or metric of your own that makes the host wait, or that needs `ctx.step` or
-    `ctx.seed` in Python, cannot be recorded: there is one warning that says why, and steps run as ever. What such code
+    `ctx.seed` in Python, cannot be captured: there is one warning that says why, and steps run as ever. What such code
     draws at random on the host, or counts in global variables, would be repeated unchanged: leave it off there.
     While a profile, `check_finite` or TerminateOnNaN looks into the steps, they run as ever, too.
 
@@ -65,37 +72,37 @@ class GraphedStep:
     def __call__(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
         batch = (x.shape, x.dtype, y.shape, y.dtype)
         graph = None if self.refused or is_running() else self._graph(batch, model, x, y, workers)
-        return train_step(model, x, y, workers) if graph is None else graph.run(model, x, y)
+        return train_step(model, x, y, workers) if graph is None else graph.run(model, x, y, workers)
 
     def _graph(self, batch: tuple, model: Any, x: Array, y: Array, workers: Workers) -> Graph | None:
-        """The graph for such a batch, recorded if there is none that fits; None while, and where, it cannot be had."""
+        """The graph for such a batch, captured if there is none that fits; None while, and where, it cannot be had."""
         graph = self.graphs.get(batch)
         if graph is not None and graph.settings == Settings(model):
             self.in_vain = 0
             return graph
         self.seen[batch] = self.seen.get(batch, 0) + 1
-        if self.seen[batch] <= WARM_UP or (graph is None and len(self.graphs) == MOST_GRAPHS):
+        if self.seen[batch] <= WARM_UP or (graph is None and len(self.graphs) == MAX_GRAPHS):
             return None
         try:
             self.graphs.pop(batch, None)  # its memory may be what the new one needs
             self.in_vain += 1
-            if self.in_vain > MOST_IN_VAIN:
+            if self.in_vain > MAX_IN_VAIN:
                 raise RuntimeError("something that the step depends on is another one at each step")
             self.graphs[batch] = Graph(model, x, y, workers)
         except Exception as error:
             self.refused = True
             self.graphs.clear()
             warnings.warn(
-                f"The training step cannot be recorded as a CUDA graph; it runs as without set_cuda_graph. The cause: "
+                f"The training step cannot be captured as a CUDA graph; it runs as without set_cuda_graph. The cause: "
                 f"{type(error).__name__}: {error}", stacklevel=7,
             )  # fmt: skip
         return self.graphs.get(batch)
 
 
 class Graph:
-    """One recorded step. x, y: where its batch must lie. results: the sums of the loss and of each metric.
+    """The captured gradients. x, y: where a batch must lie. results: the sums of the loss and of each metric.
 
-    settings: what was true of the model when it was recorded, without which it must not be repeated.
+    settings: what was true of the model when it was captured, without which it must not be replayed.
     """
 
     def __init__(self, model: Any, x: Array, y: Array, workers: Workers):
@@ -104,51 +111,46 @@ class Graph:
         self.x, self.y = xp.empty(x.shape, x.dtype), xp.empty(y.shape, y.dtype)
         self.results = xp.empty(1 + len(model.metrics), np.float64)
         self.step = self.seed = 0
-        self.recording = Recording(xp)
-        later = EachStep(lambda: self.step), EachStep(lambda: self.seed)
-        with self.recording:
-            shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
-            penalty = model.penalty()
-            self.recording.add(lambda: update(model, shards, workers))
-            for k, value in enumerate((loss + penalty * len(x), *metrics)):
+        self.capture = Capture(xp)
+        later = StepVariable(self.capture, lambda: self.step), StepVariable(self.capture, lambda: self.seed)
+        with self.capture:
+            self.shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
+            for k, value in enumerate((loss, *metrics)):
                 if xp_of(value) is not xp:
                     raise TypeError(f"the loss or a metric gave {type(value).__name__}, not an array of the GPU")
                 self.results[k] = value
 
-    def run(self, model: Any, x: Array, y: Array) -> tuple[Any, list[Any]]:
+    def run(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
         """As train_step, for a batch of the same shape."""
         self.step, self.seed = model.optimizer.iterations, model.new_seed()
         self.x[...], self.y[...] = x, y
-        self.recording.run()
-        total, *metrics = self.results.copy()  # the next step writes there again
-        return total, metrics
+        self.capture.replay()
+        loss, *metrics = self.results.copy()  # the next step writes there again
+        penalty = update(model, self.shards, workers)
+        return loss + penalty * len(x), metrics
 
 
 class Settings:
-    """All numbers, texts and identities of objects that a recorded step depends on. Equal: nothing has changed.
+    """All numbers, texts and identities of objects that captured gradients depend on. Equal: nothing has changed.
 
-    The model's arrays count by identity: their content may change, they themselves may not be exchanged. Kept, so that
-    no other object can get the address of one that is gone.
+    The model's arrays count by identity: their content may change, they themselves may not be exchanged. Saved, so that
+    no other object can get the address of one that is gone. Of what only acts in `update` or when a model is built,
+    nothing is compared.
     """
 
     def __init__(self, model: Any):
-        self.kept: list[Any] = []
+        self.saved: list[Any] = []
         self.found: list[Any] = []
         self._open: set[int] = set()
-        parts = (model.loss, model.metrics, model.optimizer)
-        for part in (model.flat_layers, *parts[:2]):
-            self._look(part)
-        # The optimizer is asked anew at each step: only which one it is matters.
-        self._identity(parts[2])
+        for node in model.nodes:
+            self.found.append(node.inputs)
+            self._look(node.layer)
+        self._look([model.loss, model.metrics])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.found == other.found
 
     __hash__ = None  # type: ignore[assignment]
-
-    def _identity(self, thing: Any) -> None:
-        self.kept.append(thing)
-        self.found.append(id(thing))
 
     def _look(self, thing: Any) -> None:
         if thing is None or isinstance(thing, (bool, int, float, str, np.generic)):
@@ -159,9 +161,11 @@ class Settings:
                 self._look(item)
         elif isinstance(thing, dict):
             self._look(list(thing.items()))
-        else:
-            self._identity(thing)
+        elif not isinstance(thing, (Initializer, Regularizer, Constraint)):
+            self.saved.append(thing)
+            self.found.append(id(thing))
             inside = getattr(thing, "__dict__", None)
-            if isinstance(inside, dict) and not isinstance(thing, type) and id(thing) not in self._open:
+            frozen = isinstance(thing, (type, Function)) or id(thing) in self._open
+            if isinstance(inside, dict) and not frozen:
                 self._open.add(id(thing))
                 self._look(inside)

@@ -1,15 +1,12 @@
-"""A GPU step written down once, to be repeated: what `minicnn/training/graph.py` makes and the kernels take part in.
+"""A GPU computation captured once, to be replayed: a list of CUDA graphs, with what cannot be captured between them.
 
-A CUDA graph repeats launches exactly as they were recorded, with the same addresses and the same arguments. So while a
-step is being recorded, three things differ for whoever computes:
+A CUDA graph replays launches exactly as they were captured, with the same addresses and the same arguments. So while
+something is captured, two things are different:
 
-    matmul(a, b)         is left out of the graph: CuPy refuses to record a call of cuBLAS, which stays an ordinary call
-    plainly(f, ...)      the same for what Python has to do anew at each step, such as the optimizer's step
-    EachStep             a number that is another one at each step (the dropout seed): nobody may look at it now; it
-                         waits in the GPU's memory, where a kernel reads it (Recording.numbers)
-
-A recording is thus a list of parts in turn: a graph, a matrix product, a graph, … Nobody but this file knows of it:
-outside of a recording, `matmul` and `plainly` simply call.
+    matmul(a, b)         becomes a host call between two graphs: CuPy refuses to capture a call of cuBLAS. This is the
+                         one hook that the kernels see, `minicnn.backend.capture`
+    StepVariable         a number that is another one at each step (the dropout seed): nobody may look at it now; it
+                         waits in the GPU's memory, where a kernel reads it
 """
 
 from __future__ import annotations
@@ -21,41 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.backend import Array, capture, xp_of
-
-_here = threading.local()
-
-
-def recording() -> Recording | None:
-    """What this thread is recording, if it is."""
-    return getattr(_here, "recording", None)
+from minicnn import backend
+from minicnn.backend import Array, xp_of
 
 
-def plainly(f: Callable[..., Any], *args: Any) -> None:
-    """f(*args), now; in a recording at each step, and not as a part of a graph. What it returns is lost."""
-    ours = recording()
-    if ours is None:
-        f(*args)
-    else:
-        ours.add(lambda: f(*args))
-
-
-def _product_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    if len(a) == 1:
-        return (*b[:-2], b[-1])
-    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
-
-
-class EachStep:
+class StepVariable:
     """A whole number that is known only when a step begins. Adding one to it makes another such number."""
 
-    def __init__(self, now: Callable[[], int]):
-        self.now = now
+    def __init__(self, capture: Capture, now: Callable[[], int]):
+        self.capture, self.now = capture, now
 
-    def __add__(self, other: int) -> EachStep:
-        return EachStep(lambda: self.now() + other)
+    def __add__(self, other: int) -> StepVariable:
+        return StepVariable(self.capture, lambda: self.now() + other)
 
     __radd__ = __add__
+
+    def words(self, f: Callable[[int], Sequence[int]], count: int) -> Array:
+        """(count,) of uint64 on the GPU: what f makes of the number, at each step."""
+        return self.capture.words(lambda: f(self.now()), count)
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError("a number that differs from step to step (ctx.seed or ctx.step) was used in Python")
@@ -64,35 +44,29 @@ class EachStep:
     __mul__ = __rmul__ = __sub__ = __rsub__ = __mod__ = __floordiv__ = __xor__ = __str__ = __repr__ = _refuse
     __hash__ = None  # type: ignore[assignment]
 
-    def words(self, f: Callable[[int], Sequence[Any]], count: int) -> Array:
-        """(count,) of uint64 on the GPU: what f makes of the number, at each step."""
-        ours = recording()
-        assert ours is not None, "only a recording has numbers of later"
-        return ours.numbers(lambda: f(self.now()), count)
 
+class Capture:
+    """The parts of a step, in turn; `with` begins and ends capturing, `replay` does what was captured.
 
-class Recording:
-    """The parts of a step, in turn; `with` begins and ends recording, `run` repeats what was recorded.
-
-    Nothing is computed while it records. All memory that is taken meanwhile comes from a pool of the recording's own,
-    which lives as long as the recording: what is free there is free between the parts of this step only.
+    Nothing is computed while it captures. All memory that is taken meanwhile comes from a pool of the capture's own,
+    which lives as long as the capture: what is free there is free between the parts of this step only.
     """
 
     def __init__(self, cupy: Any):
         self.cupy = cupy
-        self.stream = cupy.cuda.Stream(non_blocking=True)  # CUDA records no other kind
+        self.stream = cupy.cuda.Stream(non_blocking=True)  # CUDA captures no other kind
         self.pool = cupy.cuda.MemoryPool()
         self.parts: list[Callable[[], Any]] = []
-        self._numbers: list[tuple[Array, Callable[[], Sequence[Any]]]] = []
-        self._recording = ExitStack()
+        self._words: list[tuple[Array, Callable[[], Sequence[int]]]] = []
+        self._capturing = ExitStack()
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> Capture:
         self._begin()
-        _here.recording, capture.matmul = self, self.matmul
+        backend.capture.matmul = self.matmul
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _here.recording = capture.matmul = None
+        backend.capture.matmul = None
         try:
             self._end()
         except Exception:
@@ -104,27 +78,27 @@ class Recording:
         xp = xp_of(a)
         y = xp.empty(_product_shape(a.shape, b.shape), np.result_type(a.dtype, b.dtype)) if out is None else out
         rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[..., None, :])
-        self.add(lambda: xp.matmul(rows, b, out=y_rows))
+        self.host_call(lambda: xp.matmul(rows, b, out=y_rows))
         return y
 
-    def add(self, part: Callable[[], Any]) -> None:
-        """`part` is called at this place of each step."""
+    def host_call(self, call: Callable[[], Any]) -> None:
+        """`call` is called at this place of each step, and is not a part of a graph."""
         self._end()
-        self.parts.append(part)
+        self.parts.append(call)
         self._begin()
 
-    def numbers(self, now: Callable[[], Sequence[Any]], count: int) -> Array:
+    def words(self, now: Callable[[], Sequence[int]], count: int) -> Array:
         """(count,) of uint64 on the GPU, which hold at each step what now() gives when the step begins."""
         self._end()  # this memory is filled outside of the graphs
         there = self.cupy.zeros(count, np.uint64)
         self._begin()
-        self._numbers.append((there, now))
+        self._words.append((there, now))
         return there
 
-    def run(self) -> None:
+    def replay(self) -> None:
         """Do the step again, on the current stream. Does not wait for it."""
         stream = self.cupy.cuda.get_current_stream()
-        for there, now in self._numbers:
+        for there, now in self._words:
             there.set(np.array(now(), np.uint64), stream)  # with a stream it is asynchronous
         for part in self.parts:
             part()
@@ -135,11 +109,17 @@ class Recording:
             stack.enter_context(self.cupy.cuda.using_allocator(self.pool.malloc))
             stack.enter_context(_nothing_from_the_host(self.cupy))
             self.stream.begin_capture()
-            self._recording = stack.pop_all()
+            self._capturing = stack.pop_all()
 
     def _end(self) -> None:
-        with self._recording:
+        with self._capturing:
             self.parts.append(self.stream.end_capture().launch)
+
+
+def _product_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    if len(a) == 1:
+        return (*b[:-2], b[-1])
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
 
 
 @contextmanager
