@@ -422,7 +422,7 @@ def _compare(
                 b = float((dy * _slope(forward, array, where, unit, h)).sum())
             error = abs(a - b) / (max(abs(a), abs(b), floor) or 1.0)
             error = error if np.isfinite(error) else np.inf
-            kink = error > tolerance and _is_kink(abs(a - b), forward, dy, array, where, unit, h)
+            kink = error > tolerance and is_kink(abs(a - b), forward, dy, array, where, unit, h)
             if not kink:
                 break
         kinks += kink
@@ -468,7 +468,7 @@ def _hint(
     )
 
 
-def _is_kink(
+def is_kink(
     difference: float, forward: Callable[[], Array], dy: Array, array: Array, where: Any, unit: Any, step: float
 ) -> bool:
     """Whether a kink inside the step explains the difference of the two gradients.

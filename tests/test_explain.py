@@ -24,8 +24,11 @@ from minicnn.inspect.trace import Trace
 from minicnn.layers import (
     ELU,
     Activation,
+    Add,
+    Average,
     AveragePooling2D,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
@@ -34,10 +37,14 @@ from minicnn.layers import (
     Input,
     Layer,
     LeakyReLU,
+    Maximum,
     MaxPooling2D,
+    Multiply,
     ReLU,
     Rescaling,
     Softmax,
+    Subtract,
+    ZeroPadding2D,
 )
 from minicnn.losses import (
     BinaryCrossentropy,
@@ -45,8 +52,8 @@ from minicnn.losses import (
     MeanSquaredError,
     SparseCategoricalCrossentropy,
 )
-from minicnn.models import Sequential
-from minicnn.optimizers import SGD, Adam, AdamW, RMSprop
+from minicnn.models import Model, Sequential
+from minicnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop
 from minicnn.regularizers import L1, L1L2, L2
 
 N, K = 6, 4
@@ -64,7 +71,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def traced(layers, optimizer="sgd", loss="sparse_categorical_crossentropy", shape=(9, 8, 2), steps=0, training=True,
            dtype=np.float32, frozen=(), y=None):  # fmt: skip
     """The trace of one step, after `steps` others, of a model whose biases, too, are random."""
-    model = Sequential([Input(shape), *layers], name="model")
+    model = branching(layers, shape) if callable(layers) else Sequential([Input(shape), *layers], name="model")
     model.rng = rng(1)
     for layer in model.flat_layers:
         for name, array in (layer.params | layer.state).items():
@@ -81,8 +88,50 @@ def traced(layers, optimizer="sgd", loss="sparse_categorical_crossentropy", shap
     return model.trace(x, y, training=training)
 
 
+def branching(build, shape):
+    """A network that branches: build makes of the symbolic input what the last layers read."""
+    x = Input(shape)
+    y = build(x)
+    for layer in ends():
+        y = layer(y)
+    return Model(x, y, name="model")
+
+
+def merged(layer, number=2):
+    """`number` convolutions of the input, and what a merging layer makes of them."""
+    return lambda x: layer([Conv2D(3, 3, activation="tanh")(x) for _ in range(number)])
+
+
+def residual(x):
+    y = Conv2D(2, 3, padding="same", activation="relu")(x)
+    return Concatenate()([MaxPooling2D(3)(Add()([x, y])), Conv2D(3, 3, strides=3)(y)])
+
+
+def gated(x):
+    """A channel's numbers times one number of it: the axes of length 1 are repeated."""
+    y = Conv2D(3, 3)(x)
+    return Multiply()([y, AveragePooling2D((7, 6))(y)])
+
+
+def shared(x):
+    """One layer, called three times."""
+    layer = Conv2D(2, 3, padding="same", activation="relu", kernel_regularizer="l2", name="shared")
+    return layer(layer(layer(x)))
+
+
 # Every layer kind, with every option that changes the arithmetic.
 MODELS = {
+    "add": lambda: merged(Add(), 3),
+    "subtract": lambda: merged(Subtract()),
+    "multiply": lambda: merged(Multiply(), 3),
+    "average": lambda: merged(Average(), 3),
+    "maximum": lambda: merged(Maximum(), 3),
+    "concatenate": lambda: merged(Concatenate(), 3),
+    "concatenate rows": lambda: merged(Concatenate(axis=1)),
+    "padding": lambda: lambda x: ZeroPadding2D(((1, 0), (2, 3)))(x),
+    "residual": lambda: residual,
+    "repeated along axes": lambda: gated,
+    "one layer, three uses": lambda: shared,
     "conv valid": lambda: [Conv2D(3, 3, activation="relu"), *ends()],
     "conv same, stride 2": lambda: [Conv2D(3, (3, 2), strides=2, padding="same"), *ends()],
     "conv dilated": lambda: [Conv2D(3, 2, dilation_rate=(2, 3), padding=((1, 2), (0, 1)), activation="tanh"), *ends()],
@@ -93,7 +142,7 @@ MODELS = {
     "dense, softmax in between": lambda: [Flatten(), Dense(5, activation="softmax"), *ends()],
     "max": lambda: [MaxPooling2D(2), *ends()],
     "max, overlapping": lambda: [MaxPooling2D((3, 2), strides=2, padding="same"), *ends()],
-    "average": lambda: [AveragePooling2D(3, strides=2, padding="same"), *ends()],
+    "average pooling": lambda: [AveragePooling2D(3, strides=2, padding="same"), *ends()],
     "average, dropped rows": lambda: [AveragePooling2D((2, 3)), *ends()],
     "global average": lambda: [GlobalAveragePooling2D(), *ends()],
     "activations": lambda: [ReLU(), Activation("sigmoid"), LeakyReLU(0.1), ELU(0.7), Activation("tanh"), *ends()],
@@ -113,7 +162,8 @@ def ends():
 
 def whats(layer):
     """All questions that can be asked about a layer, with the arrays that hold the answers."""
-    asked = {"y": layer.y, "dy": layer.dy, "dx": layer.dx}
+    parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}
+    asked = {"y": layer.y, "dy": layer.dy, **parts}
     for name in ("z", "dz"):
         if name in layer.kept and (name == "dz" or layer.kind in ("Conv2D", "Dense")):
             asked[name] = layer.kept[name]
@@ -160,7 +210,23 @@ def test_the_models_hold_every_layer_kind():
     from minicnn import layers
 
     kinds = {layer.kind for make in MODELS.values() for layer in traced(make()).layers}
-    assert kinds == set(layers.__all__) - {"Context", "Layer", "Input"}
+    assert kinds == set(layers.__all__) - {"Context", "Layer", "Input", "InputLayer"}
+
+
+def test_gradients_meet_where_a_value_is_read_twice():
+    t = traced(residual)
+    e = t.explain("conv2d_1", "dy", (0, 1, 2, 1))
+    assert [term.source for term in e.terms] == ["add_1.dx1", "conv2d_2.dx"] and "gradients meet" in e.formula
+    at = np.unravel_index(np.abs(t["add_1"].dx[1]).argmax(), t["conv2d_1"].dy.shape)
+    assert t.explain("conv2d_1", "dy", at).ok
+    t["conv2d_1"].dy = t["conv2d_2"].dx  # = in place of +=: one of the two is lost
+    assert not t.explain("conv2d_1", "dy", at).ok
+
+
+def test_a_concatenation_says_which_input_a_number_is_from():
+    e = traced(residual).explain("concatenate_1", "y", (0, 1, 1, 3))
+    assert e.terms[0].source == "x1" and e.terms[0].index == (0, 1, 1, 1)
+    assert "place 3 of axis 3 is place 1 of input 1" in e.note.lower() and "x1 is conv2d_2" in e.note
 
 
 @pytest.mark.parametrize(
@@ -203,6 +269,9 @@ OPTIMIZERS = {
     "old decay": lambda: SGD(0.1, decay=0.5),
     "Adam": lambda: Adam(0.01),
     "AdamW": lambda: AdamW(0.01, weight_decay=0.1),
+    "Nadam": lambda: Nadam(0.01, weight_decay=0.1),
+    "Adagrad": lambda: Adagrad(0.01),
+    "Lion": lambda: Lion(0.01),
     "RMSprop": lambda: RMSprop(0.01),
     "RMSprop centered": lambda: RMSprop(0.01, centered=True, momentum=0.5),
     "clipvalue": lambda: SGD(0.1, clipvalue=0.01),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicnn.errors import InputError, unknown_name
-from minicnn.inspect.explanation import Case, Explanation, Index, index_text, place_text
+from minicnn.inspect.explanation import Case, Explanation, Index, index_text, one, place_text
 from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import RULES, input_gradient, loss_gradient, moving_statistic
 from minicnn.inspect.update_rules import update
@@ -85,7 +85,8 @@ def _whats(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
     if layer.kind in ("Conv2D", "Dense"):
         known["z"] = layer.kept["z"]
     if layer.dy is not None and layer.dx is not None:
-        known |= {"dy": layer.dy, "dx": layer.dx}
+        parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}
+        known |= {"dy": layer.dy, **parts}
         if "dz" in layer.kept:
             known["dz"] = layer.kept["dz"]
         known |= {f"d{name}": g for name, g in layer.grads.items()}
@@ -127,18 +128,27 @@ def _solve(case: Case) -> None:
     elif what in ("y", "z"):
         RULES[kind]["y"](case)
     else:
-        RULES[kind][what](case)
+        RULES[kind][what if what in RULES[kind] else what.rstrip("0123456789")](case)  # "dx1": dx of an input
 
 
 def _dy(case: Case) -> None:
-    """The gradient with respect to a layer's output: dx of the next layer, or that of the loss."""
-    t, layer = case.t, case.layer
-    if not case.is_last:
-        after = t.layers[next(i for i, other in enumerate(t.layers) if other is layer) + 1]
-        inner = Case(t, after, "dx", case.index)
+    """The gradient with respect to a layer's output: dx of the layers that read it, or that of the loss."""
+    t = case.t
+    here = next(i for i, layer in enumerate(t.layers) if layer is case.layer)
+    readers = [(layer, k) for layer in t.layers for k, source in enumerate(layer.inputs) if source == here]
+    cases = [Case(t, layer, f"dx{k}" if isinstance(layer.dx, list) else "dx", case.index) for layer, k in readers]
+    if len(cases) > 1:
+        case.formula = "dy = the sum of what all readers of y send back: here gradients meet"
+        sent = [_whats(t, inner.layer)[inner.what][case.index] for inner in cases]
+        parts = (one(f"{inner.layer.key}.{inner.what}", case.index, dx) for inner, dx in zip(cases, sent, strict=True))
+        case.sum("dy", "the sum of the dx of its readers", *parts)
+        return
+    if cases:
+        inner = cases[0]
         _solve(inner)
         case.steps, case.formula, case.scale = inner.steps, inner.formula, inner.scale
-        case.notes = [f"This is dx of the next layer, {after.key}, whose numbers these are.", *inner.notes]
+        head = f"This is {inner.what} of the next layer, {inner.layer.key}, whose numbers these are."
+        case.notes = [head, *inner.notes]
         return
     if t.fused:
         case.note(
@@ -146,5 +156,3 @@ def _dy(case: Case) -> None:
             "differentiated as one, and the gradient with respect to y itself is never computed."
         )
     loss_gradient(case)
-
-

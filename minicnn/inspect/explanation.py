@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,19 @@ class Explanation:
         )
 
 
+# ---- a layer that is used more than once -----------------------------------------------------------------------------
+
+
+def base_key(layer: LayerTrace) -> str:
+    """The layer's name in the model: that of "dense_1 (2)", its second use, is dense_1."""
+    return re.sub(r" \(\d+\)$", "", layer.key)
+
+
+def uses(t: Trace, layer: LayerTrace) -> list[LayerTrace]:
+    """The records of the layer's uses, which share its parameters: their gradients are added up."""
+    return [other for other in t.layers if base_key(other) == base_key(layer) and other.config == layer.config]
+
+
 # ---- one question ----------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +223,12 @@ class Case:
     @property
     def is_last(self) -> bool:
         return self.layer is self.t.layers[-1]
+
+    @property
+    def dy(self) -> np.ndarray:
+        """The gradient with respect to the layer's output."""
+        assert self.layer.dy is not None  # what needs it is offered only where there is a backward pass
+        return self.layer.dy
 
     def sum(self, name: str, formula: str, *products: Products) -> float:
         """A step that is a sum of products."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
+from minicnn.inspect.merge_rules import MERGES
 from minicnn.inspect.record import LayerTrace
 from minicnn.kernels.geometry import Pads, pair, resolve_padding
 
@@ -135,7 +136,7 @@ def _max_dx(case: Case) -> None:
     at = _stack(n, oh, ow, c)
     won = layer.kept["winner"][tuple(at.T)] == i * windows.kernel[1] + j
     case.formula = "dx = the sum of dy over the windows that this pixel won"
-    case.sum("dx", "the sum of dy where it won", products("dy", _dy_of(layer), at, "is the winner", won))
+    case.sum("dx", "the sum of dy where it won", products("dy", case.dy, at, "is the winner", won))
     _tell_windows(case, len(i), f"{int(won.sum())} of them won")
 
 
@@ -149,12 +150,12 @@ def _average_y(case: Case) -> None:
 
 def _average_dx(case: Case) -> None:
     n, h, w, c = case.index
-    windows, layer = Windows(case.layer), case.layer
+    windows = Windows(case.layer)
     _, oh, _, ow = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w))
     counts = np.array([len(windows.seen(0, a)) * len(windows.seen(1, b)) for a, b in zip(oh, ow, strict=True)])
     at = _stack(n, oh, ow, c)
     case.formula = "dx = the sum of dy / count over the windows that saw this pixel"
-    case.sum("dx", "the sum of dy / count", products("dy", _dy_of(layer), at, "1 / count", 1 / counts))
+    case.sum("dx", "the sum of dy / count", products("dy", case.dy, at, "1 / count", 1 / counts))
     _tell_windows(case, len(oh), "each passes on its share")
 
 
@@ -169,7 +170,7 @@ def _global_dx(case: Case) -> None:
     n, h, w, c = case.index
     pixels = math.prod(case.layer.x.shape[1:3])
     case.formula = "dx = dy / (H · W): every pixel has the same share in the mean"
-    case.sum("dx", "dy / (H · W)", one("dy", (n, c), _dy_of(case.layer)[n, c], "1 / (H · W)", 1 / pixels))
+    case.sum("dx", "dy / (H · W)", one("dy", (n, c), case.dy[n, c], "1 / (H · W)", 1 / pixels))
 
 
 def _tell_windows(case: Case, count: int, more: str) -> None:
@@ -219,7 +220,7 @@ def _flatten_dx(case: Case) -> None:
     n, *rest = case.index
     at = (n, int(np.ravel_multi_index(rest, case.layer.x.shape[1:])))
     case.formula = f"dx = dy in the shape of x: {index_text(rest)} is place {at[1]} of the row"
-    case.sum("dx", "the same number", one("dy", at, _dy_of(case.layer)[at]))
+    case.sum("dx", "the same number", one("dy", at, case.dy[at]))
 
 
 def _dropout(case: Case, source: str, array: np.ndarray) -> None:
@@ -241,7 +242,7 @@ def _dropout_y(case: Case) -> None:
 
 
 def _dropout_dx(case: Case) -> None:
-    _dropout(case, "dy", _dy_of(case.layer))
+    _dropout(case, "dy", case.dy)
 
 
 def _rescaling_y(case: Case) -> None:
@@ -252,7 +253,7 @@ def _rescaling_y(case: Case) -> None:
 
 def _rescaling_dx(case: Case) -> None:
     case.formula = "dx = dy · scale"
-    dy = _dy_of(case.layer)[case.index]
+    dy = case.dy[case.index]
     case.sum("dx", "dy · scale", one("dy", case.index, dy, "scale", case.config["scale"]))
 
 
@@ -283,7 +284,7 @@ def _norm_y(case: Case) -> None:
 
 
 def _norm_dx(case: Case) -> None:
-    layer, c, eps, dy = case.layer, case.index[-1], case.config["epsilon"], _dy_of(case.layer)
+    layer, c, eps, dy = case.layer, case.index[-1], case.config["epsilon"], case.dy
     gamma = float(layer.params["gamma"][c]) if "gamma" in layer.params else 1.0
     mean, var, x_hat = float(layer.kept["mean"][c]), float(layer.kept["var"][c]), layer.kept["x_hat"]
     rows = grid(*(range(size) for size in dy.shape[:-1]), [c])
@@ -310,14 +311,14 @@ def _norm_dx(case: Case) -> None:
 
 
 def _norm_dgamma(case: Case) -> None:
-    dy, x_hat = _dy_of(case.layer), case.layer.kept["x_hat"]
+    dy, x_hat = case.dy, case.layer.kept["x_hat"]
     rows = grid(*(range(size) for size in dy.shape[:-1]), [case.index[0]])
     case.formula = "dgamma = the sum of dy · x_hat over all images and positions"
     case.sum("dgamma", "the sum of dy · x_hat", products("dy", dy, rows, "x_hat", x_hat, rows))
 
 
 def _norm_dbeta(case: Case) -> None:
-    dy = _dy_of(case.layer)
+    dy = case.dy
     rows = grid(*(range(size) for size in dy.shape[:-1]), [case.index[0]])
     case.formula = "dbeta = the sum of dy over all images and positions"
     case.sum("dbeta", "the sum of dy", products("dy", dy, rows, "", 1.0))
@@ -461,7 +462,7 @@ def input_gradient(case: Case) -> None:
         case.note(f"The loss and {activation.name} are differentiated as one: from the logits directly.")
         loss_gradient(case)
         return
-    dy, y = _dy_of(layer), layer.y.astype(float)[at]
+    dy, y = case.dy, layer.y.astype(float)[at]
     if activation.name == "softmax":
         *lead, k = at
         row = layer.y[tuple(lead)].astype(float)
@@ -496,11 +497,6 @@ def _tell_dz(case: Case) -> None:
     else:
         name = case.config["activation"]
         case.note(f'dz is dy through the derivative of {name}: explain("{case.layer.key}", "dz", …).')
-
-
-def _dy_of(layer: LayerTrace) -> np.ndarray:
-    assert layer.dy is not None  # what needs it is offered only where there is a backward pass
-    return layer.dy
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------------
@@ -600,5 +596,6 @@ RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     "Dropout": {"y": _dropout_y, "dx": _dropout_dx},
     "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},
     "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
+    **MERGES,
     **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"), _ELEMENTWISE),
 }

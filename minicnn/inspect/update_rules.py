@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.inspect.explanation import Case, Products, bare, grid, one
+from minicnn.inspect.explanation import Case, Products, bare, grid, one, uses
 from minicnn.inspect.record import LayerTrace
 
 
@@ -27,6 +27,9 @@ def update(case: Case, name: str) -> None:
         return
     if kind not in OPTIMIZERS:
         raise case.refuse("nothing is known about this optimizer.", f"the optimizer {kind}.")
+    options = [n for n in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency") if config.get(n)]
+    if options:
+        raise case.refuse("a step with this option is not explained.", f"{kind}({options[0]}={config[options[0]]!r}).")
     for option in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"):
         if config.get(option):
             raise case.refuse(f"a step with {option} is not explained.", f"{kind} with {option}={config[option]}.")
@@ -74,7 +77,10 @@ def _gradient_step(case: Case, name: str) -> tuple[float, Callable[[], np.ndarra
     """The gradient as the optimizer takes it, at the index; and a function for the whole array."""
     t, layer, at = case.t, case.layer, case.index
     config = (t.optimizer or {})["config"]
-    g = float(layer.grads[name][at])
+    g, records = float(layer.grads[name][at]), uses(t, layer)
+    if len(records) > 1:
+        shares = (one(f"{use.key}.d{name}", at, use.grads[name][at]) for use in records)
+        g = case.sum(f"d{name}", f"the sum over the {len(records)} uses of the layer", *shares)
     pull = _penalty_factors(case, layer, name)
     if pull:
         l1, l2 = pull
@@ -91,7 +97,7 @@ def _gradient_step(case: Case, name: str) -> tuple[float, Callable[[], np.ndarra
         g = case.value("g", "no larger than clipvalue", min(max(g, -value), value), worked)
 
     def whole(layer: LayerTrace, name: str, clipped: bool = True) -> np.ndarray:
-        full = layer.grads[name].astype(float)
+        full = np.sum([use.grads[name].astype(float) for use in uses(t, layer)], axis=0)
         factors = _penalty_factors(case, layer, name)
         if factors:
             p = layer.params[name].astype(float)
@@ -109,7 +115,8 @@ def _gradient_step(case: Case, name: str) -> tuple[float, Callable[[], np.ndarra
         g = case.sum("g", "g, not longer than clipnorm", one("g", at, g, "min(1, clipnorm / norm)", factor))
     total = 1.0
     if all_norm is not None:
-        every = [(f"{other.key}.{key}'s g", whole(other, key)) for other in t.layers for key in other.applied]
+        every = [(f"{other.key}.{key}'s g", whole(other, key)) for other in t.layers for key in other.applied
+                 if uses(t, other)[0] is other]  # fmt: skip
         total = _norm_factor(case, "global_clipnorm", all_norm, every)
         g = case.sum("g", "g, all together not longer than global_clipnorm",
                      one("g", at, g, "min(1, global_clipnorm / norm)", total))  # fmt: skip
@@ -217,6 +224,59 @@ def _rmsprop(
     case.scale += case.steps[-1].size + size
 
 
+def _nadam(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, b1, b2, eps = case.index, config["beta_1"], config["beta_2"], config["epsilon"]
+    m = case.sum("m", f"beta_1 · m + (1 − beta_1) · {symbol}: the running mean",
+                 one("m", at, slots["m"], "beta_1", b1), one(symbol, at, g, "1 − beta_1", 1 - b1))  # fmt: skip
+    m_size = case.steps[-1].size
+    old, new = one("v", at, slots["v"], "beta_2", b2), one(symbol, at, g, f"(1 − beta_2) · {symbol}", (1 - b2) * g)
+    v = case.sum("v", f"beta_2 · v + (1 − beta_2) · {symbol}²: the running square", old, new)
+    u = [b1 * (1 - 0.5 * 0.96**k) for k in range(1, step + 2)]
+    done = math.prod(u[:step])  # the product of the weights of all steps so far
+    ahead = case.sum("ahead", f"u' · m / (1 − U') + (1 − u) · {symbol} / (1 − U), step t = {step}",
+                     one("m", at, m, "u' / (1 − U')", u[step] / (1 - done * u[step])),
+                     one(symbol, at, g, "(1 − u) / (1 − U)", (1 - u[step - 1]) / (1 - done)))  # fmt: skip
+    below = math.sqrt(v / (1 - b2**step)) + eps
+    worked = f"{bare(ahead)} / (√({bare(v)} / (1 − {b2:g}^{step})) + {eps:g})"
+    q = case.value("q", "ahead / (√(v / (1 − beta_2^t)) + epsilon)", ahead / below, worked)
+    case.formula = f"{name} = {name} − learning_rate · ahead / (√(v / (1 − beta_2^t)) + epsilon)"
+    case.sum(label, "one step of Nadam", *_kept_and_decayed(case, name, p, rate, config),
+             one("q", at, q, "−learning_rate", -rate))  # fmt: skip
+    case.scale += case.steps[-1].size + rate * (m_size + abs(g)) / below
+
+
+def _adagrad(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, eps = case.index, config["epsilon"]
+    total = case.sum("sum", f"sum + {symbol}²: over all steps so far", one("sum", at, slots["sum"]),
+                     one(symbol, at, g, symbol, g))  # fmt: skip
+    worked = f"{rate:g} · {bare(g)} / √({bare(total)} + {eps:g})"
+    rule = f"learning_rate · {symbol} / √(sum + epsilon)"
+    move = case.value("move", rule, rate * g / math.sqrt(total + eps), worked)
+    case.formula = f"{name} = {name} − {rule}"
+    parts = _kept_and_decayed(case, name, p, rate, config)
+    case.sum(label, "one step of Adagrad", *parts, one("move", at, move, "−1", -1.0))
+    case.scale += case.steps[-1].size + abs(move)
+
+
+def _lion(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    at, b1 = case.index, config["beta_1"]
+    c = case.sum("c", f"beta_1 · m + (1 − beta_1) · {symbol}",
+                 one("m", at, slots["m"], "beta_1", b1), one(symbol, at, g, "1 − beta_1", 1 - b1))  # fmt: skip
+    case.formula = f"{name} = {name} − learning_rate · sign(c)"
+    parts = _kept_and_decayed(case, name, p, rate, config)
+    case.sum(label, "one step of the rate", *parts, one("sign(c)", at, float(np.sign(c)), "−learning_rate", -rate))
+    case.scale += case.steps[-1].size
+
+
 def _constrain(case: Case, name: str, constraint: dict[str, Any], raw: Callable[[tuple], np.ndarray]) -> None:
     """What a constraint makes of the parameter p that the optimizer left."""
     at, kind, config, p = case.index, constraint["class_name"], constraint["config"], case.steps[-1].value
@@ -240,4 +300,7 @@ def _constrain(case: Case, name: str, constraint: dict[str, Any], raw: Callable[
     case.scale = case.scale * max(factor, 1.0) + case.steps[-1].size
 
 
-OPTIMIZERS = {"SGD": _sgd, "Adam": _adam, "AdamW": _adam, "RMSprop": _rmsprop}
+OPTIMIZERS = {
+    "SGD": _sgd, "Adam": _adam, "AdamW": _adam, "Nadam": _nadam, "RMSprop": _rmsprop, "Adagrad": _adagrad,
+    "Lion": _lion,
+}  # fmt: skip

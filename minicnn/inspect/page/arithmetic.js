@@ -67,6 +67,9 @@ const slopeText = {
   elu: (a) => `1 where y > 0, else y + ${fmt(num(a.alpha))}`,
 };
 
+const MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Concatenate"];
+const knownMerge = (l) => MERGES.includes(L[l].kind);
+
 function rowOf(t, index) {
   return range(t.shape[t.rank - 1]).map((i) => t.get(...index.slice(0, -1), i));
 }
@@ -86,7 +89,7 @@ function actForward(l, index) {
     const s = softmaxOf(row);
     return { name, text: `exp(${fmt(row[k])} − ${bracket(s.max)}) / ${fmt(s.sum)}`, value: s.p[k], rec };
   }
-  if (!pointwise[a.name]) return { name, text: `${a.name}: a custom function, not known to this page`, rec };
+  if (!pointwise[a.name]) return { name, text: `${a.name}: recorded; this page does not know the function`, rec };
   const mag = a.name === "gelu" || a.name === "elu" ? 1e-2 : 0;
   return { name, text: `${a.name}(${fmt(v)})`, value: known(v, pointwise[a.name](v, a)), rec, mag };
 }
@@ -251,10 +254,11 @@ function fieldSize(l) {
   const field = receptiveField(l, [0, 0], [0, 0]);
   return field && field.map(([low, high]) => high - low + 1);
 }
-// The sizes that lead there: of each layer with a window, on the way from the input along the first inputs.
+// The sizes that lead there: of each layer with a window, on the way from the input; where branches meet, along the
+// one that sees most.
 function fieldSteps(l) {
-  const way = [];
-  for (let k = l; k !== INPUT; k = L[k].inputs[0]) way.unshift(k);
+  const way = [], sees = (k) => (k === INPUT ? 1 : fieldSize(k)?.[0] ?? Infinity);
+  for (let k = l; k !== INPUT; k = L[k].inputs.reduce((a, j) => (sees(j) > sees(a) ? j : a))) way.unshift(k);
   const jump = [1, 1], rows = [];
   for (const k of way) {
     const g = L[k].geo;
@@ -567,12 +571,102 @@ function poolBackward(l, [i, j, c]) {
   return { terms, steps: [dxStep([i, j, c], terms, text, T(l, "dx").get(i, j, c))] };
 }
 
+// ---- where branches meet ------------------------------------------------------------------------------------------
+
+// The place in input k that an element of the output reads: 0 along an axis on which the input is repeated.
+const placeIn = (t, index) => index.map((v, k) => (t.shape[k] === 1 ? 0 : v));
+// The elements of the output that read an element of an input: several where it is repeated.
+function reached(t, index, shape) {
+  return index.reduce((lists, v, k) => lists.flatMap((head) =>
+    (t.shape[k] === 1 && shape[k] > 1 ? range(shape[k]) : [v]).map((w) => [...head, w])), [[]]);
+}
+// Of a concatenation: which input an element of the output is from, and its place there.
+function concatenated(l, index) {
+  const rank = index.length, axis = L[l].config.axis < 0 ? L[l].config.axis + rank : L[l].config.axis - 1;
+  let k = 0, place = index[axis];
+  while (place >= read(l, k).shape[axis]) {
+    place -= read(l, k).shape[axis];
+    k++;
+  }
+  return { k, axis, index: index.map((v, i) => (i === axis ? place : v)) };
+}
+// The numbers of the inputs that an element of the output is made of.
+function mergeTerms(l, index) {
+  if (L[l].kind === "Concatenate") {
+    const from = concatenated(l, index);
+    return [{ k: from.k, index: from.index, v: read(l, from.k).get(...from.index) }];
+  }
+  return L[l].inputs.map((_, k) => {
+    const place = placeIn(read(l, k), index);
+    return { k, index: place, v: read(l, k).get(...place) };
+  });
+}
+function mergeForward(l, index) {
+  const terms = mergeTerms(l, index), { kind } = L[l], v = terms.map((t) => t.v), n = terms.length;
+  const list = (sign) => v.map((u, k) => (k ? `${sign} ${bracket(u)}` : fmt(u))).join(" ");
+  const sum = v.reduce((a, u) => a + u, 0), mag = v.reduce((a, u) => a + Math.abs(u), 0);
+  const [text, value] = {
+    Add: [list("+"), sum], Subtract: [list("−"), v[0] - v[1]], Average: [`(${list("+")}) / ${n}`, sum / n],
+    Multiply: [list("·"), v.reduce((a, u) => a * u, 1)], Maximum: [`max(${v.map(fmt).join(", ")})`, Math.max(...v)],
+    Concatenate: [`x${terms[0].k}${at(terms[0].index)}, unchanged`, v[0]],
+  }[kind];
+  return { name: `y${at(index)}`, text, terms, value: v.includes(undefined) ? undefined : value, mag,
+    rec: T(l, "y").get(...index) };
+}
+function mergeBackward(l, k, index) {
+  const { kind, inputs } = L[l], x = read(l, k), dy = T(l, "dy"), n = inputs.length;
+  const rec = T(l, `dx/${k}`).get(...index), name = `dx${k}${at(index)}`;
+  if (!knownMerge(l)) return { name, text: `${kind}: a custom layer`, rec };
+  if (kind === "Concatenate") {
+    const { axis } = concatenated(l, index.map(() => 0)),
+      before = range(k).reduce((a, i) => a + read(l, i).shape[axis], 0);
+    const place = index.map((v, i) => (i === axis ? v + before : v));
+    return { name, text: `dy${at(place)}, unchanged`, value: dy.get(...place), rec };
+  }
+  const factor = (place) => {
+    if (kind === "Multiply") {
+      return range(n).filter((i) => i !== k).reduce((a, i) => a * read(l, i).get(...placeIn(read(l, i), place)), 1);
+    }
+    const winner = kind === "Maximum" ? T(l, "winner").get(...place) : undefined;
+    return { Add: 1, Subtract: k ? -1 : 1, Average: 1 / n, Maximum: known(winner, winner === k ? 1 : 0) }[kind];
+  };
+  const terms = reached(x, index, dy.shape).map((place) =>
+    product(dy.get(...place), `dy${at(place)}`, factor(place), "factor"));
+  const s = total(terms), only = terms[0], unchanged = terms.length === 1 && only.b === 1 && kind !== "Multiply";
+  const text = unchanged ? `dy${at(index)}, unchanged` : terms.length === 1 ? `${fmt(only.a)} · ${bracket(only.b)}`
+    : `Σ over the ${count(terms.length, "place")} at which it is repeated`;
+  return { name, text, terms, value: s.sum, rec, mag: s.mag };
+}
+// dy of a layer whose output is read more than once: the sum of what its readers send back.
+function sentBack(l, index) {
+  return L.flatMap((q, r) => q.inputs.flatMap((source, k) => {
+    if (source !== l) return [];
+    const name = merges(r) ? `dx${k}` : "dx", v = T(r, merges(r) ? `dx/${k}` : "dx").get(...index);
+    return [{ l: r, name, v: v ?? NaN, a: v, b: 1 }];
+  }));
+}
+function meetStep(l, index) {
+  const terms = sentBack(l, index), s = total(terms),
+    text = terms.map((t, k) => (k ? signed(t.a) : fmt(t.a))).join(" ");
+  return { name: `dy${at(index)}`, text, terms, value: s.sum, rec: T(l, "dy").get(...index), mag: s.mag };
+}
+const meets = (l) => l >= 0 && l < LOSS && sentBackCount(l) > 1;
+const sentBackCount = (l) => L.reduce((a, q) => a + q.inputs.filter((source) => source === l).length, 0);
+function paddingStep(l, name, t, index, step) {
+  const [[top], [left]] = L[l].pads, from = [index[0] + step * top, index[1] + step * left, index[2]], [H, W] = t.shape;
+  const inside = from[0] >= 0 && from[1] >= 0 && from[0] < H && from[1] < W;
+  return { name, text: inside ? `${step < 0 ? "x" : "dy"}${at(from)}, unchanged` : "a zero of the border",
+    value: inside ? t.get(...from) : 0 };
+}
+
 // ---- the update of one parameter ----------------------------------------------------------------------------------
 
-// One step of an optimizer, as minicnn/optimizers.py: {p, slots}. `step` counts from 1.
+// One step of an optimizer, as minicnn/optimizers/rules.py: {p, slots}. `step` counts from 1.
 function rule(kind, config, state, p, g, lr, step) {
   const s = { ...state }, o = (name, v) => (config[name] === undefined || config[name] === null ? v
     : num(config[name]));
+  const options = ["amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"].filter((name) => config[name]);
+  if (options.length) return null;
   const decay = o("weight_decay", 0);
   if (decay) p -= p * decay * lr;
   if (kind === "SGD") {
@@ -589,6 +683,26 @@ function rule(kind, config, state, p, g, lr, step) {
     const alpha = lr * Math.sqrt(1 - b2 ** step) / (1 - b1 ** step);
     const text = `${fmt(p)} − ${bracket(alpha)} · ${bracket(s.m)} / (√${fmt(s.v)} + ${fmt(eps)})`;
     return { p: p - alpha * s.m / (Math.sqrt(s.v) + eps), slots: s, alpha, text };
+  }
+  if (kind === "Nadam") {
+    const b1 = o("beta_1", 0.9), b2 = o("beta_2", 0.999), eps = o("epsilon", 1e-7);
+    s.m += (1 - b1) * (g - s.m);
+    s.v += (1 - b2) * (g * g - s.v);
+    const u = (t) => b1 * (1 - 0.5 * 0.96 ** t), done = range(step).reduce((a, t) => a * u(t + 1), 1);
+    const ahead = s.m * u(step + 1) / (1 - done * u(step + 1)) + g * (1 - u(step)) / (1 - done);
+    const below = Math.sqrt(s.v / (1 - b2 ** step)) + eps;
+    const text = `${fmt(p)} − ${bracket(lr)} · ${bracket(ahead)} / ${fmt(below)}`;
+    return { p: p - lr * ahead / below, slots: s, text };
+  }
+  if (kind === "Adagrad") {
+    s.sum += g * g;
+    const below = Math.sqrt(s.sum + o("epsilon", 1e-7));
+    return { p: p - lr * g / below, slots: s, text: `${fmt(p)} − ${bracket(lr)} · ${bracket(g)} / ${fmt(below)}` };
+  }
+  if (kind === "Lion") {
+    const b1 = o("beta_1", 0.9), b2 = o("beta_2", 0.99), c = b1 * s.m + (1 - b1) * g;
+    s.m = b2 * s.m + (1 - b2) * g;
+    return { p: p - lr * Math.sign(c), slots: s, text: `${fmt(p)} − ${bracket(lr)} · sign(${fmt(c)})` };
   }
   if (kind === "RMSprop") {
     const rho = o("rho", 0.9), eps = o("epsilon", 1e-7);
@@ -610,12 +724,13 @@ function rule(kind, config, state, p, g, lr, step) {
 // The argument of a layer that belongs to a parameter: kernel_regularizer, bias_constraint, gamma_regularizer, …
 const option = (l, name, what) => L[l].config[`${{ w: "kernel", b: "bias" }[name] || name}_${what}`];
 function updateSteps(l, name, index) {
-  const o = D.optimizer, get = (group) => T(l, `${group}/${name}`)?.get(...index), p = get("p"), g = get("g");
+  const o = D.optimizer, get = (group) => T(l, `${group}/${name}`)?.get(...index), p = get("p");
+  const each = uses(l).map((k) => T(k, "g/" + name)?.get(...index)), g = each.reduce((a, v) => a + v, 0);
   const rec = get("u"), a = get("a"), steps = [], label = `${name}${at(index)}`;
   if (!o || rec === undefined) return steps;
   if (a === undefined) return [{ name: label, text: "frozen (trainable is False): unchanged", value: p, rec }];
   const config = o.config, reg = option(l, name, "regularizer"), lr = num(o.learning_rate);
-  let applied = g, text = fmt(g), sure = true;
+  let applied = g, text = each.map((v, k) => (k ? signed(v) : fmt(v))).join(" "), sure = true;
   if (reg) {
     const l2 = num(reg.config?.l2) || 0, l1 = num(reg.config?.l1) || 0;
     sure = ["L1", "L2", "L1L2"].includes(reg.class_name);
@@ -630,16 +745,18 @@ function updateSteps(l, name, index) {
     sure = false;
     text += ", then shortened to the largest allowed norm (of a whole array: as recorded)";
   }
-  if (reg || config.clipvalue || !sure) {
-    const mag = Math.abs(g) + Math.abs(p) * (reg ? 1 : 0);
+  if (reg || config.clipvalue || !sure || each.length > 1) {
+    const mag = each.reduce((m, v) => m + Math.abs(v), 0) + Math.abs(p) * (reg ? 1 : 0);
     steps.push({ name: "gradient as applied", text, value: sure ? applied : undefined, rec: a, mag });
   }
   const slots = {}, names = Object.keys(L[l].t).filter((key) => key.startsWith(`s/${name}/`));
   for (const key of names) slots[key.split("/")[2]] = T(l, key).get(...index);
   const r = rule(o.class_name, config, slots, p, a, lr, o.iterations + 1);
-  if (!r) return [...steps, { name: label, text: `${o.class_name}: a custom optimizer`, rec }];
+  if (!r) return [...steps, { name: label, text: `${o.class_name}: recorded; this page does not know the rule, or ` +
+    `one of its options`, rec }];
   for (const key of Object.keys(r.slots)) {
-    const mag = key === "v" ? Math.abs(slots[key]) + a * a * 1e-2 : Math.abs(slots[key]) + Math.abs(a) * 1e-1;
+    const mag = key === "v" || key === "sum" ? Math.abs(slots[key]) + a * a * 1e-2 : Math.abs(slots[key])
+      + Math.abs(a) * 1e-1;
     steps.push({ name: `${key} after`, text: slotText(o.class_name, key, config, slots, a, lr), value: r.slots[key],
       rec: T(l, `t/${name}/${key}`)?.get(...index), mag });
   }
@@ -660,9 +777,11 @@ function updateSteps(l, name, index) {
 }
 function slotText(kind, key, c, s, g, lr) {
   if (kind === "SGD") return `${fmt(c.momentum)} · ${bracket(s.momentum)} − ${bracket(lr)} · ${bracket(g)}`;
+  if (key === "sum") return `${fmt(s.sum)} + ${bracket(g)}²`;
+  if (kind === "Lion") return `${fmt(c.beta_2)} · ${bracket(s.m)} + (1 − ${fmt(c.beta_2)}) · ${bracket(g)}`;
   if (key === "m") return `${fmt(s.m)} + (1 − ${fmt(c.beta_1)}) · (${fmt(g)} − ${bracket(s.m)})`;
   if (key === "v") return `${fmt(s.v)} + (1 − ${fmt(c.beta_2 ?? c.rho)}) · (${fmt(g * g)} − ${bracket(s.v)})`;
-  return "as in minicnn/optimizers.py";
+  return "as in minicnn/optimizers/rules.py";
 }
 
 // ---- every number of the page goes through here -------------------------------------------------------------------
@@ -682,10 +801,15 @@ function explain(l, what, index) {
   if (what === "act") return one(actForward(l, index));
   if (what === "dz") return one(actBackward(l, index));
   if (what === "z") return [linear(l, index)];
-  return what === "y" ? forwardSteps(l, index) : T(l, "dx") ? backwardSteps(l, what, index) : [];
+  if (what === "dy") return [meetStep(l, index)];
+  if (what === "y") return forwardSteps(l, index);
+  if (merges(l)) return [mergeBackward(l, Number(what.slice(3)), index)]; // "dx/1"
+  return T(l, "dx") ? backwardSteps(l, what, index) : [];
 }
 function forwardSteps(l, index) {
-  const { kind, config } = L[l], x = T(l, "x"), rec = T(l, "y").get(...index), name = `y${at(index)}`;
+  const { kind, config } = L[l], x = read(l), rec = T(l, "y").get(...index), name = `y${at(index)}`;
+  if (merges(l)) return [knownMerge(l) ? mergeForward(l, index) : { name, text: `${kind}: a custom layer`, rec }];
+  if (kind === "ZeroPadding2D") return [{ ...paddingStep(l, name, x, index, -1), rec }];
   if (weighty(l)) return [linear(l, index), activation(l) !== "linear" && actForward(l, index)].filter(Boolean);
   if (L[l].act) return [actForward(l, index)].filter(Boolean);
   if (kind === "BatchNormalization") return [bnForward(l, index).step];
@@ -728,6 +852,7 @@ function backwardSteps(l, what, index) {
   }
   if (kind === "BatchNormalization") return [bnBackward(l, index).step];
   if (kind === "MaxPooling2D" || kind === "AveragePooling2D") return poolBackward(l, index).steps;
+  if (kind === "ZeroPadding2D") return [{ ...paddingStep(l, name, dy, index, 1), rec }];
   if (kind === "GlobalAveragePooling2D") {
     const d = dy.get(index[2]), n = x.shape[0] * x.shape[1];
     return [{ name, text: `${fmt(d)} / ${n}`, value: d / n, rec }];
@@ -821,7 +946,15 @@ function selftest() {
     if (isWinograd(l)) run(forward, l, "winograd", outputs.slice(0, 20));
     if (kind === "BatchNormalization") run(forward, l, "stats", sample(T(l, "mean"), 8));
     if (!hasBackward) continue;
-    const backward = line(key, "backward"), inputs = inner(T(l, "dx"), weighty(l) ? L[l].in : null);
+    const backward = line(key, "backward");
+    if (meets(l)) run(backward, l, "dy", sample(T(l, "dy"), many));
+    if (merges(l)) {
+      for (const k of range(L[l].inputs.length)) {
+        if (T(l, `dx/${k}`)) run(backward, l, `dx/${k}`, inner(T(l, `dx/${k}`), null));
+      }
+      continue;
+    }
+    const inputs = inner(T(l, "dx"), weighty(l) ? L[l].in : null);
     run(backward, l, "dx", inputs);
     if (kind === "Conv2D") run(backward, l, "turned", inputs);
     if (T(l, "dz") && L[l].act && activation(l) !== "linear") run(backward, l, "dz", sample(T(l, "dz"), many));

@@ -21,6 +21,7 @@ import numpy as np
 from minicnn import constraints, kernels, optimizers
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
+from minicnn.inspect.explanation import uses
 from minicnn.inspect.page import story
 from minicnn.inspect.page.checks import STEPS, Place, gradient_checks
 from minicnn.inspect.record import LayerTrace
@@ -210,9 +211,10 @@ class _Record:
         before: list[Choice] = []
         after: list[Choice] = []
         for i, layer in enumerate(self.trace.layers):
-            source = inputs_of(self.trace, i)[0]
+            source = layer.inputs[0]
             before.append(self._strongest(self.trace.x, k) if source < 0 else after[source])
-            same = layer.x.shape[-1] == layer.y.shape[-1] and layer.kind not in ("Conv2D", "Dense", "Flatten")
+            x = layer.x[0] if isinstance(layer.x, list) else layer.x
+            same = x.shape[-1] == layer.y.shape[-1] and layer.kind not in ("Conv2D", "Dense", "Flatten")
             after.append(before[-1] if same else self._strongest(layer.y, k))
             if self.weight is not None and self.weight[0] == i:  # the walk's weight is in the file
                 *_, c, o = np.unravel_index(self.weight[2], layer.params[self.weight[1]].shape)
@@ -265,17 +267,23 @@ class _Record:
     def _layer(self, i: int, layer: LayerTrace) -> dict[str, Any]:
         k, before, after = self.image, self.before[i], self.after[i]
         out: dict[str, Any] = {
-            "key": layer.key, "kind": layer.kind, "config": layer.config, "inputs": inputs_of(self.trace, i),
+            "key": layer.key, "kind": layer.kind, "config": layer.config, "inputs": layer.inputs,
             "in": before, "out": after,
             "size": sum(p.size for p in layer.params.values()) + sum(s.size for s in layer.state.values()),
         }  # fmt: skip
         ids: dict[str, int] = {}
-        for name, array in (("x", layer.x), ("y", layer.y), ("z", layer.kept.get("z"))):
-            if array is not None:
-                ids[name] = self._map(array[k], self.level.forward, before if name == "x" else after)
-        for name, array in (("dy", layer.dy), ("dx", layer.dx), ("dz", layer.kept.get("dz"))):
-            if array is not None:
-                ids[name] = self._map(array[k], self.level.backward, before if name == "dx" else after)
+        maps = {**_parts("x", layer.x), "y": layer.y, "z": layer.kept.get("z")}
+        gradients = {**_parts("dx", layer.dx), "dy": layer.dy, "dz": layer.kept.get("dz")}
+        for named, window in ((maps, self.level.forward), (gradients, self.level.backward)):
+            for name, array in named.items():
+                if array is None:
+                    continue
+                head, _, number = name.partition("/")
+                chosen = before if head in ("x", "dx") else after
+                if number:
+                    source = layer.inputs[int(number)]
+                    chosen = self._strongest(self.trace.x, self.level.channels) if source < 0 else self.after[source]
+                ids[name] = self._map(array[k], window, chosen)
         if layer.kind == "Dropout" and "mask" in layer.kept:
             ids["mask"] = self._map(layer.kept["mask"][k], self.level.forward, after)
         if "winner" in layer.kept:
@@ -292,6 +300,13 @@ class _Record:
         if layer.kind in ("Conv2D", "MaxPooling2D", "AveragePooling2D"):
             w = Windows(layer)
             out["geo"] = {"k": w.kernel, "s": w.stride, "d": w.dilation, "pads": w.pads}
+        if layer.kind == "ZeroPadding2D":
+            made: Any = layer.made()
+            out["pads"] = made.pads
+        records = uses(self.trace, layer)
+        shared = [i for i, other in enumerate(self.trace.layers) if any(other is use for use in records)]
+        if len(shared) > 1:
+            out["uses"] = shared
         if layer.kept.get("z") is not None:
             out["act"] = vars(activation_of(layer))
         out["fused"] = self.trace.fused and layer is self.trace.layers[-1]
@@ -371,9 +386,9 @@ def _with(choice: Choice, index: int) -> Choice:
     return choice if choice is None else sorted({*choice, index})
 
 
-def inputs_of(t: Trace, i: int) -> tuple[int, ...]:
-    """Which layers' outputs layer i reads; -1 for the network's input."""
-    return (i - 1,)
+def _parts(name: str, value: Any) -> dict[str, Any]:
+    """{name: array}, or "name/0", "name/1", … for the list of a layer that joins several inputs."""
+    return {f"{name}/{k}": part for k, part in enumerate(value)} if isinstance(value, list) else {name: value}
 
 
 def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ function renderWalk() {
 const THUMB = 44;
 function stripThumb(l, d) {
   if (d === "u") return changeThumb(l);
-  const t = T(l, d === "f" ? "y" : "dx");
+  const t = T(l, d === "f" ? "y" : merges(l) ? "dx/0" : "dx");
   if (!t) return null;
   const choice = (d === "b" ? L[l].in : L[l].out) || range(t.shape[t.rank - 1]);
   return thumb(t, choice.slice(0, 4), THUMB);
@@ -58,7 +58,31 @@ function cardText(l) {
   const kind = q.kind + (weighty(l) && activation(l) !== "linear" ? ` + ${activation(l)}` : "");
   const size = S.d !== "u" ? (q.size ? count(q.size, "parameter") : "no parameters")
     : names.length ? `Δw/w ${fmt(Number(moved(l, names, 300).toPrecision(2)))}` : "no parameters";
-  return [breakable(kind), size, field ? `receptive field ${times(field)}` : "sees all"];
+  const branch = q.inputs.length > 1 || q.inputs[0] !== l - 1 ? `reads ${q.inputs.map(keyOf).join(", ")}` : "";
+  return [branch && breakable(branch), breakable(kind), size, field ? `receptive field ${times(field)}` : "sees all"];
+}
+// Arcs over the cards: from each layer to those that read it and do not stand beside it.
+function drawSkips(strip) {
+  const edges = L.flatMap((q, l) => q.inputs.filter((source) => source !== l - 1).map((source) => [source, l])),
+    ends = [];
+  if (!edges.length) return;
+  const middle = (l) => {
+    const node = strip.querySelector(`[data-fid="layer${l}"]`).parentNode;
+    return node.offsetLeft - strip.offsetLeft + node.offsetWidth / 2;
+  };
+  const rows = edges.map(([source, l]) => { // the lowest row that is free there
+    let level = ends.findIndex((end) => end <= source);
+    if (level < 0) level = ends.length;
+    ends[level] = l;
+    return level;
+  });
+  strip.style.position = "relative";
+  strip.style.paddingTop = `${10 * ends.length + 8}px`;
+  edges.forEach(([source, l], n) => {
+    const top = 10 * (ends.length - 1 - rows[n]) + 4, left = middle(source) + 8, right = middle(l) - 8;
+    strip.append(h("li", { className: "skip-edge", "aria-hidden": "true", css: { left: `${left}px`, top: `${top}px`,
+      width: `${right - left}px`, height: `${10 * (rows[n] + 1) + 2}px` } }));
+  });
 }
 const breakable = (name) => name.split(/(?<=[_/])|(?<=[a-z])(?=[A-Z])/).flatMap((part, k) =>
   (k ? [h("wbr"), part] : [part]));
@@ -79,8 +103,11 @@ function renderStrip() {
   stripFor = S.d + S.l;
   const arrow = (shape) => h("li", { className: "edge" }, h("span", { className: "shape" }, times(shape)),
     h("span", { "aria-hidden": "true" }, S.d === "b" ? "←" : "→"));
+  const gap = h("li", { className: "edge" }); // to a layer that does not read the one before it
   const items = [card(INPUT, photo(THUMB), "input", [`image ${D.image} of ${N}`])];
-  L.forEach((q, l) => items.push(arrow(T(l, "x").shape), card(l, stripThumb(l, S.d), breakable(q.key), cardText(l))));
+  const before = (l) => L[l].inputs.indexOf(l - 1);
+  L.forEach((q, l) => items.push(before(l) < 0 ? gap.cloneNode() : arrow(read(l, before(l)).shape),
+    card(l, stripThumb(l, S.d), breakable(q.key), cardText(l))));
   if (LOSS) items.push(arrow(T(LOSS - 1, "y").shape));
   if (D.losses !== undefined) {
     const kind = D.loss_function.class_name.replace(/([a-z])([A-Z])/g, "$1 $2"),
@@ -97,6 +124,7 @@ function renderStrip() {
       Object.entries(DIRECTIONS).map(([d, text]) => turn(d, text))),
       h("span", { className: "hint" }, legend + (hasBackward ? "" : " Traced without targets: forward only."))),
     h("ol", { className: "strip", tabIndex: 0, "aria-label": "Layers" }, items));
+  drawSkips(host.querySelector(".strip"));
   const strip = host.querySelector(".strip"), now = host.querySelector('[aria-current="true"]');
   strip.scrollLeft = scrolled;
   if (!now) return;

@@ -81,6 +81,10 @@ const learned = (l) => params(l).filter((name) => T(l, "g/" + name));
 // The network: which layers a layer reads, and which ones read it.
 const sources = (l) => (l === LOSS ? [LOSS - 1] : l === INPUT ? [] : L[l].inputs);
 const readers = (l) => L.map((q, k) => k).filter((k) => L[k].inputs.includes(l));
+// A layer in which branches meet has a list of inputs, x/0, x/1, …
+const merges = (l) => l >= 0 && l < LOSS && L[l].t["x/0"] !== undefined;
+const read = (l, k = 0) => T(l, merges(l) ? `x/${k}` : "x");
+const uses = (l) => L[l].uses || [l]; // where its parameters are used
 const hasBackward = L.length > 0 && L[LOSS - 1].t.dy !== undefined;
 const weighty = (l) => l >= 0 && l < LOSS && (L[l].kind === "Conv2D" || L[l].kind === "Dense");
 const activation = (l) => (l >= 0 && l < LOSS && L[l].act ? L[l].act.name : "linear");

@@ -123,11 +123,14 @@ function viewsOf(l, d) {
   const gradients = names.map((n) => ["g:" + n, { w: "dw: one weight", b: "db: one bias" }[n] || "d" + n]);
   const field = fieldSize(l) && L[l].geo ? [["field", "Receptive field"]] : [];
   if (d === "b") {
+    const meet = meets(l) && T(l, "dy") ? [["meet", "Gradients meet"]] : [];
+    if (merges(l)) return [...meet, ...L[l].inputs.map((_, k) => [`dx/${k}`, `dx${k}`])];
     const dz = active && T(l, "dz") ? [["dz", "dy → dz"]] : [];
-    if (kind === "Conv2D") return [...dz, ["dx", "dx by col2im"], ["turned", "dx by the turned kernel"], ...gradients];
-    if (kind === "BatchNormalization") return [["dx", "dx in three terms"], ["laws", "Two sums that vanish"],
+    if (kind === "Conv2D") return [...meet, ...dz, ["dx", "dx by col2im"], ["turned", "dx by the turned kernel"],
       ...gradients];
-    return [...dz, ["dx", "dx"], ...gradients];
+    if (kind === "BatchNormalization") return [...meet, ["dx", "dx in three terms"], ["laws", "Two sums that vanish"],
+      ...gradients];
+    return [...meet, ...dz, ["dx", "dx"], ...gradients];
   }
   const act = active ? [["act", "z → y"]] : [];
   const fast = kind === "Conv2D" && isWinograd(l) ? [["line", "Winograd F(2, 3)"], ["tile", "Winograd tile"]] : [];
@@ -146,6 +149,8 @@ function panelOf(l, d, v) {
   if (d === "u") return { check: panels.check, step: panels.update, none: panels.none }[v](l);
   const kind = L[l].kind, name = v.startsWith("g:") ? v.slice(2) : null;
   if (v === "field") return panels.field(l);
+  if (v === "meet") return panels.meet(l);
+  if (merges(l)) return d === "f" ? panels.mergeForward(l) : panels.mergeBackward(l, Number(v.slice(3)));
   if (v === "act" || v === "dz") return panels.activation(l, d);
   if (kind === "Conv2D") return name === "w" ? panels.convWeight(l) : name ? panels.convBias(l)
     : panels["conv_" + v](l);
@@ -186,14 +191,15 @@ const panels = {
     const box = { i: i0, j: j0, h: i1 - i0 + 1, w: j1 - j0 + 1, color: ACCENT };
     const text = ["1", ...rows.map((r) => `(${r.k[0]} − 1)·${r.d[0] > 1 ? `${r.d[0]}·` : ""}${r.jump[0]}`)].join(" + ");
     const sum = rows.reduce((a, r) => a + (r.k[0] - 1) * r.d[0] * r.jump[0], 1);
+    const step = { name: "receptive field", value: size[0] };
     const beyond = i1 - i0 + 1 < size[0] || j1 - j0 + 1 < size[1]
       ? " The rest lies beyond the edge, in the padding." : "";
     return [
       p(`The receptive field of an output pixel is the part of the picture on which it depends: ${times(size)} ` +
         `pixels for ${keyOf(l)}. ` +
         "A change outside of it cannot reach this number."),
-      worked([{ name: "receptive field", text, value: sum, law: size[0],
-        lawText: "as the windows say, followed back" }],
+      worked([sum === size[0] ? { ...step, text, law: sum, lawText: "as the windows say, followed back" }
+        : { ...step, text: "the union of what its branches see", given: true }],
         "Each window adds (kernel − 1) · jump"),
       picker(y, index, axes(y)),
       row(h("figure", { className: "map" }, h("figcaption", {}, "The picture"), photo(300, box)),
@@ -746,6 +752,71 @@ const panels = {
         tensorFigure("t", fwd ? "Output" : "dx", t, index, select)),
     ];
   },
+  // ---- where branches meet
+  mergeForward(l) {
+    const y = T(l, "y"), index = chosen(l, "y", y, null), steps = explain(l, "y", index), { kind, inputs } = L[l];
+    const terms = steps[0].terms || [], place = (k) => terms.find((t) => t.k === k)?.index;
+    const sign = { Add: "+", Subtract: "−", Multiply: "·", Average: "+", Maximum: "or" }[kind] || "and";
+    const said = {
+      Add: "are added, number by number", Subtract: "are subtracted, number by number",
+        Average: "are averaged, number by number",
+      Multiply: "are multiplied, number by number", Maximum: "are compared: the larger number stays",
+      Concatenate: "are laid one behind the other",
+    }[kind] || "are joined by a custom layer";
+    const maps = inputs.flatMap((source, k) => {
+      const t = read(l, k), here = place(k) || t.shape.map(() => 0);
+      return [k ? op(sign) : null, tensorFigure(`x${k}`,
+        `x${k}: ${keyOf(source)}${t.rank === 3 ? `, channel ${here[2]}` : ""}`,
+        t, here, null, { most: 260, ...(place(k) ? {} : { cur: undefined }) })];
+    });
+    return [
+      p(`Here branches meet: ${inputs.length} inputs ${said}. ` +
+        `${inputs.map((source, k) => `x${k} is ${keyOf(source)}`).join(", ")}.`),
+      worked(steps),
+      picker(y, index, axes(y)), channels(y, index, null),
+      row(...maps, op("→"), tensorFigure("y", `y${y.rank === 3 ? `, channel ${index[2]}` : ""}`, y, index, select,
+        { most: 260 })),
+      table(["input", "layer", "number", "value"], terms.map((t) =>
+        [`x${t.k}`, keyOf(inputs[t.k]), `x${t.k}${at(t.index)}`, t.v])),
+    ];
+  },
+  mergeBackward(l, k) {
+    const t = T(l, `dx/${k}`), dy = T(l, "dy"), index = chosen(l, `dx/${k}`, t, null), source = keyOf(L[l].inputs[k]);
+    const said = {
+      Add: "Each term of a sum receives the whole gradient, unchanged: that is why a skip connection carries it past " +
+        "any number of layers.",
+      Subtract: "The first input receives the gradient, the second its negative.",
+        Average: "Each input receives an equal share.",
+      Multiply: "Each input receives the gradient times the product of the others.",
+      Maximum: "The gradient goes to the input that was the largest; of equal ones, to the first.",
+      Concatenate: "The gradient is cut where the inputs were joined: each receives its own part.",
+    }[L[l].kind] || "The gradients were recorded.";
+    const from = dy.rank === t.rank ? reached(t, index, dy.shape)[0] : index;
+    const shown = L[l].kind === "Concatenate" ? null : from;
+    return [
+      p(`${said} dx${k} goes to ${source}.`),
+      worked(explain(l, `dx/${k}`, index)),
+      picker(t, index, axes(t)), channels(t, index, null),
+      row(tensorFigure("dy", "dy, from the layers after", dy, shown || dy.shape.map(() => 0), null,
+        { most: 330, ...(shown ? {} : { cur: undefined }) }), op("→"),
+          tensorFigure("dx", `dx${k}: to ${source}`, t, index, select, { most: 330 })),
+    ];
+  },
+  meet(l) {
+    const dy = T(l, "dy"), index = chosen(l, "dy", dy, null), terms = sentBack(l, index);
+    const maps = terms.flatMap((t, n) => [n ? op("+") : null, tensorFigure(`from${n}`, `${t.name} of ${keyOf(t.l)}`,
+      T(t.l, t.name === "dx" ? "dx" : `dx/${t.name.slice(2)}`), index, select, { most: 260 })]);
+    return [
+      p(`The output of ${keyOf(l)} is read ${count(terms.length, "time")}, so it reaches the loss by ${terms.length} ` +
+        `ways. Here their gradients meet, ` +
+        "and are added: the chain rule for a number that is used more than once. With = in place of += one branch " +
+          "would learn nothing."),
+      worked(explain(l, "dy", index)),
+      picker(dy, index, axes(dy)), channels(dy, index, null),
+      row(...maps, op("="), tensorFigure("dy", `dy of ${keyOf(l)}`, dy, index, select, { most: 260 })),
+      table(["from", "gradient", "value"], terms.map((t) => [keyOf(t.l), `${t.name}${at(index)}`, t.a])),
+    ];
+  },
   // ---- layers that move or scale
   flatten(l, d) {
     const fwd = d === "f", x = T(l, "x"), t = T(l, fwd ? "y" : "dx"), index = chosen(l, fwd ? "y" : "dx", t, null),
@@ -794,6 +865,7 @@ const panels = {
       && from.shape.every((v, k) => v === t.shape[k]);
     return [
       p(L[l].kind === "Rescaling" ? "The same factor and offset for every number."
+        : L[l].kind === "ZeroPadding2D" ? "A border of zeros around each image; the backward pass cuts it off again."
         : `${L[l].kind} is a custom layer: the page shows its numbers, but cannot work them out.`),
       worked(explain(l, fwd ? "y" : "dx", index)),
       picker(t, index, axes(t)), channels(t, index, null),
@@ -948,10 +1020,12 @@ function leftOver(l) {
   const lastRow = start(OH - 1, 0, g) + g.k[0], lastCol = start(OW - 1, 1, g) + g.k[1];
   const lost = [H > lastRow ? count(H - lastRow, "row") : "",
     W > lastCol ? count(W - lastCol, "column") : ""].filter(Boolean).join(" and ");
-  if (!lost) return { text: note(`${H} × ${W} is cut into ${OH} × ${OW} windows, and nothing is left over.`),
+  if (!lost) return { text: note(`${H} × ${W} pixels are cut into windows, ${OH} × ${OW} of them, and nothing is ` +
+    `left over.`),
     dead: {} };
   return {
-    text: note(`${H} × ${W} is cut into ${OH} × ${OW} windows. The last ${lost} are in no window: dropped, and ` +
+    text: note(`${H} × ${W} pixels are cut into windows, ${OH} × ${OW} of them. The last ${lost} are in no window: ` +
+      `dropped, and ` +
       `without a gradient.`),
     dead: { dead: (i, j) => i >= lastRow || j >= lastCol, note: "hatched: in no window" },
   };
