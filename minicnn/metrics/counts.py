@@ -52,7 +52,7 @@ class _OfThresholds(_Counts):
         xp, y_true = xp_of(y_pred), same_shape(self.name, y_true, y_pred)
         weights = xp.ones(()) if weights is None else over(xp.asarray(weights, "float64"), y_pred)
         if self.top_k is not None:
-            rank = (-y_pred).argsort(axis=-1, kind="stable").argsort(axis=-1, kind="stable")
+            rank = xp.argsort(xp.argsort(-y_pred, kind="stable"), kind="stable")  # along the last axis
             y_pred = xp.where(rank < self.top_k, y_pred, -np.inf)
         weights = xp.broadcast_to(weights, y_pred.shape)
         if self.class_id is not None:
