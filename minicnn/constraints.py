@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from minicnn.backend import Array, xp_of
+from minicnn.errors import InputError
 from minicnn.registry import Configured, names_of, resolve
 
 EPSILON = 1e-7  # Keras' guard against a division by 0
@@ -29,6 +30,8 @@ class MaxNorm(Constraint):
     Srivastava et al. 2014, section 5.1. Where none is too long, `w` itself comes back.
     """
 
+    ranges: ClassVar[dict[str, Any]] = {"max_value": ("of 0 or more", 2.0), "axis": ("axes", 0)}
+
     def __init__(self, max_value: float = 2, axis: int | Sequence[int] = 0):
         self.max_value, self.axis = max_value, axis
 
@@ -46,8 +49,34 @@ class NonNeg(Constraint):
         return xp_of(w).maximum(w, 0)
 
 
+class MinMaxNorm(Constraint):
+    """Weight vectors shorter than min_value or longer than max_value are brought nearer to it.
+
+    rate: how much nearer, 1 all the way. axis: the axes along one weight vector, as in MaxNorm.
+    """
+
+    ranges: ClassVar[dict[str, Any]] = {
+        "min_value": ("of 0 or more", 0.0),
+        "max_value": ("of 0 or more", 1.0),
+        "rate": ("from 0 to 1", 1.0),
+        "axis": ("axes", 0),
+    }
+
+    def __init__(
+        self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: int | Sequence[int] = 0
+    ):
+        self.min_value, self.max_value, self.rate, self.axis = min_value, max_value, rate, axis
+
+    def __call__(self, w: Array) -> Array:
+        norms = _norms(w, self.axis)
+        wanted = self.rate * norms.clip(self.min_value, self.max_value) + (1 - self.rate) * norms
+        return w * (wanted / (EPSILON + norms))
+
+
 class UnitNorm(Constraint):
     """Every weight vector gets length 1. axis: the axes along one weight vector, as in MaxNorm."""
+
+    ranges: ClassVar[dict[str, Any]] = {"axis": ("axes", 0)}
 
     def __init__(self, axis: int | Sequence[int] = 0):
         self.axis = axis
@@ -58,7 +87,13 @@ class UnitNorm(Constraint):
 
 def _norms(w: Array, axis: int | Sequence[int]) -> Array:
     """The lengths of the vectors along the axes, which stay with length 1."""
-    axes = normalize_axis_tuple(axis, w.ndim)
+    try:
+        axes = normalize_axis_tuple(axis, w.ndim)
+    except ValueError:
+        raise InputError(
+            "constraint", "an axis is not there.", f"axes of weights of shape {w.shape}.", f"axis={axis!r}.",
+            "for a dense kernel axis=0, for a convolution kernel axis=(0, 1, 2).",
+        ) from None  # fmt: skip
     if xp_of(w) is not np:
         return xp_of(w).sqrt((w * w).sum(axis=axes, keepdims=True))
     names = "abcdefgh"[: w.ndim]
@@ -68,10 +103,11 @@ def _norms(w: Array, axis: int | Sequence[int]) -> Array:
 
 
 max_norm = maxnorm = MaxNorm
+min_max_norm = MinMaxNorm
 non_neg = NonNeg
 unit_norm = UnitNorm
 
-_KNOWN = names_of(MaxNorm, NonNeg, UnitNorm, maxnorm=MaxNorm, nonneg=NonNeg, unitnorm=UnitNorm)
+_KNOWN = names_of(MaxNorm, MinMaxNorm, NonNeg, UnitNorm, maxnorm=MaxNorm, nonneg=NonNeg, unitnorm=UnitNorm)
 
 
 def get(identifier: Any) -> Callable[[Array], Array] | None:

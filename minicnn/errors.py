@@ -184,8 +184,8 @@ def checked_whole(where: str, argument: str, value: Any, least: int | None, exam
 def checked(where: str, argument: str, value: Any, wanted: Any, example: object) -> Any:
     """`value` as `wanted` says; else InputError.
 
-    wanted: a range of checked_number; int, or the least whole number; bool; str; or a tuple of the choices. A list
-    [wanted] also takes None.
+    wanted: a range of checked_number; int, or the least whole number; "axes", one or several; bool; str; or a tuple of
+    the choices. A list [wanted] also takes None.
     """
     if isinstance(wanted, list):
         return None if value is None else checked(where, argument, value, wanted[0], example)
@@ -193,6 +193,10 @@ def checked(where: str, argument: str, value: Any, wanted: Any, example: object)
         if isinstance(value, (str, type(None))) and value in wanted:
             return value
         raise unknown_name(f"{argument} of {where}", value, [str(choice) for choice in wanted])
+    if wanted == "axes":
+        if isinstance(value, (list, tuple)) and value:
+            return type(value)(checked_whole(where, argument, axis, None, example) for axis in value)
+        return checked_whole(where, argument, value, None, example)
     if wanted is bool:
         known = type(value).__name__ in ("bool", "bool_") or (isinstance(value, Integral) and value in (0, 1))
         if not known:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from minicnn import random
-from minicnn.errors import InputError, unknown_name
+from minicnn.errors import InputError, checked
 from minicnn.registry import Configured, names_of, resolve
 
 # Standard deviation of a standard normal that is cut off at -2 and 2.
@@ -27,6 +27,8 @@ class Initializer(Configured):
     (as in Keras).
     """
 
+    ranges: ClassVar[dict[str, Any]] = {"seed": ([0], 1)}
+
     def __init__(self, seed: int | None = None):
         self.seed = seed
 
@@ -34,6 +36,8 @@ class Initializer(Configured):
         self, shape: Sequence[int], rng: np.random.Generator | None = None, dtype: Any = np.float32
     ) -> np.ndarray:
         """An array of this shape and dtype. rng is used when the initializer has no seed of its own."""
+        for size in shape if isinstance(shape, (list, tuple)) else [shape]:
+            checked(type(self).__name__, "a size in shape", size, 0, 3)
         if self.seed is not None:
             rng = np.random.default_rng(self.seed)
         return self.draw(tuple(shape), rng or random.new_generator()).astype(dtype)
@@ -44,14 +48,26 @@ class Initializer(Configured):
 
 
 class Constant(Initializer):
-    """Every weight is `value`."""
+    """Every weight is `value`, or a number of it where that is an array that spreads over the weights."""
 
-    def __init__(self, value: float = 0.0):
+    def __init__(self, value: Any = 0.0):
         super().__init__()
+        try:
+            known = value is not None and np.asarray(value).dtype.kind in "buif"
+        except ValueError:
+            known = False
+        if not known:
+            raise InputError("Constant", "value does not fit.", "a number, or an array.", f"{value!r}.", "value=0.1.")
         self.value = value
 
     def draw(self, shape, rng):
-        return np.full(shape, self.value, np.float64)
+        try:
+            return np.full(shape, self.value, np.float64)
+        except ValueError:
+            raise InputError(
+                "Constant", "its array does not spread over the weights.", f"a number, or an array of shape {shape}.",
+                f"one of shape {np.shape(self.value)}.", "give it the shape of the weights.",
+            ) from None  # fmt: skip
 
 
 class Zeros(Initializer):
@@ -77,6 +93,12 @@ class Ones(Initializer):
 class RandomNormal(Initializer):
     """Normal distribution."""
 
+    ranges: ClassVar[dict[str, Any]] = {
+        **Initializer.ranges,
+        "mean": ("that is finite", 0.0),
+        "stddev": ("of 0 or more", 0.05),
+    }
+
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None):
         super().__init__(seed)
         self.mean, self.stddev = mean, stddev
@@ -95,6 +117,12 @@ class TruncatedNormal(RandomNormal):
 class RandomUniform(Initializer):
     """Uniform distribution over [minval, maxval)."""
 
+    ranges: ClassVar[dict[str, Any]] = {
+        **Initializer.ranges,
+        "minval": ("that is finite", -0.05),
+        "maxval": ("that is finite", 0.05),
+    }
+
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None):
         super().__init__(seed)
         self.minval, self.maxval = minval, maxval
@@ -107,8 +135,15 @@ class VarianceScaling(Initializer):
     """Weights of variance scale / n, where n is the number of inputs, of outputs, or their average.
 
     mode: "fan_in", "fan_out" or "fan_avg". distribution: "truncated_normal" (corrected, so that the variance
-    after truncation is right), "untruncated_normal" or "uniform" (over ±sqrt(3 * scale / n)).
+    after truncation is right; also "normal"), "untruncated_normal" or "uniform" (over ±sqrt(3 * scale / n)).
     """
+
+    ranges: ClassVar[dict[str, Any]] = {
+        **Initializer.ranges,
+        "scale": ("above 0", 2.0),
+        "mode": (("fan_in", "fan_out", "fan_avg"), "fan_in"),
+        "distribution": (("truncated_normal", "normal", "untruncated_normal", "uniform"), "uniform"),
+    }
 
     def __init__(
         self,
@@ -117,19 +152,6 @@ class VarianceScaling(Initializer):
         distribution: str = "truncated_normal",
         seed: int | None = None,
     ):
-        if not scale > 0:
-            raise InputError(
-                "VarianceScaling",
-                problem="the scale is not positive.",
-                expected="scale > 0.",
-                received=f"scale={scale}.",
-                fix="pass a positive number, such as 1 or 2.",
-            )
-        if mode not in ("fan_in", "fan_out", "fan_avg"):
-            raise unknown_name("VarianceScaling mode", mode, ("fan_in", "fan_out", "fan_avg"))
-        distributions = ("truncated_normal", "untruncated_normal", "uniform")
-        if distribution not in distributions:
-            raise unknown_name("VarianceScaling distribution", distribution, distributions)
         super().__init__(seed)
         self.scale, self.mode, self.distribution = scale, mode, distribution
 
@@ -137,7 +159,7 @@ class VarianceScaling(Initializer):
         fan_in, fan_out = compute_fans(shape)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         stddev = math.sqrt(self.scale / max(1.0, n))
-        if self.distribution == "truncated_normal":
+        if self.distribution in ("truncated_normal", "normal"):
             return stddev / TRUNCATED_STDDEV * _truncated_normal(shape, rng)
         if self.distribution == "untruncated_normal":
             return rng.normal(0.0, stddev, shape)
@@ -190,6 +212,62 @@ class LecunNormal(_NamedScaling):
     settings = (1.0, "fan_in", "truncated_normal")
 
 
+class Orthogonal(Initializer):
+    """An orthogonal matrix times `gain`: it turns what it is multiplied by, and keeps its length.
+
+    Of a convolution kernel (KH, KW, C_in, C_out) the matrix (KH*KW*C_in, C_out). A. Saxe et al., "Exact Solutions to
+    the Nonlinear Dynamics of Learning" (2014), section 3.
+    """
+
+    ranges: ClassVar[dict[str, Any]] = {**Initializer.ranges, "gain": ("that is finite", 1.0)}
+
+    def __init__(self, gain: float = 1.0, seed: int | None = None):
+        super().__init__(seed)
+        self.gain = gain
+
+    def draw(self, shape, rng):
+        _need_matrix("Orthogonal", shape)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+        q *= np.sign(np.diag(r))  # so that all such matrices are equally likely. F. Mezzadri (2007)
+        return self.gain * (q.T if rows < columns else q).reshape(shape)
+
+
+class Identity(Initializer):
+    """Output i is input i times `gain`: the unit matrix, or in the middle of a convolution kernel (padding="same")."""
+
+    ranges: ClassVar[dict[str, Any]] = {"gain": ("that is finite", 1.0)}
+
+    def __init__(self, gain: float = 1.0):
+        super().__init__()
+        self.gain = gain
+
+    def draw(self, shape, rng):
+        _need_matrix("Identity", shape)
+        w = np.zeros(shape)
+        middle = tuple((n - 1) // 2 for n in shape[:-2])
+        w[middle] = self.gain * np.eye(*shape[-2:])
+        return w
+
+
+class Dirac(Initializer):
+    """Identity for as many outputs as there are inputs; those beyond are drawn by `rest`, and are 0 if it is None.
+
+    A deep net of such layers begins by handing its input on. S. Zagoruyko, N. Komodakis, "DiracNets" (2017).
+    """
+
+    def __init__(self, rest: Any = None, seed: int | None = None):
+        super().__init__(seed)
+        self.rest = get(rest)
+
+    def draw(self, shape, rng):
+        w = Identity().draw(shape, rng)
+        inputs = shape[-2]
+        if self.rest is not None and shape[-1] > inputs:
+            w[..., inputs:] = self.rest(shape, rng, np.float64)[..., inputs:]
+        return w
+
+
 class _FromFunction(Initializer):
     """A function of the user's, called as in Keras: `f(shape, dtype=dtype)`."""
 
@@ -198,9 +276,15 @@ class _FromFunction(Initializer):
         self.function = function
 
     def draw(self, shape, rng):
-        return np.asarray(self.function(shape, dtype=np.float64), np.float64)
+        made = np.asarray(self.function(shape, dtype=np.float64))
+        if made.shape != shape or made.dtype.kind not in "buif":
+            raise InputError(
+                "initializer", "the function does not give the weights.", f"an array of numbers of shape {shape}.",
+                f"one of shape {made.shape}, {made.dtype}.", "let f(shape, dtype=None) return np.zeros(shape), say.",
+            )  # fmt: skip
+        return made.astype(np.float64)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         raise InputError(
             f"initializer {getattr(self.function, '__name__', self.function)}",
             problem="a function cannot be saved.",
@@ -208,6 +292,14 @@ class _FromFunction(Initializer):
             received=f"{self.function!r}.",
             fix="use one of minicnn's initializers, or write a subclass of Initializer.",
         )
+
+
+def _need_matrix(where: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise InputError(
+            where, "weights in a row are no matrix.", "a kernel: (in, out) or (KH, KW, C_in, C_out).",
+            f"shape {shape}.", "use it as kernel_initializer; for a bias take zeros.",
+        )  # fmt: skip
 
 
 def compute_fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -233,7 +325,7 @@ def _truncated_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
 
 _KNOWN = names_of(
     Zeros, Ones, Constant, RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling,
-    GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal,
+    GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac,
     zero=Zeros, one=Ones, normal=RandomNormal, uniform=RandomUniform,
 )  # fmt: skip
 

@@ -100,9 +100,8 @@ class Dice(Loss):
         axis: int | Sequence[int] | None = None,
     ):
         super().__init__(reduction, name)
-        axes = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
-        each = tuple(checked("Dice", "axis", a, [int], (1, 2, 3)) for a in axes)
-        self.axis = each if isinstance(axis, (list, tuple)) else each[0]
+        axis = checked("Dice", "axis", axis, ["axes"], (1, 2, 3))
+        self.axis = tuple(axis) if isinstance(axis, list) else axis
 
     @property
     def whole_batch(self) -> bool:  # type: ignore[override]

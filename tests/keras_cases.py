@@ -286,3 +286,12 @@ def _metrics() -> dict[str, Metric]:
 
 
 METRICS = _metrics()
+
+
+CONSTRAINTS = {
+    "min max": ("MinMaxNorm", {"min_value": 0.5, "max_value": 2.0, "axis": (0, 1, 2)}),
+    "min max, slowly": ("MinMaxNorm", {"min_value": 2.5, "max_value": 4.0, "rate": 0.3, "axis": [0, 1]}),
+    "max": ("MaxNorm", {"max_value": 1.5, "axis": 3}),
+    "unit": ("UnitNorm", {"axis": (0, 1, 2)}),
+}
+CONSTRAINED = logits((3, 3, 2, 4), 60)

@@ -35,7 +35,7 @@ def test_max_norm_leaves_short_vectors_and_zeros_alone(device_of_test):
 
 
 def test_norms_along_axes_that_are_not_there():
-    with pytest.raises(np.exceptions.AxisError):
+    with pytest.raises(InputError, match="an axis is not there"):
         constraints.MaxNorm(1, axis=(0, 1, 2))(W)
 
 
@@ -119,5 +119,27 @@ def test_regularizer_defaults_names_and_config():
 
 @pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf")])
 def test_impossible_factors(factor):
-    with pytest.raises(InputError, match="finite l2 >= 0"):
+    with pytest.raises(InputError, match="l2 does not fit"):
         regularizers.L2(factor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: constraints.MaxNorm(-1), lambda: constraints.MaxNorm(None), lambda: constraints.MaxNorm("2"),
+        lambda: constraints.MaxNorm(2, axis=None), lambda: constraints.MaxNorm(2, axis="a"),
+        lambda: constraints.MaxNorm(2, axis=[0, 0.5]), lambda: constraints.UnitNorm(axis=[]),
+        lambda: constraints.MinMaxNorm(rate=2), lambda: constraints.MinMaxNorm(min_value=-1),
+        lambda: regularizers.L1("a"), lambda: regularizers.L2(np.nan), lambda: regularizers.L1L2(l2=-1),
+        lambda: regularizers.get(lambda w: (w * w).sum()), lambda: regularizers.L2([0.1]),
+    ],
+)  # fmt: skip
+def test_what_is_refused(make):
+    with pytest.raises(InputError):
+        make()
+
+
+def test_none_is_the_default_of_keras():
+    assert regularizers.L1(None).l1 == 0.01 and regularizers.L2(None).l2 == 0.01
+    assert regularizers.L1L2(None, None).get_config() == {"l1": 0.0, "l2": 0.0}
+    assert regularizers.get("l1l2").get_config() == {"l1": 0.01, "l2": 0.01}

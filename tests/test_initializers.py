@@ -8,6 +8,7 @@ import pytest
 
 from minicnn import initializers
 from minicnn.errors import InputError, UnknownNameError
+from minicnn.layers import Context, Conv2D
 
 
 def config_dict(obj):
@@ -137,5 +138,66 @@ def test_none_and_unknown_names():
         initializers.get("glorot_unifrom")
     with pytest.raises(UnknownNameError, match="fan_avg"):
         initializers.VarianceScaling(mode="fan")
-    with pytest.raises(InputError, match="scale > 0"):
+    with pytest.raises(InputError, match="scale does not fit"):
         initializers.VarianceScaling(scale=0)
+
+
+# --- Orthogonal, Identity, Dirac ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 3, 2, 8), (5, 5)])
+def test_orthogonal_keeps_lengths(shape):
+    w = initializers.Orthogonal(gain=2.0, seed=1)(shape, dtype=np.float64)
+    m = w.reshape(-1, shape[-1])
+    m = m if len(m) >= shape[-1] else m.T
+    np.testing.assert_allclose(m.T @ m, 4 * np.eye(m.shape[1]), atol=1e-12)
+    with pytest.raises(InputError, match="no matrix"):
+        initializers.get("orthogonal")((3,))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("outputs", [2, 4, 6])
+def test_identity_and_dirac_hand_the_input_on(size, outputs):
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 4)).astype(np.float32)
+    for name in ("identity", "dirac"):
+        layer = Conv2D(outputs, size, padding="same", use_bias=False, kernel_initializer=name)
+        layer.build((5, 5, 4), rng())
+        y = layer.forward(x, Context())
+        expected = np.concatenate([x, np.zeros_like(x)], axis=-1)[..., :outputs]
+        np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_array_equal(initializers.Identity(3.0)((3, 2)), 3 * np.eye(3, 2))
+
+
+def test_dirac_draws_the_rest():
+    rest = initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=1)
+    init = initializers.Dirac(rest)
+    w = init((3, 3, 2, 50))
+    np.testing.assert_array_equal(w[..., :2], initializers.Identity()((3, 3, 2, 2)))
+    bound = 1 / math.sqrt(18)
+    assert 0.95 * bound < np.abs(w[..., 2:]).max() <= bound
+    again = initializers.Dirac.from_config(init.get_config())
+    np.testing.assert_array_equal(again((3, 3, 2, 50)), w)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: initializers.RandomNormal(stddev=-1), lambda: initializers.RandomNormal(mean=None),
+        lambda: initializers.RandomUniform("a"), lambda: initializers.HeNormal(seed="a"),
+        lambda: initializers.HeNormal(seed=-1), lambda: initializers.Constant(None), lambda: initializers.Constant("a"),
+        lambda: initializers.Constant([1.0, 2.0])((3, 3)), lambda: initializers.VarianceScaling(scale=None),
+        lambda: initializers.VarianceScaling(mode=None), lambda: initializers.VarianceScaling(distribution="n"),
+        lambda: initializers.Orthogonal(gain="a"), lambda: initializers.Dirac("nothing"),
+        lambda: initializers.get(lambda shape, dtype=None: np.zeros(2))((3, 3)),
+        lambda: initializers.get(lambda shape, dtype=None: "a")((3, 3)), lambda: initializers.Zeros()(None),
+        lambda: initializers.Zeros()((-1, 2)), lambda: initializers.Zeros()("a"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(make):
+    with pytest.raises(InputError):
+        make()
+
+
+def test_keras_other_name_of_the_truncated_normal():
+    one, other = (initializers.VarianceScaling(distribution=name, seed=2) for name in ("normal", "truncated_normal"))
+    np.testing.assert_array_equal(one((4, 4)), other((4, 4)))

@@ -10,6 +10,8 @@ import pytest
 from keras_cases import (
     ACTIVATED,
     ACTIVATIONS,
+    CONSTRAINED,
+    CONSTRAINTS,
     LOSSES,
     METRICS,
     OPTIMIZERS,
@@ -21,7 +23,7 @@ from keras_cases import (
     gradients,
 )
 
-from minicnn import activations, losses, metrics, optimizers, schedules
+from minicnn import activations, constraints, losses, metrics, optimizers, schedules
 from minicnn.layers import Activation, Context
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses, weights_of_batch
 
@@ -103,3 +105,10 @@ def test_metrics(name):
     np.testing.assert_allclose(once(case.y_true, case.y_pred, case.sample_weight), metric.result(), rtol=1e-12)
     once.reset_state()
     assert once.result() == 0
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints(name):
+    kind, arguments = CONSTRAINTS[name]
+    found = getattr(constraints, kind)(**arguments)(CONSTRAINED)
+    np.testing.assert_allclose(found, KERAS[f"constraints/{name}"], rtol=1e-5, atol=1e-6)
