@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from minicnn.activations import Function
 from minicnn.errors import checked, unknown_name
+
+if TYPE_CHECKING:
+    from typing import Self  # since Python 3.11
 
 # minicnn's own classes by name. Nothing else can be reached by a name in a file, but for what the user passes as
 # custom_objects. Several of one name are a loss and a metric.
