@@ -15,8 +15,11 @@ it, to the singular values √(nλ) of X.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
+
+from minicnn.errors import InputError
 
 Blocks = Callable[[], Iterable[np.ndarray]]  # the same blocks (n, H, W, C) of floats at every call
 
@@ -58,3 +61,32 @@ def zca_matrix(blocks: Blocks, mean: np.ndarray, epsilon: float) -> np.ndarray:
     scale[varies] = 1 / (np.sqrt(variance[varies]) + epsilon / np.sqrt(n))
     np.multiply(patterns, np.sqrt(scale), out=patterns)
     return (patterns @ patterns.T).astype(np.float32)
+
+
+def patch_whitening(images: Any, size: int = 2, epsilon: float = 5e-4) -> np.ndarray:
+    """The kernel (size, size, C, 2 * size * size * C) of a first convolution that whitens: the patterns of small
+    patches, each scaled to variance 1, and each with both signs.
+
+    images: (N, H, W, C), as the network takes them. Let P (n, d) hold all their patches of size × size pixels as rows,
+    d = size * size * C, and let Pᵀ P / n = U diag(λ) Uᵀ. The kernel is U / √(λ + ε) and its negative: its outputs are
+    not correlated and equally large, so every later step of the optimizer goes as far in each direction. With both
+    signs a ReLU or GELU behind it loses nothing. It is found once, from some thousand images, and not learned.
+
+    float32; the strongest pattern first. Raises InputError. K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
+    GPU", section 3.2 (2024), after T. Page, "How to train your ResNet" (2019).
+    """
+    x = np.asarray(images)
+    whole = hasattr(size, "__index__") and not isinstance(size, bool) and size >= 1
+    if x.ndim != 4 or x.dtype.kind not in "buif" or x.size == 0 or not whole or min(x.shape[1:3]) < size:
+        raise InputError(
+            "patch_whitening", "these images have no such patches.", "images (N, H, W, C), not smaller than a patch.",
+            f"shape {x.shape}, {x.dtype}, and size={size!r}.", "for example patch_whitening(x_train[:5000], size=2).",
+        )  # fmt: skip
+    if not epsilon >= 0:
+        raise InputError("patch_whitening", "epsilon does not fit.", "0 or more.", f"{epsilon!r}.", "try 5e-4.")
+    x = x.astype(np.float64)
+    patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))  # (N, h, w, C, size, size)
+    p = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * x.shape[-1])
+    variance, patterns = np.linalg.eigh(p.T @ p / len(p))
+    kernel = (patterns / np.sqrt(np.maximum(variance, 0) + epsilon))[:, ::-1]
+    return np.concatenate([kernel, -kernel], axis=1).reshape(size, size, x.shape[-1], -1).astype(np.float32)
