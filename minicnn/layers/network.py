@@ -256,9 +256,11 @@ class Network(Layer):
         """
         if rng is None:
             if not isinstance(input_shape, Sequence) or len(input_shape) < 2 or input_shape[0] is not None:
+                images = "for images of 28×28 grey pixels: model.build((None, 28, 28, 1))."
+                samples = f"for samples of {input_shape} numbers: model.build((None, {input_shape}))."
                 raise InputError(
                     self.name, "build takes the shape of a batch.", "None, then the sizes of one sample.",
-                    f"{input_shape!r}.", "for images of 28×28 grey pixels: model.build((None, 28, 28, 1)).",
+                    f"{input_shape!r}.", samples if isinstance(input_shape, int) else images,
                 )  # fmt: skip
             input_shape = input_shape[1:]
         self.build_once(checked_shape(self.name, input_shape), rng)
