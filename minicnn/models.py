@@ -60,6 +60,7 @@ class Model(Network):
         self.metrics: list[minicnn.metrics.Metric] = []
         self.stop_training = False
         self.history: History | None = None
+        self.stop_evaluating = self.stop_predicting = False
         self._calls = 0  # in training mode
 
     def to(self, device: str) -> Model:
@@ -80,9 +81,23 @@ class Model(Network):
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
+        loss_weights: Any = None,
         metrics: Sequence[Any] | None = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        auto_scale_loss: bool = True,
     ) -> None:
-        """Choose how the model learns, by name or object. `metrics` such as ["accuracy"]. Raises UnknownNameError."""
+        """Choose how the model learns, by name or object. `metrics` such as ["accuracy"]. Raises UnknownNameError.
+
+        The arguments after metrics, and loss_weights, are Keras': they are taken where they ask for nothing that is not
+        there (every layer runs by itself, one step at a time), and refused with an InputError otherwise.
+        """
+        _refuse_compile_options(
+            loss_weights=loss_weights, weighted_metrics=weighted_metrics, steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+        )  # fmt: skip
         if loss is None:
             raise InputError(
                 "compile", "no loss was given.", "a loss, by name or object.", "None.",
@@ -133,10 +148,13 @@ class Model(Network):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
         device: str | None = None,
         check_finite: bool = False,
     ) -> History:
@@ -148,7 +166,10 @@ class Model(Network):
         the next epoch goes on where it stopped.
         batch_size: 32 if None. epochs: train until this epoch, from initial_epoch (both counted from 0).
         verbose: 0 silent, 1 a bar for each epoch, 2 a line for each; "auto": 1 on a terminal and in notebooks, else 2.
-        validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y).
+        validation_split: this share of the samples, the last ones, is held back. validation_data: (x, y), or (x, y,
+        sample_weight). validation_freq: after every so many epochs, or a list of those (from 1).
+        sample_weight: (N,), how much each sample counts in the loss, or one for each position of the output; a
+        generator yields (x, y, sample_weight). class_weight: class number -> weight of its samples; 1 if left out.
         shuffle: in a new order in every epoch. device: as `model.to(device)` before it; None: where the model is.
         check_finite: look at every number of every step. At the first NaN or infinity a NotFiniteError names layer,
         direction and batch, and the model is as it was before that step.
@@ -159,7 +180,8 @@ class Model(Network):
         with self._computing(batch_size, device):
             return fit(
                 self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
-                initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, check_finite,
+                class_weight, sample_weight, initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
+                validation_freq, check_finite,
             )  # fmt: skip
 
     def evaluate(
@@ -168,19 +190,21 @@ class Model(Network):
         y: Any = None,
         batch_size: int | None = None,
         verbose: str | int = "auto",
+        sample_weight: Any = None,
         steps: int | None = None,
         callbacks: Sequence[Callback] | Callback | None = None,
         return_dict: bool = False,
         device: str | None = None,
     ) -> Any:
-        """The loss, or [loss, metric, …], or a dict of them, on x and y, in evaluation mode. device: as in `fit`."""
+        """The loss, or [loss, metric, …], or a dict of them, on x and y, in evaluation mode.
+
+        sample_weight, device: as in `fit`.
+        """
         from minicnn.training.loop import evaluate
 
         with self._computing(batch_size, device):
-            logs = evaluate(self, x, y, batch_size, verbose, steps, callbacks)
-        if return_dict:
-            return logs
-        return list(logs.values()) if len(logs) > 1 else logs["loss"]
+            logs = evaluate(self, x, y, batch_size, verbose, sample_weight, steps, callbacks)
+        return _as_asked(logs, return_dict)
 
     def predict(
         self,
@@ -199,6 +223,27 @@ class Model(Network):
 
         with self._computing(batch_size, device):
             return predict(self, x, batch_size, verbose, steps, callbacks)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """One training step on one batch. Its loss and metrics before the step, as `evaluate` returns them.
+
+        Arguments as in `fit`; y and weights may come in x, a tuple. Raises InputError.
+        """
+        from minicnn.training.loop import train_on_batch
+
+        return _as_asked(train_on_batch(self, x, y, sample_weight, class_weight), return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Judge one batch: its loss and metrics, as `evaluate` returns them."""
+        from minicnn.training.loop import test_on_batch
+
+        return _as_asked(test_on_batch(self, x, y, sample_weight), return_dict)
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The outputs for one batch, on the host."""
+        return self.predict(x, batch_size=max(1, len(x)), verbose=0)
 
     @quiet
     def __call__(self, x: Any, training: bool = False) -> Any:
@@ -314,6 +359,31 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     from minicnn.saving import load_model as load
 
     return load(filepath, _CLASSES, custom_objects)
+
+
+def _as_asked(logs: dict[str, float], return_dict: bool) -> Any:
+    """The loss, or [loss, metric, …], or a dict of them."""
+    if return_dict:
+        return logs
+    return list(logs.values()) if len(logs) > 1 else logs["loss"]
+
+
+def _refuse_compile_options(**options: Any) -> None:
+    """InputError for an argument of Keras' compile that asks for what there is not."""
+    fine: dict[str, tuple[Any, ...]] = {
+        "loss_weights": (None,), "weighted_metrics": (None, []), "steps_per_execution": (1,),
+        "jit_compile": ("auto", False, None),
+    }  # fmt: skip
+    instead = {
+        "loss_weights": "a model has one output and one loss.",
+        "weighted_metrics": "pass them as metrics=, which count every sample the same.",
+        "steps_per_execution": "leave it out: every step is one call.",
+        "jit_compile": "leave it out: there is no compiler, NumPy does the work.",
+    }
+    for name, value in options.items():
+        if value not in fine[name]:
+            wanted = f"{name}={fine[name][0]!r}, or nothing."
+            raise InputError("compile", f"{name} cannot be had.", wanted, f"{value!r}.", instead[name])
 
 
 _CLASSES = {"Sequential": Sequential, "Model": Model}  # which the room of files, further down, does not know

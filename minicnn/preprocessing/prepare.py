@@ -7,22 +7,28 @@ digits".
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from PIL import Image, ImageFilter
 
 from minicnn.preprocessing.loading import centred_box
 from minicnn.preprocessing.look import Look, background, box_of, centre_of_mass, grey, level
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 WORK = 400  # pixels of the longer side that the work is done on: no model sees more
 SPECK = 0.02  # of the largest thing: what is smaller is dirt
 
 
-def shrunk(img: Image.Image, side: int = WORK) -> Image.Image:
+def shrunk(img: Image, side: int = WORK) -> Image:
     """The picture, at most `side` pixels long, smoothed."""
+    from PIL.Image import Resampling
+
     if max(img.size) <= side:
         return img
     scale = side / max(img.size)
-    return img.resize([max(1, round(scale * n)) for n in img.size], Image.Resampling.BOX)
+    return img.resize([max(1, round(scale * n)) for n in img.size], Resampling.BOX)
 
 
 def flattened(x: np.ndarray, look: Look) -> np.ndarray:
@@ -87,6 +93,8 @@ def centred(x: np.ndarray, look: Look, size: tuple[int, int]) -> np.ndarray:
 
 def fitted(x: np.ndarray, size: tuple[int, int], interpolation: str, keep_aspect_ratio: bool) -> np.ndarray:
     """x (H, W, C) brought to (height, width), as load_img does it with a file."""
+    from PIL import Image
+
     box = centred_box((x.shape[1], x.shape[0]), size[::-1]) if keep_aspect_ratio else None
     how = getattr(Image.Resampling, interpolation.upper())
     channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(x, -1, 0)]
@@ -94,12 +102,16 @@ def fitted(x: np.ndarray, size: tuple[int, int], interpolation: str, keep_aspect
 
 
 def _resized(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
     img = Image.fromarray(channel.astype(np.float32))
     return np.asarray(img.resize(size, Image.Resampling.BOX), np.float64)
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
     """The mask and the pixels beside it, where the thing's edge fades."""
+    from PIL import Image, ImageFilter
+
     img = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(img.filter(ImageFilter.MaxFilter(5)), np.float64) / 255
 

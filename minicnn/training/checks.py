@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import shapes_of
 from minicnn.losses import BinaryCrossentropy, CategoricalCrossentropy
-from minicnn.objective import Loss
+from minicnn.objective import Loss, weights_of_batch
 
 _NO_PROBABILITIES = ("linear", "relu", "leaky_relu", "elu", "gelu", "tanh")
 
@@ -183,6 +184,54 @@ def same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
             y_name, f"{x_name} and {y_name} have different lengths.", f"one target for each of the {len(x)} samples.",
             f"{len(y)} targets.", "check that both were sliced or shuffled alike.",
         )  # fmt: skip
+
+
+def checked_weights(model: Any, y: np.ndarray, sample_weight: Any, class_weight: Any) -> np.ndarray | None:
+    """How much each sample counts, float64; None where all count the same. As in Keras.
+
+    sample_weight: (N,), or one for each position of the output. class_weight: class number -> weight, 1 for others.
+    Raises InputError where they do not fit.
+    """
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise InputError(
+                "class_weight", "both kinds of weights were given.", "class_weight or sample_weight.", "both.",
+                "multiply them yourself: sample_weight=weights * np.array([class_weight[k] for k in y]).",
+            )  # fmt: skip
+        return _weights_of_classes(model, y, class_weight)
+    if sample_weight is None:
+        return None
+    weights = np.asarray(check_array("sample_weight", sample_weight), np.float64)
+    same_length(y, weights, "y", "sample_weight")
+    check_finite("sample_weight", weights, weights.dtype)
+    weights_of_batch(model.loss, y, weights, model.shapes[-1])
+    return weights
+
+
+def _weights_of_classes(model: Any, y: np.ndarray, class_weight: Any) -> np.ndarray:
+    fix = "for example class_weight={0: 1.0, 1: 5.0}: each sample of class 1 counts five times as much."
+    pairs = class_weight.items() if isinstance(class_weight, dict) else ()
+    numbers = all(isinstance(k, Integral) and isinstance(w, Real) and math.isfinite(w) for k, w in pairs)
+    if not isinstance(class_weight, dict) or not numbers:
+        raise InputError(
+            "class_weight", "it does not fit.", "a dict of class numbers and weights.", f"{class_weight!r}.", fix
+        )
+    one_hot = not model.loss.sparse and y.ndim == 2 and y.shape[1] > 1
+    labels = y.argmax(axis=1) if one_hot else y.reshape(len(y), -1)
+    if not one_hot and labels.shape[1] != 1:
+        raise InputError(
+            "class_weight", "a sample has more than one class.", "one class for each sample.",
+            f"targets of shape {y.shape}.", "pass sample_weight: one weight for each position.",
+        )  # fmt: skip
+    return np.array([float(class_weight.get(int(k), 1.0)) for k in labels.reshape(-1)])
+
+
+def check_frequency(validation_freq: Any) -> Callable[[int], bool]:
+    """Whether an epoch, counted from 1, is validated: every n-th one, or those of a list. Else InputError."""
+    if isinstance(validation_freq, (list, tuple, set)):
+        return {whole("validation_freq", epoch) for epoch in validation_freq}.__contains__
+    every = whole("validation_freq", validation_freq)
+    return lambda epoch: epoch % every == 0
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

@@ -12,8 +12,8 @@ import numpy as np
 from minicnn.errors import InputError
 from minicnn.training.checks import check_array
 
-Batch = tuple[np.ndarray, np.ndarray]
-Check = Callable[[np.ndarray, np.ndarray], np.ndarray]  # looks at x and y, raises, returns x as the model takes it
+Batch = tuple[np.ndarray, ...]  # (x, y), or (x, y, how much each sample counts)
+Check = Callable[..., Batch]  # looks at x, y and the weights, raises, returns them as the model takes them
 
 
 class ArrayBatches:
@@ -22,6 +22,7 @@ class ArrayBatches:
     steps: batches in an epoch; default a whole pass over the samples. training: an epoch goes on where the one before
     stopped, and passes end where they end, as with generators and sequences; else each begins at sample 0, and steps
     above a pass are left out. shuffle: in each pass the samples are in a new order, drawn from rng. n: the samples.
+    weights: how much each sample counts; batches then have three parts.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class ArrayBatches:
         shuffle: bool = False,
         rng: np.random.Generator | None = None,
         training: bool = False,
+        weights: np.ndarray | None = None,
     ):
-        self.x, self.y, self.batch_size, self.training = x, y, batch_size, training
+        self.arrays: Batch = (x, y) if weights is None else (x, y, weights)
+        self.batch_size, self.training = batch_size, training
         self.rng = rng if shuffle else None
         self.n, self._batches_of_a_pass = len(x), -(-len(x) // batch_size)
         self._steps = self._batches_of_a_pass if steps is None else steps
@@ -72,7 +75,7 @@ class ArrayBatches:
             batch = slice(i * self.batch_size, min((i + 1) * self.batch_size, self.n))
             order = self._orders[number]
             chosen = batch if order is None else order[batch]
-            yield self.x[chosen], self.y[chosen]
+            yield tuple(array[chosen] for array in self.arrays)
             number, i = divmod(number * self._batches_of_a_pass + i + 1, self._batches_of_a_pass)
 
     def advance(self) -> None:
@@ -213,8 +216,9 @@ def length_of(source: Any) -> int | None:
 
 
 def is_empty(batch: Any) -> bool:
-    """Whether a pair (x, y) has no sample in it."""
-    return isinstance(batch, (tuple, list)) and len(batch) == 2 and hasattr(batch[0], "__len__") and len(batch[0]) == 0
+    """Whether a batch (x, y) or (x, y, weights) has no sample in it."""
+    pair = isinstance(batch, (tuple, list)) and len(batch) in (2, 3)
+    return pair and hasattr(batch[0], "__len__") and len(batch[0]) == 0
 
 
 def all_empty(name: str, batches: int) -> InputError:
@@ -225,12 +229,11 @@ def all_empty(name: str, batches: int) -> InputError:
 
 
 def checked_pair(name: str, batch: Any, check: Check) -> Batch:
-    """The batch (x, y) that a user's object gave, as arrays that the model takes. Raises InputError."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+    """The batch (x, y) or (x, y, weights) that a user's object gave, as the model takes it. Raises InputError."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         found = f"a {type(batch).__name__}" + (f" of length {len(batch)}" if hasattr(batch, "__len__") else "")
         raise InputError(
-            name, "a batch is not a pair.", "batches (x, y).", f"{found}.",
+            name, "a batch is not a pair.", "batches (x, y), or (x, y, sample_weight).", f"{found}.",
             "let the generator yield x, y. Arrays are passed as two arguments, x and y.",
         )  # fmt: skip
-    x, y = check_array(name, batch[0]), check_array(f"{name} (its targets)", batch[1])
-    return check(x, y), y
+    return check(check_array(name, batch[0]), check_array(f"{name} (its targets)", batch[1]), *batch[2:])

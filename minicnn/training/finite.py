@@ -50,12 +50,15 @@ class Guard(Observer):
         self.lock = threading.Lock()  # the shards' threads all report here
         self.here = threading.local()  # of each shard: the prediction
 
-    def step(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+    def step(
+        self, model: Any, x: Array, y: Array, workers: Workers, sample_weight: Array | None = None
+    ) -> tuple[Any, list[Any]]:
         """As train_step, unless something is not finite."""
-        self.nodes, step, seed = model.nodes, model.optimizer.iterations, model.new_seed()
-        shards, loss, metrics = gradients(model, x, y, workers, step, seed, self if self.thorough else None)
+        self.nodes = model.nodes
+        numbers = model.optimizer.iterations, model.new_seed(), sample_weight
+        shards, loss, metrics = gradients(model, x, y, workers, *numbers, self if self.thorough else None)
         if not self.thorough and not (math.isfinite(float(loss)) and _all_finite(_gradients(shards))):
-            gradients(model, x, y, Workers(1), step, seed, self)
+            gradients(model, x, y, Workers(1), *numbers, self)
             self.look(3 * len(self.nodes), "the loss", "forward", [("the sum of the losses", np.asarray(float(loss)))])
         if self.found:
             self._report(x)

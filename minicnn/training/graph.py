@@ -21,7 +21,7 @@ from minicnn.training.profiling import is_running
 from minicnn.training.shards import Workers
 from minicnn.training.step import gradients, train_step, update
 
-Step = Callable[[Any, Array, Array, Workers], tuple[Any, list[Any]]]
+Step = Callable[..., tuple[Any, list[Any]]]  # as train_step
 
 # Plain steps before a capture: they compile the kernels, and create what is created on first use.
 WARM_UP = 2
@@ -69,7 +69,11 @@ class GraphedStep:
         self.seen: dict[tuple, int] = {}
         self.in_vain, self.refused = 0, False
 
-    def __call__(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+    def __call__(
+        self, model: Any, x: Array, y: Array, workers: Workers, sample_weight: Array | None = None
+    ) -> tuple[Any, list[Any]]:
+        if sample_weight is not None:  # one more array that would have to lie in the graph's place: they are rare
+            return train_step(model, x, y, workers, sample_weight)
         batch = (x.shape, x.dtype, y.shape, y.dtype)
         graph = None if self.refused or is_running() else self._graph(batch, model, x, y, workers)
         return train_step(model, x, y, workers) if graph is None else graph.run(model, x, y, workers)

@@ -50,10 +50,12 @@ class Plan:
         self.sample_bytes = largest * model.dtype.itemsize if model.device == "cpu" else 0
 
     @quiet
-    def evaluate(self, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+    def evaluate(
+        self, x: Array, y: Array, workers: Workers, sample_weight: Array | None = None
+    ) -> tuple[Any, list[Any]]:
         """Judge one batch: the sums of the samples' losses and of each metric's values."""
         model, loss = self.model, self.model.loss
-        weights = weights_of_batch(loss, y, None, model.shapes[-1])
+        weights = weights_of_batch(loss, y, sample_weight, model.shapes[-1])
 
         def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
             y_true = prepare_targets(loss, y[samples], y_pred)

@@ -14,6 +14,7 @@ from minicnn.training.checks import (
     check_finite,
     check_input,
     check_targets,
+    checked_weights,
     same_length,
     warn_of_another_order,
     whole,
@@ -25,39 +26,45 @@ Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 
 
 def training_batches(
-    model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, x_name: str, y_name: str, steps_name: str
-) -> Batches:
-    """Batches of (x, y), after everything about them that can be checked beforehand was checked."""
-    steps = None if steps is None else whole(steps_name, steps)
+    model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, names: tuple[str, str, str],
+    sample_weight: Any = None, class_weight: Any = None,
+) -> Batches:  # fmt: skip
+    """Batches of (x, y) or (x, y, weights), after everything about them that can be checked beforehand was checked.
+
+    names: of x, y and steps, for errors. sample_weight, class_weight: as in `Model.fit`.
+    """
+    x_name, y_name, steps_name = names
+    steps, training = None if steps is None else whole(steps_name, steps), steps_name == "steps_per_epoch"
+
+    def check(x: np.ndarray, y: np.ndarray, weights: Any = None) -> tuple[np.ndarray, ...]:
+        same_length(x, y, x_name, y_name)
+        check_finite(y_name, y, model.dtype)
+        x = check_input(model, x, x_name)
+        check_targets(model.loss, y, model.shapes[-1], y_name)
+        weights = checked_weights(model, y, weights, class_weight)
+        return (x, y) if weights is None else (x, y, weights)
+
     if y is None:
         if x is None or not (is_sequence(x) or hasattr(x, "__iter__")) or isinstance(x, np.ndarray):
             raise InputError(
                 y_name, "there are no targets.", "arrays x and y, or a generator of (x, y).",
                 f"{x_name} of type {type(x).__name__}, {y_name} None.", f"pass {y_name}, too.",
             )  # fmt: skip
-
-        def check(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            return _check(model, x, y, x_name, y_name)
-
+        if sample_weight is not None:
+            raise InputError(
+                "sample_weight", "a generator brings its own weights.", "sample_weight with arrays only.",
+                f"sample_weight, and {x_name} of type {type(x).__name__}.", "let it yield x, y, sample_weight.",
+            )  # fmt: skip
         if is_sequence(x):
-            return SequenceBatches(x, steps, x_name, check, training=steps_name == "steps_per_epoch")
+            return SequenceBatches(x, steps, x_name, check, training=training)
         return GeneratorBatches(x, steps, x_name, check)
     if hasattr(x, "__next__") or isinstance(x, PyDataset):
         raise InputError(
             y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",
             f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
         )  # fmt: skip
-    x, y = check_array(x_name, x), check_array(y_name, y)
-    x = _check(model, x, y, x_name, y_name)
-    return ArrayBatches(x, y, size, steps, shuffle, model.rng, training=steps_name == "steps_per_epoch")
-
-
-def _check(model: Any, x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> np.ndarray:
-    same_length(x, y, x_name, y_name)
-    check_finite(y_name, y, model.dtype)
-    x = check_input(model, x, x_name)
-    check_targets(model.loss, y, model.shapes[-1], y_name)
-    return x
+    x, y, *weights = check(check_array(x_name, x), check_array(y_name, y), sample_weight)
+    return ArrayBatches(x, y, size, steps, shuffle, model.rng, training, weights[0] if weights else None)
 
 
 def prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batches:
@@ -69,8 +76,8 @@ def prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batc
         x = batch[0] if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3 else batch
         return x, x
 
-    def check(x: np.ndarray, _: np.ndarray) -> np.ndarray:
-        return check_input(model, x, "x")
+    def check(x: np.ndarray, *_: Any) -> tuple[np.ndarray, ...]:
+        return check_input(model, x, "x"), x
 
     if is_sequence(x):
         warn_of_another_order(x)
@@ -81,20 +88,20 @@ def prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batc
     return ArrayBatches(x, x, size, steps)
 
 
-def pair_of(validation_data: Any) -> tuple[Any, Any]:
-    """validation_data as (x, y); y is None where it is a generator."""
+def parts_of(validation_data: Any) -> tuple[Any, Any, Any]:
+    """validation_data as (x, y, weights); y is None where it is a generator."""
     if not isinstance(validation_data, (tuple, list)):
-        return validation_data, None
-    if len(validation_data) != 2:
+        return validation_data, None, None
+    if len(validation_data) not in (2, 3):
         raise InputError(
-            "validation_data", "it is not a pair.", "(x, y), or a generator of such batches.",
+            "validation_data", "it is not a pair.", "(x, y), (x, y, sample_weight), or a generator of such batches.",
             f"a {type(validation_data).__name__} of {len(validation_data)}.", "pass validation_data=(x_test, y_test).",
         )  # fmt: skip
-    return validation_data[0], validation_data[1]
+    return (*validation_data, None)[:3]  # type: ignore[return-value]
 
 
-def hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
-    """The last `share` of the samples becomes the validation data, as in Keras."""
+def hold_back(x: Any, y: Any, share: float, sample_weight: Any = None) -> tuple[Any, Any, Any, tuple[Any, ...]]:
+    """(x, y, weights, validation data): the last `share` of the samples becomes the latter, as in Keras."""
     if not isinstance(share, Real) or not 0 < share < 1:
         raise InputError(
             "validation_split", "it does not fit.", "a share between 0 and 1.", f"{share!r}.", "for example 0.2."
@@ -112,4 +119,8 @@ def hold_back(x: Any, y: Any, share: float) -> tuple[Any, Any, tuple[Any, Any]]:
             "validation_split", "one of the two parts would be empty.", "at least one sample in each.",
             f"{len(x)} samples and validation_split={share}.", "use more samples, or another share.",
         )  # fmt: skip
-    return x[:keep], y[:keep], (x[keep:], y[keep:])
+    if sample_weight is None:
+        return x[:keep], y[:keep], None, (x[keep:], y[keep:])
+    weights = check_array("sample_weight", sample_weight)
+    same_length(x, weights, "x", "sample_weight")
+    return x[:keep], y[:keep], weights[:keep], (x[keep:], y[keep:], weights[keep:])

@@ -13,6 +13,7 @@ from minicnn.backend import to_host
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
 from minicnn.training.checks import (
+    check_frequency,
     require_compiled,
     warn_of_a_single_sample,
     warn_that_it_is_lost,
@@ -22,13 +23,14 @@ from minicnn.training.checks import (
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
 from minicnn.training.inference import Plan
-from minicnn.training.inputs import Batches, hold_back, pair_of, prediction_batches, training_batches
+from minicnn.training.inputs import Batches, hold_back, parts_of, prediction_batches, training_batches
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
 from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.shards import Workers
+from minicnn.training.step import train_step
 from minicnn.training.transfer import on_device
 
 Logs = dict[str, float]
@@ -36,25 +38,30 @@ Logs = dict[str, float]
 
 def fit(
     model: Any, x: Any, y: Any, batch_size: int | None, epochs: int, verbose: str | int, callbacks: Any,
-    validation_split: float, validation_data: Any, shuffle: bool, initial_epoch: int, steps_per_epoch: int | None,
-    validation_steps: int | None, validation_batch_size: int | None, finite: bool = False,
+    validation_split: float, validation_data: Any, shuffle: bool, class_weight: Any, sample_weight: Any,
+    initial_epoch: int, steps_per_epoch: int | None, validation_steps: int | None, validation_batch_size: int | None,
+    validation_freq: Any, finite: bool = False,
 ) -> History:  # fmt: skip
-    """See `Sequential.fit`."""
+    """See `Model.fit`."""
     require_compiled(model, "fit")
     model.optimizer.attach(model)
     check_verbose(verbose)
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
     epochs, initial_epoch = whole("epochs", epochs, 0), whole("initial_epoch", initial_epoch, 0)
     if validation_split and validation_data is None:
-        x, y, validation_data = hold_back(x, y, validation_split)
-    batches = training_batches(model, x, y, batch_size, steps_per_epoch, shuffle, "x", "y", "steps_per_epoch")
+        x, y, sample_weight, validation_data = hold_back(x, y, validation_split, sample_weight)
+    names = "x", "y", "steps_per_epoch"
+    batches = training_batches(
+        model, x, y, batch_size, steps_per_epoch, shuffle, names, sample_weight, class_weight
+    )
+    is_validated = check_frequency(validation_freq)
     validation = None
     if validation_data is not None:
-        val_x, val_y = pair_of(validation_data)
+        val_x, val_y, val_weights = parts_of(validation_data)
         val_size = batch_size if validation_batch_size is None else validation_batch_size
         val_size = whole("validation_batch_size", val_size)
         names = "val_x", "val_y", "validation_steps"
-        validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, *names)
+        validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, names, val_weights)
 
     warn_unless_probabilities(model.loss, model.flat_layers, stacklevel=4)
     history = History()
@@ -71,7 +78,7 @@ def fit(
     lost = False
     with _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
-        train_step = step_for(model) if guard is None else guard.step
+        step = step_for(model) if guard is None else guard.step
         events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
@@ -79,11 +86,11 @@ def fit(
                 events.call("on_epoch_begin", epoch)
             shown = progress_bar(batches.samples, len(batches) or None, epoch, epochs, verbose, done=place.done())
             with shown as bar:
-                logs = _train_epoch(model, train_step, place, workers, events, bar)
+                logs = _train_epoch(model, step, place, workers, events, bar)
                 if not (lost or model.stop_training or math.isfinite(logs["loss"])):
                     lost = True
                     warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=4)
-                if validation is not None:
+                if validation is not None and is_validated(epoch + 1):
                     judged = _evaluate(model, validation, workers, events)
                     logs.update({f"val_{name}": value for name, value in judged.items()})
                 bar.finish(logs)
@@ -99,18 +106,18 @@ def fit(
 
 
 def _train_epoch(
-    model: Any, train_step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar
+    model: Any, step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar
 ) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = Running(model)
     with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
-        for x, y in each("data", on_device(batches, model.device)):
+        for x, y, *weights in each("data", on_device(batches, model.device)):
             events.call("on_train_batch_begin", place.step)
             if len(x) == 1 and not place.warned:
                 place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=5)
             with interrupts_wait():
-                place.advance(*train_step(model, x, y, workers), len(x))
+                place.advance(*step(model, x, y, workers, *weights), len(x))
             if events.listens("on_train_batch_end"):
                 events.call("on_train_batch_end", place.step - 1, place.running.logs())
             bar.update(len(x), place.running.logs)
@@ -120,13 +127,14 @@ def _train_epoch(
 
 
 def evaluate(
-    model: Any, x: Any, y: Any, batch_size: int | None, verbose: str | int, steps: int | None, callbacks: Any
-) -> Logs:
-    """See `Sequential.evaluate`."""
+    model: Any, x: Any, y: Any, batch_size: int | None, verbose: str | int, sample_weight: Any, steps: int | None,
+    callbacks: Any,
+) -> Logs:  # fmt: skip
+    """See `Model.evaluate`."""
     require_compiled(model, "evaluate")
     check_verbose(verbose)
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
-    batches = training_batches(model, x, y, batch_size, steps, False, "x", "y", "steps")
+    batches = training_batches(model, x, y, batch_size, steps, False, ("x", "y", "steps"), sample_weight)
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
     with _workers(model, batch_size, batches, "evaluate") as workers, shown as bar:
         logs = _evaluate(model, batches, workers, CallbackList(callbacks, model), bar)
@@ -141,10 +149,10 @@ def _evaluate(
     model.stop_evaluating = False  # a callback may set it
     events.call("on_test_begin")
     with closing(batches.epoch()) as epoch:
-        for step, (x, y) in enumerate(each("data", on_device(epoch, model.device))):
+        for step, (x, y, *weights) in enumerate(each("data", on_device(epoch, model.device))):
             events.call("on_test_batch_begin", step)
             plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
-            running.add(*plan.evaluate(x, y, workers), len(x))
+            running.add(*plan.evaluate(x, y, workers, *weights), len(x))
             batches.advance()
             if events.listens("on_test_batch_end"):
                 events.call("on_test_batch_end", step, running.logs())
@@ -160,7 +168,7 @@ def _evaluate(
 def predict(
     model: Any, x: Any, batch_size: int | None, verbose: str | int, steps: int | None, callbacks: Any = None
 ) -> np.ndarray:
-    """See `Sequential.predict`."""
+    """See `Model.predict`."""
     check_verbose(verbose)
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
     batches = prediction_batches(model, x, batch_size, steps)
@@ -184,6 +192,32 @@ def predict(
         events.call("on_predict_end")
         bar.finish({})
     return np.concatenate(outputs)
+
+
+def train_on_batch(model: Any, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> Logs:
+    """See `Model.train_on_batch`."""
+    require_compiled(model, "train_on_batch")
+    model.optimizer.attach(model)
+    return _on_batch(model, "train_on_batch", train_step, x, y, sample_weight, class_weight)
+
+
+def test_on_batch(model: Any, x: Any, y: Any, sample_weight: Any) -> Logs:
+    """See `Model.test_on_batch`."""
+    require_compiled(model, "test_on_batch")
+    return _on_batch(model, "test_on_batch", lambda model, *batch: Plan(model).evaluate(*batch), x, y, sample_weight)
+
+
+def _on_batch(model: Any, name: str, step: Step, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Logs:
+    """One step on one batch, and what it says of that."""
+    if y is None and isinstance(x, (tuple, list)) and len(x) in (2, 3):
+        x, y, sample_weight = (*x, sample_weight)[:3]
+    names = "x", "y", "steps"
+    batches = training_batches(model, x, y, max(1, len(x)), None, False, names, sample_weight, class_weight)
+    running = Running(model)
+    with model.device, _workers(model, len(x), batches, name) as workers:
+        for x_batch, y_batch, *weights in on_device(batches, model.device):
+            running.add(*step(model, x_batch, y_batch, workers, *weights), len(x_batch))
+    return running.logs()
 
 
 @contextmanager

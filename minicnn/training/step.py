@@ -22,20 +22,25 @@ from minicnn.training.shards import Workers, split
 Contexts = list[Context]  # of one shard, one for each node
 
 
-def train_step(model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
+def train_step(
+    model: Any, x: Array, y: Array, workers: Workers, sample_weight: Array | None = None
+) -> tuple[Any, list[Any]]:
     """Learn from one batch. Returns the sum of the samples' losses and of each metric's values, before the update.
 
+    sample_weight: how much each sample counts in the loss; (N,), or one for each position of the output.
     On the GPU the sums are arrays without axes, which nobody waits for: the next step is sent off while this one runs.
     """
-    shards, loss, metrics = gradients(model, x, y, workers, model.optimizer.iterations, model.new_seed())
+    step, seed = model.optimizer.iterations, model.new_seed()
+    shards, loss, metrics = gradients(model, x, y, workers, step, seed, sample_weight)
     penalty = update(model, shards, workers)
     return loss + penalty * len(x), metrics
 
 
 @quiet
 def gradients(
-    model: Any, x: Array, y: Array, workers: Workers, step: Any, seed: Any, observer: Observer | None = None
-) -> tuple[list[Contexts], Any, list[Any]]:
+    model: Any, x: Array, y: Array, workers: Workers, step: Any, seed: Any, sample_weight: Array | None = None,
+    observer: Observer | None = None,
+) -> tuple[list[Contexts], Any, list[Any]]:  # fmt: skip
     """Forward and backward pass. (the contexts of each shard, with the gradients; sum of the losses; sums of metrics)
 
     step: how many steps came before. seed: of this step's random layers. observer: looks at every layer.
@@ -52,7 +57,7 @@ def gradients(
         return contexts, losses.sum(dtype=np.float64), metrics
 
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)
-    weights = weights_of_batch(model.loss, y, None, model.shapes[-1])
+    weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1])
     results = workers.run(one_shard, len(shards))
     metrics = [sum(values) for values in zip(*(m for _, _, m in results), strict=True)]
     return [contexts for contexts, _, _ in results], sum(loss for _, loss, _ in results), metrics
