@@ -375,7 +375,7 @@ def _refuse_compile_options(**options: Any) -> None:
         "jit_compile": ("auto", False, None),
     }  # fmt: skip
     instead = {
-        "loss_weights": "a model has one output and one loss.",
+        "loss_weights": "a model has one loss. For metrics write metrics=[...]: here, as in Keras, they come fourth.",
         "weighted_metrics": "pass them as metrics=, which count every sample the same.",
         "steps_per_execution": "leave it out: every step is one call.",
         "jit_compile": "leave it out: there is no compiler, NumPy does the work.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -256,7 +257,8 @@ def test_a_metric_of_the_other_kind_of_targets():
         ("sparse_categorical_crossentropy", "categorical_accuracy", "SparseCategoricalAccuracy"),
         ("categorical_crossentropy", metrics.SparseTopKCategoricalAccuracy(2), "TopKCategoricalAccuracy"),
     ):
-        refused(lambda loss=loss, metric=metric: model.compile("sgd", loss, [metric]), "metrics", better, '"accuracy"')
+        compiled = partial(model.compile, "sgd", loss, metrics=[metric])
+        refused(compiled, "metrics", better, '"accuracy"')
 
 
 # ---- validation, generators ------------------------------------------------------------------------------------------
@@ -268,7 +270,8 @@ def test_a_metric_of_the_other_kind_of_targets():
         ((X[:, :4], LABELS), "val_x", "resize"),
         ((X, ONE_HOT), "val_y", "one-hot rows"),
         ((X, LABELS + 5), "val_y", "out of range"),
-        ((X, LABELS, LABELS), "validation_data", "(x_test, y_test)"),
+        ((X, LABELS, LABELS, LABELS), "validation_data", "(x_test, y_test)"),
+        ((X, LABELS, LABELS[:2]), "sample_weight", "different lengths"),
         ((X,), "validation_data", "a tuple of 1"),
         (X, "val_y", "no targets"),
     ],
@@ -296,7 +299,8 @@ def test_generators():
     refused_by_fit(model, ([],), "x", "no batches")
     refused_by_fit(model, (X,), "y", "no targets", "pass y")
     refused(lambda: model.fit(iter([(X, LABELS)]), steps_per_epoch=3, verbose=0), "x", "ended too early", "3 batches")
-    refused(lambda: model.fit(iter([(X, LABELS, LABELS)]), steps_per_epoch=1, verbose=0), "x", "a tuple of length 3")
+    four = (X, LABELS, LABELS, LABELS)
+    refused(lambda: model.fit(iter([four]), steps_per_epoch=1, verbose=0), "x", "a tuple of length 4")
     refused(lambda: model.fit((X, LABELS), verbose=0), "x", "not a pair", "two arguments")
     refused(lambda: model.fit(iter([(X, ONE_HOT)]), steps_per_epoch=1, verbose=0), "y", "one-hot rows")
 
@@ -332,7 +336,7 @@ def test_numbers_of_validation_that_cannot_be(argument, value):
     [
         (lambda: network().compile("adm", "mse"), "'adam'"),
         (lambda: network().compile("adam", "sparse_categorical_crossentrpy"), "'sparse_categorical_crossentropy'"),
-        (lambda: network().compile("adam", "mse", ["acuracy"]), "'accuracy'"),
+        (lambda: network().compile("adam", "mse", metrics=["acuracy"]), "'accuracy'"),
         (lambda: Dense(3, activation="rleu"), "'relu'"),
         (lambda: Dense(3, kernel_initializer="glorot_unifrom"), "'glorot_uniform'"),
         (lambda: Dense(3, kernel_regularizer="l3"), "'l2'"),

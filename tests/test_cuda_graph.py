@@ -221,7 +221,7 @@ def new_array(model):
 
 
 def new_optimizer(model):
-    model.compile(SGD(0.1), model.loss, model.metrics)
+    model.compile(SGD(0.1), model.loss, metrics=model.metrics)
 
 
 CHANGES = {

@@ -114,7 +114,7 @@ class ShufflesBatchesOnly(ArrayBatches):
     def __iter__(self):
         for k in self.rng.permutation(len(self)):
             chosen = slice(k * self.batch_size, min((k + 1) * self.batch_size, self.samples))
-            yield self.x[chosen], self.y[chosen]
+            yield self.arrays[0][chosen], self.arrays[1][chosen]
 
 
 class ShufflesOnce(ArrayBatches):
@@ -127,16 +127,17 @@ class ShufflesOnce(ArrayBatches):
 
 class ShufflesWithoutTheLabels(ArrayBatches):
     def __iter__(self):
-        order = self.rng.permutation(len(self.x))
+        order = self.rng.permutation(len(self.arrays[0]))
         for start in range(0, self.samples, self.batch_size):
-            yield self.x[order[start : start + self.batch_size]], self.y[start : start + self.batch_size]
+            batch = slice(start, start + self.batch_size)
+            yield self.arrays[0][order[batch]], self.arrays[1][batch]
 
 
 class DrawsWithReplacement(ArrayBatches):
     def __iter__(self):
         for _ in range(len(self)):
-            chosen = self.rng.integers(0, len(self.x), self.batch_size)
-            yield self.x[chosen], self.y[chosen]
+            chosen = self.rng.integers(0, len(self.arrays[0]), self.batch_size)
+            yield self.arrays[0][chosen], self.arrays[1][chosen]
 
 
 def check_shuffling(kind):

@@ -184,7 +184,7 @@ def _train(
                 BatchNormalization(momentum=0.9), ReLU(), Conv2D(second, 3, padding="same"), ReLU(), MaxPooling2D(2),
                 Flatten(), Dropout(0.25), Dense(10, activation="softmax"),
             ])  # fmt: skip
-            model.compile(_optimizer(milestone, used), "sparse_categorical_crossentropy", ["accuracy"])
+            model.compile(_optimizer(milestone, used), "sparse_categorical_crossentropy", metrics=["accuracy"])
             print(f"\nLearning from {len(x)} images of {x.shape[1]}×{x.shape[2]}:")
             watch = _Stop(seconds, len(x))
             with contextlib.suppress(_TimeIsOverError):

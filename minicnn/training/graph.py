@@ -112,7 +112,7 @@ class Graph:
     def __init__(self, model: Any, x: Array, y: Array, workers: Workers):
         xp = xp_of(x)
         self.settings = Settings(model)
-        self.x, self.y = xp.empty(x.shape, x.dtype), xp.empty(y.shape, y.dtype)
+        self.x, self.y = x.copy(), y.copy()
         self.results = xp.empty(1 + len(model.metrics), np.float64)
         self.step = self.seed = 0
         self.capture = Capture(xp)
