@@ -46,7 +46,7 @@ from minicnn.layers.context import Context
 from minicnn.layers.core import Dropout
 from minicnn.layers.network import Network
 from minicnn.layers.walk import Node, backward, forward, new_contexts
-from minicnn.objective import loss_gradient, prepare_targets, sample_losses
+from minicnn.objective import Loss, loss_gradient, prepare_targets, sample_losses
 from minicnn.training.checks import check_array, check_samples, check_targets
 
 STEP = 1e-5
@@ -159,7 +159,7 @@ def _row(a: ArrayReport) -> tuple[str, ...]:
     return (a.name, str(a.shape), str(a.compared), str(a.kinks), *numbers, a.verdict)
 
 
-# ---- the three checks ---------------------------------------------------------------------------------------------
+# ---- the four checks ----------------------------------------------------------------------------------------------
 
 
 def check_function(
@@ -202,6 +202,39 @@ def check_function(
     title = f"{getattr(forward, '__name__', type(forward).__name__)}: {_how(dy)}"
     rates = [inputs["rate"]] if isinstance(inputs.get("rate"), float) else []
     return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, rates)
+
+
+def check_loss(
+    loss: Any,
+    y_true: Any,
+    y_pred: Any,
+    seed: int = 0,
+    max_elements: int = 200,
+    step: float = STEP,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Check a loss of your own: whether gradient is the derivative of the mean of its values.
+
+    loss: a minicnn.losses.Loss. y_true, y_pred: a small batch as the loss takes them.
+    """
+    y_true, y_pred = check_array("y_true", y_true), check_array("y_pred", y_pred)
+    if not isinstance(loss, Loss):
+        raise GradientCheckError(
+            "check_loss", "this is no loss.", "an instance of a subclass of minicnn.losses.Loss.", f"{loss!r}.",
+            "write the class with values and gradient, and pass an instance of it.",
+        )  # fmt: skip
+
+    def forward(y_pred: Array) -> Array:
+        return loss.per_sample(prepare_targets(loss, y_true, y_pred), y_pred)
+
+    def backward(dy: Array, y_pred: Array) -> Array:
+        gradient = loss.gradient(prepare_targets(loss, y_true, y_pred), y_pred)
+        return gradient * (len(y_pred) * dy.reshape(-1, *[1] * (y_pred.ndim - 1))).astype(y_pred.dtype)
+
+    forward.__name__ = type(loss).__name__
+    dy = np.full(len(y_pred), 1 / len(y_pred)) if loss.whole_batch else None
+    floats = y_pred if y_pred.dtype.kind == "f" else y_pred.astype(np.float64)
+    return check_function(forward, backward, {"y_pred": floats}, dy, seed, max_elements, step, tolerance)
 
 
 def check_layer(

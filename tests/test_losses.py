@@ -8,6 +8,7 @@ from helpers import assert_same, numeric_gradient, random, unchanged
 
 from minicnn import losses
 from minicnn.errors import InputError, UnknownNameError
+from minicnn.gradcheck import check_loss as check_own_loss
 from minicnn.gradcheck import check_model
 from minicnn.layers import Activation, Context, Conv2D, Dense, Input
 from minicnn.losses import (
@@ -533,3 +534,49 @@ def test_one_hot_with_binary_crossentropy_over_softmax_is_warned_of():
     """"accuracy" was 0.9 where 9 % of the classes were right, and nothing said why."""
     with pytest.warns(UserWarning, match="makes one choice of all"):
         trained(BinaryCrossentropy(), ONE_HOT)
+
+
+@ids
+def test_check_loss_passes(case):
+    check_own_loss(*CASES[case]).assert_ok()
+
+
+def test_check_loss_finds_a_wrong_gradient():
+    """A negative control: the 2 of the square was forgotten."""
+
+    class Forgotten(Loss):
+        def values(self, y_true, y_pred, ctx=None):
+            return ((y_pred - y_true) ** 2).mean(axis=-1)
+
+        def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+            return (y_pred - y_true) / ((batch_size or len(y_pred)) * y_pred.shape[-1])
+
+    report = check_own_loss(Forgotten(), YES_NO, ZB)
+    assert not report.ok and "Forgotten" in str(report)
+    with pytest.raises(InputError, match="this is no loss"):
+        check_own_loss("mse", YES_NO, ZB)
+
+
+class Matrix(np.ndarray):
+    """As np.matrix, which warns where it is made: always two axes."""
+
+    def reshape(self, *shape, **options):
+        return super().reshape(*shape, **options)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("y", "text"),
+    [
+        (LABELS[:, None].view(Matrix), None), (LABELS.astype(object), None), (LABELS[:, None].astype(object), None),
+        (np.array(["cat", "dog", "cat", "cow"], dtype=object), "np.unique"), (np.array([0, None, 1, 1]), "missing"),
+        (np.ma.masked_equal(LABELS, 2), "masked"), (np.ma.masked_equal(LABELS, 7), None),
+    ],
+)  # fmt: skip
+def test_labels_as_people_have_them(y, text):
+    """np.matrix ended in a raw ValueError; of a column of a table the advice was to stack images of one size."""
+    if text is None:
+        weights, found, _ = trained(SparseCategoricalCrossentropy(), y)
+        assert found == trained(SparseCategoricalCrossentropy(), LABELS)[1]
+    else:
+        with pytest.raises(InputError, match=text):
+            trained(SparseCategoricalCrossentropy(), y)

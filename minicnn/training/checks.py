@@ -64,11 +64,17 @@ def check_array(name: str, array: Any) -> np.ndarray:
     if xp_of(array) is not np:
         array = to_host(array)
     try:
-        array = array if isinstance(array, np.ndarray) else np.asarray(array)
+        masked = isinstance(array, np.ma.MaskedArray) and bool(np.ma.getmaskarray(array).any())
+        array = np.asarray(array)  # a matrix, too, becomes an array: its product is another one
     except ValueError:
         raise _ragged(name, f"a {type(array).__name__} of items that differ in shape") from None
+    if masked:
+        raise InputError(
+            name, "some of its numbers are masked.", "an array without missing numbers.", "a masked array.",
+            f"leave those samples out, or fill them: {name}.filled(0).",
+        )  # fmt: skip
     if array.dtype == object and array.ndim > 0:
-        raise _ragged(name, f"an object array of shape {array.shape}")
+        array = _of_objects(name, array)
     if array.dtype.kind not in "buif":
         fix = "convert them to numbers first."
         if array.dtype.kind in "US":
@@ -88,6 +94,22 @@ def check_array(name: str, array: Any) -> np.ndarray:
             "check how the data was loaded or sliced.",
         )  # fmt: skip
     return array
+
+
+def _of_objects(name: str, array: np.ndarray) -> np.ndarray:
+    """Numbers or names kept as Python's objects (a column of a table) as an array of such; else InputError."""
+    try:
+        plain = np.asarray(array.tolist())
+    except ValueError:
+        plain = array
+    if plain.dtype.kind in "buifUS" and plain.shape[: array.ndim] == array.shape:
+        return plain
+    if any(item is None for item in array.flat):
+        raise InputError(
+            name, "something is missing in it.", "numbers only.", "an array of objects, some of them None.",
+            "leave those samples out, or fill the gaps.",
+        )  # fmt: skip
+    raise _ragged(name, f"an object array of shape {array.shape}")
 
 
 def _ragged(name: str, received: str) -> InputError:
