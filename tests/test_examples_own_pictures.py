@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -115,6 +116,16 @@ def test_the_help_can_be_printed_anywhere(script):
     doc = source.split('"""')[1] + " ".join(re.findall(r'help="([^"]*)"', source))
     for encoding in ("cp1252", "cp932", "ascii"):
         doc.encode(encoding)
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+def test_what_an_example_prints_can_be_printed_anywhere(script):
+    """Its own words are ASCII; names, which may be anything, are printed after say_everything()."""
+    tree = ast.parse((ROOT / "examples" / script).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    printed = [call for call in calls if getattr(call.func, "id", "") == "print"]
+    words = [part.value for call in printed for part in ast.walk(call) if isinstance(part, ast.Constant)]
+    assert all(word.isascii() for word in words if isinstance(word, str))
 
 
 # ---- what is strange is said before training -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""ImageDataGenerator: the warp and its twin, what is drawn, repeatability, normalisation."""
+"""ImageDataGenerator: the warp and its reference implementation, what is drawn, repeatability, normalisation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def random_matrices(n, size):
 
 @pytest.mark.parametrize("size", [(7, 9), (1, 6), (5, 1), (1, 1), (2, 3)])
 @pytest.mark.parametrize("fill_mode", FILL_MODES)
-def test_the_warp_and_its_naive_twin_agree(size, fill_mode):
+def test_the_warp_and_its_reference_implementation_agree(size, fill_mode):
     x = RNG.normal(size=(6, *size, 3))
     matrices = random_matrices(6, size)
     y = affine_warp(x, matrices, fill_mode, cval=0.5)

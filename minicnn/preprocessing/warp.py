@@ -50,7 +50,7 @@ def affine_warp(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nearest",
 
     fill_mode, for what lies outside a row of pixels a b c d: "nearest" a a|a b c d|d d, "constant" cval, "reflect"
     b a|a b c d|d c, "wrap" c d|a b c d|a b, where d and a, as in SciPy and so in Keras, fall on the same place.
-    Naive twin: `affine_warp_naive`.
+    Reference implementation: `affine_warp_naive`.
     """
     y = np.empty(x.shape, floats_of(x))
     _, h, w, c = x.shape
