@@ -14,10 +14,10 @@ import pytest
 # These run twice: on the CPU, and as if there were a GPU, on the strict stand-in for CuPy (strict_cupy.py).
 # With --device gpu they alone run, on the real thing.
 ON_DEVICES = """
-test_backup test_callbacks test_constraints_regularizers test_cuda_graph test_device test_fit test_kernels_activations
-test_kernels_conv test_kernels_conv_algorithms test_kernels_dense test_kernels_dropout test_kernels_geometry_im2col
-test_kernels_norm test_kernels_pool test_kernels_softmax test_kernels_sums test_layers test_losses test_metrics
-test_models test_optimizers test_saving test_summary
+test_backup test_branches test_callbacks test_constraints_regularizers test_cuda_graph test_device test_fit
+test_kernels_activations test_kernels_conv test_kernels_conv_algorithms test_kernels_dense test_kernels_dropout
+test_kernels_geometry_im2col test_kernels_norm test_kernels_pool test_kernels_softmax test_kernels_sums test_layers
+test_losses test_metrics test_models test_optimizers test_saving test_summary
 """
 
 OF_DEVICES = ("test_cuda_graph", "test_device")  # which ask for a device themselves: not on the CPU

@@ -5,9 +5,6 @@ Recorded by tests/fixtures/make_keras_graphs.py; other networks live where Keras
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +17,16 @@ from keras_graphs import (
     SHAPE,
     STEPS,
     Record,
-    Step,
     built,
     changes,
     data,
     random_graph,
-    resnet20,
     set_weights,
     weights_of,
 )
 
 import minicnn
 from minicnn import layers
-from minicnn.applications import ResNet20
 from minicnn.models import Model
 from minicnn.optimizers import SGD
 

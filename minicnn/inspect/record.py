@@ -98,6 +98,17 @@ class StepTrace:
                 return layer
         raise unknown_name("layer", key, [layer.key for layer in self.layers])
 
+    @property
+    def dx(self) -> np.ndarray | None:
+        """The gradient with respect to x: what all layers that read it give back, added. None without backward pass."""
+        total = None
+        for layer in self.layers:
+            parts = layer.dx if isinstance(layer.dx, list) else [layer.dx] * len(layer.inputs)
+            for j, part in zip(layer.inputs, parts, strict=True):
+                if j == -1 and part is not None:
+                    total = part if total is None else total + part
+        return total
+
     def __repr__(self) -> str:
         """A line for each layer; of more than 24 layers, the first and the last."""
         mode = "training" if self.training else "evaluation"

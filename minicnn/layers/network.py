@@ -98,7 +98,8 @@ class Network(Layer):
             raise InputError(
                 self.name, "the output does not depend on the input.", f"a way from {first.layer.name} to the output.",
                 f"an output of {last.layer.name}, which is made of {', '.join(v.layer.name for v in values[:5])}.",
-                "use the value that Input returned where the network begins.",
+                "use the value that Input returned where the network begins; for what an inner model gives, take the "
+                "input of the layer behind it.",
             )  # fmt: skip
         if first is last:
             raise InputError(

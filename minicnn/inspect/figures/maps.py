@@ -167,14 +167,15 @@ def gradient_maps(
         )
         return saved(_maps(t, sample, maps, (none, here), found, note, f"dL/dy of {record.key}", cmap, ax), save)
     records = [r for r in t.layers if r.y.ndim == 4 and r.kind not in ("Dropout", "Rescaling", "Activation")]
-    if t.x.ndim != 4 or t.layers[0].dx is None:
+    dx = t.dx
+    if t.x.ndim != 4 or dx is None:
         raise no_maps(t.model_name, "gradients", f"the inputs have shape {t.x.shape}.")
     columns = min(4, 2 + len(records))
     rows = -(-(2 + len(records)) // columns)
     figure = new_figure(3.1 * columns, 2.75 * rows + 1.0, compress=True)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     shown_image(axes[0], t.x[sample], cmap)
-    panels = [("dL/dx\nof the image", strongest(t.layers[0].dx[sample]))]
+    panels = [("dL/dx\nof the image", strongest(dx[sample]))]
     for r in records:
         if r.dy is not None:
             name = f"{shortened(r.key, 26)}\n{r.y.shape[1]}×{r.y.shape[2]}"

@@ -291,7 +291,10 @@ def _spread_in_words(records: list[LayerTrace]) -> str:
 
 def _rms(values: Any) -> float:
     """Root mean square, summed in float64; NaN where there is no array."""
-    return float("nan") if values is None else float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    arrays = values if isinstance(values, list) else [values]  # of a merging layer's dx: of all parts
+    if any(array is None for array in arrays):
+        return float("nan")
+    return float(np.sqrt(np.mean(np.concatenate([np.square(a, dtype=np.float64).ravel() for a in arrays]))))
 
 
 def _log_dots(ax: Axes, names: list[str], curves: list[Any], numbers: bool = False) -> None:
