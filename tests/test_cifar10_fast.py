@@ -134,11 +134,16 @@ def test_the_views_are_weighted_as_published():
 
     x = RNG.normal(size=(3, 32, 32, 1))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    assert np.array_equal(cifar10_fast.judged(Counts(), x, False, False), x[:, 0, 0])
-    np.testing.assert_allclose(cifar10_fast.judged(Counts(), x, True, False), (x[:, 0, 0] + x[:, 0, 31]) / 2)
-    shifted = padded[:, 0, 0] + padded[:, 0, 31] + padded[:, 2, 2] + padded[:, 2, 33]
-    expected = (x[:, 0, 0] + x[:, 0, 31]) / 4 + shifted / 8
-    np.testing.assert_allclose(cifar10_fast.judged(Counts(), x, True, True), expected)
+    shifted = [padded[:, 0, 0], padded[:, 0, 31], padded[:, 2, 2], padded[:, 2, 33]]
+    for count in (1, 2, 6):
+        p = cifar10_fast.judged(Counts(), x, count)
+        np.testing.assert_array_equal(p, [x[:, 0, 0], x[:, 0, 31], *shifted][:count])
+    # Three photos of class 1: the first view is right about two, with the mirror image about one, with the shifts all.
+    right, wrong = [0.0, 1.0], [1.0, 0.0]
+    views = np.array([[right, right, wrong], [right, [2.0, 0.0], wrong], *[[right, right, [0.0, 2.0]]] * 4])
+    assert cifar10_fast.accuracies(views[:1], np.ones(3, int)) == {"plain": 0.6667}
+    assert cifar10_fast.accuracies(views[:2], np.ones(3, int)) == {"plain": 0.6667, "mirror": 0.3333}
+    assert cifar10_fast.accuracies(views, np.ones(3, int))["views"] == 1.0
 
 
 def test_the_rates_are_those_of_the_recipe():

@@ -214,7 +214,7 @@ class ImageReader:
             self.told = len(self.broken) + len(self.notes)
             for files, what in (
                 (self.broken, "cannot be read as images and were left out"),
-                (self.notes, "have not quite become what they are"),
+                (self.notes, "were read, but"),
             ):
                 if files:
                     some = [f"  {path}: {why}" for path, why in list(files.items())[:10]]
