@@ -36,9 +36,12 @@ def forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
 def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> tuple[Array | None, Array]:
     """(dx (N, H, W, C_in), dw (KH, KW, C_in, C_out)), dx None unless `need_dx`."""
     xp, c_out = xp_of(x), w.shape[3]
-    dw = xp.zeros((w.size // c_out, c_out), x.dtype)
-    for tile, cols in im2col_tiles(x, windows, w.nbytes):
-        dw += matmul(cols.T, dy[tile].reshape(-1, c_out), out=scratch(xp, "dw", dw.shape, dw.dtype))
+    dw = (xp.empty if len(x) else xp.zeros)((w.size // c_out, c_out), x.dtype)
+    for k, (tile, cols) in enumerate(im2col_tiles(x, windows, w.nbytes)):
+        share = dw if k == 0 else scratch(xp, "dw", dw.shape, dw.dtype)
+        matmul(cols.T, dy[tile].reshape(-1, c_out), out=share)
+        if k > 0:
+            dw += share
     return _input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
 
 

@@ -17,7 +17,7 @@ RUN = 256
 
 @cuda.on_gpu(cuda.column_sums)
 def column_sums(rows: Array) -> Array:
-    """(..., M) sums of the columns of (..., R, M); of float64, or where one run is enough of the rows' dtype.
+    """(..., M) sums of the columns of (..., R, M); of float64, or where that gains nothing of the rows' dtype.
 
     A product with ones is faster than rows.sum(axis=-2).
     """

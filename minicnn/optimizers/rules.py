@@ -249,6 +249,11 @@ class RMSprop(Optimizer):
             step = m
         p -= step
 
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        if type(self).update is not RMSprop.update or self.centered:  # somebody's own rule
+            return None
+        return "rmsprop", (lr, (self.weight_decay or 0.0) * lr, 1 - self.rho, self.momentum, self.epsilon)
+
 
 class Adagrad(Optimizer):
     """p -= lr * g / sqrt(sum of all g² so far + epsilon): what moved much before, moves less.
@@ -282,6 +287,11 @@ class Adagrad(Optimizer):
         total += g * g
         p -= lr * g / xp_of(p).sqrt(total + self.epsilon)
 
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        if type(self).update is not Adagrad.update:  # somebody's own rule
+            return None
+        return "adagrad", (lr, (self.weight_decay or 0.0) * lr, self.epsilon)
+
 
 class Lion(Optimizer):
     """p -= lr * sign(beta_1 m + (1 - beta_1) g), then m = beta_2 m + (1 - beta_2) g: every number moves by the rate.
@@ -312,3 +322,9 @@ class Lion(Optimizer):
         p -= lr * xp_of(p).sign(self.beta_1 * m + (1 - self.beta_1) * g)
         m *= self.beta_2
         m += (1 - self.beta_2) * g
+
+    def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
+        if type(self).update is not Lion.update:  # somebody's own rule
+            return None
+        decay = (self.weight_decay or 0.0) * lr
+        return "lion", (lr, decay, self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2)

@@ -49,10 +49,14 @@ def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 
 class Kernel:
-    """A compiled kernel. casts: what makes of each argument that which the kernel reads."""
+    """A compiled kernel. read_head: gives what makes of each argument that which the kernel reads."""
 
-    def __init__(self, raw: Any, casts: list[Callable[[Any], Any]]):
-        self.raw, self.casts = raw, casts
+    def __init__(self, raw: Any, read_head: Callable[[], list[Callable[[Any], Any]]]):
+        self.raw, self._read_head = raw, read_head
+
+    @functools.cached_property
+    def casts(self) -> list[Callable[[Any], Any]]:
+        return self._read_head()
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
         """Start gridDim × blockDim threads. Does not wait for them. Numbers may be Python's or NumPy's of any type."""
@@ -77,8 +81,8 @@ def kernel_for(
 
 @functools.cache
 def _built(xp: Any, file: str, name: str, dtype: np.dtype, small: bool, pack: bool, winner: np.dtype) -> Kernel:
-    casts = _casts(source(file, dtype, small, pack, winner), name, dtype, small)
-    return Kernel(_module(xp, file, dtype, small, pack, winner).get_function(name), casts)
+    raw = _module(xp, file, dtype, small, pack, winner).get_function(name)
+    return Kernel(raw, lambda: _casts(source(file, dtype, small, pack, winner), name, dtype, small))
 
 
 def _casts(text: str, name: str, dtype: np.dtype, small: bool) -> list[Callable[[Any], Any]]:

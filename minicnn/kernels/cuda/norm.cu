@@ -164,7 +164,7 @@ extern "C" __global__ void column_sums_partial(
 
 // One thread: one column. It adds up the BLOCKS parts.
 extern "C" __global__ void column_sums_total(
-    double* __restrict__ sums, const double* __restrict__ partial, int BLOCKS, int C
+    Real* __restrict__ sums, const double* __restrict__ partial, int BLOCKS, int C
 ) {
     FOR_EACH(c, C) {
         double all = 0;

@@ -88,10 +88,10 @@ def input_gradient(
 
 
 def column_sums(rows: Array) -> Array:
-    """(C,) of float64: the sum of each column of rows (R, C)."""
+    """(C,): the sum of each column of rows (R, C), added up in float64."""
     xp, (count, c) = xp_of(rows), rows.shape
     rows, grid = xp.ascontiguousarray(rows), _grid(count, c)
-    partial, sums = xp.empty((grid[1], c), np.float64), xp.empty(c, np.float64)
+    partial, sums = xp.empty((grid[1], c), np.float64), xp.empty(c, rows.dtype)
     kernel = _kernel("column_sums_partial", rows)
     kernel(grid, (32, LINES), partial, rows, count, c)
     _kernel("column_sums_total", rows)((-(-c // 32),), (32,), sums, partial, grid[1], c)

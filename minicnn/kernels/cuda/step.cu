@@ -23,7 +23,8 @@ static __device__ Part my_part(const u64* __restrict__ table, int PARAMETERS) {
     return part;
 }
 
-// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.SGD`. decay = weight decay * lr.
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.SGD`. decay = weight decay * lr, here
+// and below.
 extern "C" __global__ void sgd(
     const u64* __restrict__ table, int PARAMETERS, Real lr, Real decay, Real momentum, int nesterov
 ) {
@@ -54,5 +55,50 @@ extern "C" __global__ void adam(
         part.a[i] = m;
         part.b[i] = v;
         part.p[i] = p - m / (sqrt(v) + epsilon) * alpha;
+    }
+}
+
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.RMSprop`. keep = 1 - rho.
+extern "C" __global__ void rmsprop(
+    const u64* __restrict__ table, int PARAMETERS, Real lr, Real decay, Real keep, Real momentum, Real epsilon
+) {
+    Part part = my_part(table, PARAMETERS);
+    for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        Real p = part.p[i], g = part.g[i], v = part.a[i];
+        v += (g * g - v) * keep;
+        part.a[i] = v;
+        Real step = lr * g / sqrt(v + epsilon);
+        if (momentum != 0) {
+            step += part.b[i] * momentum;
+            part.b[i] = step;
+        }
+        part.p[i] = p - p * decay - step;
+    }
+}
+
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.Adagrad`.
+extern "C" __global__ void adagrad(
+    const u64* __restrict__ table, int PARAMETERS, Real lr, Real decay, Real epsilon
+) {
+    Part part = my_part(table, PARAMETERS);
+    for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        Real p = part.p[i], g = part.g[i], sum = part.a[i] + g * g;
+        part.a[i] = sum;
+        part.p[i] = p - p * decay - lr * g / sqrt(sum + epsilon);
+    }
+}
+
+// One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.Lion`.
+extern "C" __global__ void lion(
+    const u64* __restrict__ table, int PARAMETERS, Real lr, Real decay,
+    Real beta_1, Real keep_1, Real beta_2, Real keep_2
+) {
+    Part part = my_part(table, PARAMETERS);
+    for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        Real p = part.p[i], g = part.g[i], m = part.a[i];
+        Real way = beta_1 * m + keep_1 * g;  // keep_1 = 1 - beta_1
+        Real sign = way > 0 ? Real(1) : way < 0 ? Real(-1) : way;  // 0, or "not a number", which must not be lost
+        part.a[i] = beta_2 * m + keep_2 * g;
+        part.p[i] = p - p * decay - lr * sign;
     }
 }

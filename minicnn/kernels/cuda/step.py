@@ -16,7 +16,7 @@ _tables: dict[tuple[Any, int], tuple[np.ndarray, Array]] = {}
 
 
 def fused_step(rule: str, parameters: list[list[Array]], numbers: tuple[float, ...]) -> None:
-    """One step of `rule` ("sgd" or "adam", see step.cu) in place.
+    """One step of `rule` ("sgd", "adam", "rmsprop", "adagrad" or "lion", see step.cu) in place.
 
     parameters: of each its arrays p, g and slots, C-contiguous, of one size and dtype. numbers: the rule's arguments.
     """

@@ -92,9 +92,14 @@ def maxpool2d_backward(
 ) -> Array:
     """dx (N, H, W, C) = input_shape from dy and winner (N, OH, OW, C)."""
     xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
-    dy, winner, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner), xp.empty(input_shape, dy.dtype)
-    kernel = kernel_for(xp, "windows", "maxpool_backward", dy.dtype, max(dx.size, dy.size), winner=winner.dtype)
-    kernel.for_each(dx.size, dx, dy, winner, after=_geometry(windows, input_shape[3]))
+    dy, winner, geometry = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner), _geometry(windows, input_shape[3])
+    axes = tuple(zip(windows.kernel, windows.stride, windows.out, windows.image, windows.pads, strict=True))
+    apart = all(k <= s for k, s, *_ in axes)
+    covered = all(k == s and n * k - lo >= size for k, s, n, size, (lo, _) in axes)
+    dx = (xp.empty if covered or not apart else xp.zeros)(input_shape, dy.dtype)
+    name = "maxpool_backward_apart" if apart else "maxpool_backward"
+    kernel = kernel_for(xp, "windows", name, dy.dtype, max(dx.size, dy.size), winner=winner.dtype)
+    kernel.for_each(dy.size if apart else dx.size, dx, dy, winner, after=geometry)
     return dx
 
 
