@@ -211,6 +211,21 @@ def checked(where: str, argument: str, value: Any, wanted: Any, example: object)
     return checked_number(where, argument, value, wanted, example)
 
 
+def check_callable(where: str, function: Any, call: str, *arguments: Any, **named: Any) -> None:
+    """InputError unless this is a function that can be called so. `call`: the call as text."""
+    import inspect  # only where a function was passed
+
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except TypeError:
+        raise InputError(
+            where, "this function cannot be called.", f"a function that can be called as {call}.", f"{function!r}.",
+            "give it these arguments.",
+        ) from None  # fmt: skip
+    except ValueError:  # a function of C, which does not say
+        return
+
+
 def _does_not_fit(where: str, argument: str, value: Any, expected: str, example: object) -> InputError:
     return InputError(
         where, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}={example}."

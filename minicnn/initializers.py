@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minicnn import random
-from minicnn.errors import InputError, checked
+from minicnn.errors import InputError, check_callable, checked
 from minicnn.registry import Configured, names_of, resolve
 
 # Standard deviation of a standard normal that is cut off at -2 and 2.
@@ -53,7 +53,8 @@ class Constant(Initializer):
     def __init__(self, value: Any = 0.0):
         super().__init__()
         try:
-            known = value is not None and np.asarray(value).dtype.kind in "buif"
+            array = np.asarray(value)
+            known = array.dtype.kind in "buif" and array.size > 0 and bool(np.isfinite(array).all())
         except ValueError:
             known = False
         if not known:
@@ -126,6 +127,11 @@ class RandomUniform(Initializer):
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None):
         super().__init__(seed)
         self.minval, self.maxval = minval, maxval
+        if self.minval > self.maxval:
+            raise InputError(
+                "RandomUniform", "the bounds are the wrong way round.", "minval, and a maxval that is not below it.",
+                f"minval={minval}, maxval={maxval}.", "exchange them.",
+            )  # fmt: skip
 
     def draw(self, shape, rng):
         return rng.uniform(self.minval, self.maxval, shape)
@@ -273,6 +279,7 @@ class _FromFunction(Initializer):
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__()
+        check_callable("initializer", function, "f(shape, dtype=dtype)", (1,), dtype=None)
         self.function = function
 
     def draw(self, shape, rng):

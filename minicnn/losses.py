@@ -59,9 +59,13 @@ class Huber(Loss):
     ranges: ClassVar[dict[str, Any]] = {**Loss.ranges, "delta": ("above 0", 1.0)}
 
     def __init__(
-        self, delta: float = 1.0, reduction: str | None = "sum_over_batch_size", name: str | None = None
+        self,
+        delta: float = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(reduction, name)
+        super().__init__(reduction, name, dtype)
         self.delta = delta
 
     def values(self, y_true, y_pred, ctx=None):
@@ -98,8 +102,9 @@ class Dice(Loss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
         axis: int | Sequence[int] | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(reduction, name)
+        super().__init__(reduction, name, dtype)
         axis = checked("Dice", "axis", axis, ["axes"], (1, 2, 3))
         self.axis = tuple(axis) if isinstance(axis, list) else axis
 
@@ -145,8 +150,9 @@ class _CrossEntropy(Loss):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(reduction, name)
+        super().__init__(reduction, name, dtype)
         self.from_logits, self.label_smoothing = from_logits, label_smoothing
         self.axis = axis
 
@@ -239,8 +245,9 @@ class SparseCategoricalCrossentropy(CategoricalCrossentropy):
         reduction: str | None = "sum_over_batch_size",
         axis: int = -1,
         name: str | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(from_logits, 0.0, axis, reduction, name)
+        super().__init__(from_logits, 0.0, axis, reduction, name, dtype)
         self.ignore_class = ignore_class
 
     def _values(self, target, y_pred, ctx):
@@ -315,8 +322,9 @@ class BinaryFocalCrossentropy(_CrossEntropy):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(from_logits, label_smoothing, axis, reduction, name)
+        super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
         self.apply_class_balancing, self.alpha, self.gamma = apply_class_balancing, alpha, gamma
 
     def _values(self, target, y_pred, ctx):
@@ -357,11 +365,12 @@ class CategoricalFocalCrossentropy(_CrossEntropy):
         axis: int = -1,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
+        dtype: str | None = None,
     ):
-        super().__init__(from_logits, label_smoothing, axis, reduction, name)
-        classes = list(alpha) if isinstance(alpha, (list, tuple, np.ndarray)) else [alpha]
-        each = [checked(type(self).__name__, "alpha", a, "of 0 or more", 0.25) for a in classes]
-        self.alpha, self.gamma = each if isinstance(alpha, (list, tuple, np.ndarray)) else each[0], gamma
+        super().__init__(from_logits, label_smoothing, axis, reduction, name, dtype)
+        classes = list(alpha) if isinstance(alpha, (list, tuple)) else []
+        each = [checked(type(self).__name__, "alpha", a, "of 0 or more", 0.25) for a in classes or [alpha]]
+        self.alpha, self.gamma = each if classes else each[0], gamma
 
     def _values(self, target, y_pred, ctx):
         y, total, p = self._parts(y_pred)
@@ -378,6 +387,11 @@ class CategoricalFocalCrossentropy(_CrossEntropy):
 
     def _parts(self, y_pred: Array) -> tuple[Array, Array, Array]:
         """Probabilities, what they are divided by, and the result kept from 0 and 1."""
+        if isinstance(self.alpha, list) and len(self.alpha) not in (1, y_pred.shape[-1]):
+            raise InputError(
+                type(self).__name__, "alpha does not fit.", f"a number, or {y_pred.shape[-1]}, one for each class.",
+                f"{len(self.alpha)} numbers.", "leave it at 0.25.",
+            )  # fmt: skip
         y = kernels.softmax_forward(y_pred) if self.from_logits else y_pred
         total = _sum_of_row(y)
         return y, total, xp_of(y).clip(y / total, EPSILON, 1 - EPSILON)

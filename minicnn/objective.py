@@ -23,6 +23,7 @@ class Loss(Configured):
 
     reduction: how the values become one number. "sum_over_batch_size" and "mean": their mean. "sum": their sum.
     "mean_with_sample_weight": the mean by weights. "none" or None: a call returns all of them; fit refuses it.
+    dtype: accepted as in Keras; a loss is computed in that of the predictions in any case.
     sparse: whether targets are class numbers instead of arrays of the prediction's shape. whole_batch: whether the loss
     is not a mean over samples, but a value of the batch, which then cannot be cut into shards.
     """
@@ -31,10 +32,20 @@ class Loss(Configured):
     whole_batch = False
     reduction: str | None = "sum_over_batch_size"
     name: str | None = None
-    ranges: ClassVar[dict[str, Any]] = {"reduction": (REDUCTIONS, "sum")}
+    dtype: str | None = None
+    ranges: ClassVar[dict[str, Any]] = {
+        "reduction": (REDUCTIONS, "sum"),
+        "name": ([str], "my_loss"),
+        "dtype": ((None, "float32", "float64"), "float32"),
+    }
 
-    def __init__(self, reduction: str | None = "sum_over_batch_size", name: str | None = None):
-        self.reduction, self.name = reduction, name
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: str | None = None,
+    ):
+        self.reduction, self.name, self.dtype = reduction, name, dtype
 
     def values(self, y_true: Array, y_pred: Array, ctx: Context | None = None) -> Array:
         """The loss of each sample, (N,), or of each of its positions: (N, H, W) for outputs (N, H, W, K)."""

@@ -245,6 +245,7 @@ def _metrics() -> dict[str, Metric]:
             "MeanIoU", {"num_classes": k, "sparse_y_pred": False, "sparse_y_true": False}, np.eye(k)[classes], pixels
         ),
     }  # fmt: skip
+    cases["scce ignores"] = Metric("SparseCategoricalCrossentropy", {"ignore_class": 2}, y, p, w)
     for weighted in (None, w):
         more = {
             "accuracy": Metric("CategoricalAccuracy", {}, t, p),

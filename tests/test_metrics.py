@@ -282,3 +282,11 @@ def test_a_function_that_gives_one_number():
 def test_what_cannot_be(call):
     with pytest.raises(InputError):
         call()
+
+
+def test_a_class_that_is_ignored_does_not_count():
+    """Keras' metric counts its positions as 0 where there are no weights, and leaves them out where there are."""
+    metric = metrics.SparseCategoricalCrossentropy(ignore_class=0)
+    plain = metrics.SparseCategoricalCrossentropy()
+    known = LABELS != 0
+    assert metric(LABELS, PROBABILITIES) == pytest.approx(plain(LABELS[known], PROBABILITIES[known]))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minicnn.backend import Array, to_host, xp_of
-from minicnn.errors import InputError
+from minicnn.errors import InputError, check_callable
 from minicnn.objective import numbers
 from minicnn.registry import Configured, snake_case
 
@@ -30,10 +30,12 @@ class Metric(Configured):
     direction: str | None = "max"
     one_number = True  # whether the result is a number, and not an array of them
     ranges: ClassVar[dict[str, Any]] = {**NAME}
+    name: Any = None
     dtype: str | None = None
 
     def __init__(self, name: str | None = None, dtype: str | None = None):
-        self.name, self.dtype = name or snake_case(type(self).__name__), dtype
+        self.name, self.dtype = name, dtype
+        self.name = self.name or snake_case(type(self).__name__)
         self.total: Any = 0.0
         self.count = 0
 
@@ -110,7 +112,8 @@ class FunctionMetric(Metric):
     direction = None  # nobody knows
 
     def __init__(self, function: Callable[..., Any], name: str | None = None):
-        super().__init__(name or getattr(function, "__name__", snake_case(type(function).__name__)))
+        check_callable("metrics", function, "f(y_true, y_pred)", None, None)
+        super().__init__(getattr(function, "__name__", snake_case(type(function).__name__)) if name is None else name)
         self.function = function
 
     def values(self, y_true: Array, y_pred: Array) -> Array:

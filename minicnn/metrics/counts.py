@@ -27,6 +27,14 @@ class _Counts(Metric):
         return self.counted(np.asarray(to_host(self.total), np.float64)) if getattr(self.total, "ndim", 0) else 0.0
 
 
+def _each(where: str, argument: str, value: Any, wanted: str) -> list[float]:
+    """The numbers of a list, or a single one, as a list; InputError unless each is as wanted. None: []."""
+    if value is None:
+        return []
+    many = isinstance(value, (list, tuple)) and len(value) > 0
+    return [checked(where, argument, number, wanted, 0.5) for number in (value if many else [value])]
+
+
 class _OfThresholds(_Counts):
     """Precision and Recall. Counts: those right, and those wrong, for each threshold."""
 
@@ -42,9 +50,7 @@ class _OfThresholds(_Counts):
         dtype: str | None = None,
     ):
         super().__init__(name, dtype)
-        given = [] if thresholds is None else thresholds if isinstance(thresholds, (list, tuple)) else [thresholds]
-        for threshold in given:
-            checked(type(self).__name__, "thresholds", threshold, "from 0 to 1", 0.5)
+        given = _each(type(self).__name__, "thresholds", thresholds, "from 0 to 1")
         self.thresholds, self.top_k, self.class_id = thresholds, top_k, class_id
         self.one_number = len(given) < 2
 
@@ -119,19 +125,20 @@ class AUC(_Counts):
         super().__init__(name, dtype)
         self.num_thresholds, self.curve, self.summation_method = num_thresholds, curve, summation_method
         self.multi_label, self.num_labels, self.from_logits = multi_label, num_labels, from_logits
-        for argument, given, wanted in (
-            ("thresholds", thresholds, "from 0 to 1"), ("label_weights", label_weights, "of 0 or more")
-        ):  # fmt: skip
-            for number in [] if given is None else given if isinstance(given, (list, tuple)) else [given]:
-                checked("AUC", argument, number, wanted, 0.5)
-        self.thresholds = None if thresholds is None else [float(t) for t in np.sort(np.ravel(thresholds))]
-        self.label_weights = None if label_weights is None else [float(w) for w in np.ravel(label_weights)]
+        self.thresholds = sorted(_each("AUC", "thresholds", thresholds, "from 0 to 1")) or None
+        self.label_weights = _each("AUC", "label_weights", label_weights, "of 0 or more") or None
 
     def sum(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> Any:
         xp, y_true = xp_of(y_pred), same_shape(self.name, y_true, y_pred)
         y_pred = sigmoid_forward(y_pred) if self.from_logits else y_pred
         weights = xp.ones(()) if weights is None else over(xp.asarray(weights, "float64"), y_pred)
         weights = xp.broadcast_to(weights, y_pred.shape)
+        own = self.label_weights
+        if own is not None and (len(own) != y_pred.shape[-1] or not any(own)):
+            raise InputError(
+                self.name, "label_weights do not fit.", f"{y_pred.shape[-1]} numbers, not all 0.",
+                f"{self.label_weights}.", "one for each output.",
+            )  # fmt: skip
         if self.label_weights is not None and not self.multi_label:
             weights = weights * xp.asarray(self.label_weights)
         labels = y_pred.shape[-1] if self.multi_label else 1
@@ -189,7 +196,7 @@ class F1Score(_Counts):
         name: str | None = None,
         dtype: str | None = None,
     ):
-        super().__init__(name or "f1_score", dtype)
+        super().__init__("f1_score" if name is None else name, dtype)
         self.average, self.threshold = average, threshold
 
     @property
@@ -244,7 +251,7 @@ class MeanIoU(_Counts):
         sparse_y_pred: bool = True,
         axis: int = -1,
     ):
-        super().__init__(name or "mean_io_u", dtype)
+        super().__init__("mean_io_u" if name is None else name, dtype)
         self.num_classes, self.ignore_class, self.axis = num_classes, ignore_class, axis
         self.sparse_y_true, self.sparse_y_pred = sparse_y_true, sparse_y_pred
 

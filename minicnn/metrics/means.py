@@ -8,7 +8,7 @@ import numpy as np
 
 from minicnn import losses
 from minicnn.backend import Array, xp_of
-from minicnn.metrics.base import NAME, Metric, in_shape_of, labels_of
+from minicnn.metrics.base import NAME, Metric, in_shape_of, labels_of, over
 from minicnn.objective import prepare_targets
 
 
@@ -151,7 +151,18 @@ class SparseCategoricalCrossentropy(_OfLoss):
     ranges: ClassVar[dict[str, Any]] = {**losses.SparseCategoricalCrossentropy.ranges, **NAME}
 
     def __init__(
-        self, name: str | None = None, dtype: str | None = None, from_logits: bool = False, axis: int = -1
+        self,
+        name: str | None = None,
+        dtype: str | None = None,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
     ):
         super().__init__(name, dtype)
-        self.from_logits, self.axis = from_logits, axis
+        self.from_logits, self.ignore_class, self.axis = from_logits, ignore_class, axis
+
+    def sum(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> Any:
+        if self.ignore_class is not None:
+            known = (labels_of(y_true, y_pred) != self.ignore_class).astype("float64")
+            weights = known if weights is None else known * over(weights, known)
+        return super().sum(y_true, y_pred, weights)

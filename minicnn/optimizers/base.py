@@ -72,6 +72,7 @@ class Optimizer(Configured):
         "ema_overwrite_frequency": ([1], 100),
         "gradient_accumulation_steps": ([2], 4),
         "iterations": (0, 0),
+        "name": ([str], "my_optimizer"),
     }
 
     def __init__(
@@ -97,7 +98,8 @@ class Optimizer(Configured):
         self.use_ema, self.ema_momentum = use_ema, ema_momentum
         self.ema_overwrite_frequency = ema_overwrite_frequency
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.loss_scale_factor, self.name = loss_scale_factor, name or type(self).__name__.lower()
+        self.loss_scale_factor, self.name = loss_scale_factor, name
+        self.name = self.name or type(self).__name__.lower()
         if loss_scale_factor is not None:
             raise InputError(
                 type(self).__name__, "loss_scale_factor is not used here.", "None.", f"{loss_scale_factor!r}.",

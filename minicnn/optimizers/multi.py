@@ -20,6 +20,11 @@ class OptimizerMap(Configured):
     """
 
     def __init__(self, default_optimizer: Optimizer, optimizer_map: Mapping[str, Optimizer] | None = None):
+        if not isinstance(optimizer_map, (Mapping, type(None))):
+            raise InputError(
+                "OptimizerMap", "this is no dict.", "{pattern: optimizer}, or None.", f"{optimizer_map!r}.",
+                'write {"dense_1/kernel": SGD(0.1)}, for example.',
+            )  # fmt: skip
         chosen = dict(optimizer_map or {})
         for name, optimizer in {"default_optimizer": default_optimizer, **chosen}.items():
             if not isinstance(optimizer, Optimizer) or isinstance(optimizer, MultiOptimizer):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from minicnn.backend import Array, xp_of
+from minicnn.errors import checked
 from minicnn.optimizers.base import Key, Optimizer, names_of_parameter
 from minicnn.optimizers.rules import Adam, adam_step, bias_correction
 from minicnn.schedules import LearningRateSchedule
@@ -30,6 +31,13 @@ def orthogonal(
         square = x @ x.T
         x = a * x + (b * square + c * (square @ square)) @ x
     return x.T if tall else x
+
+
+def _patterns(value: Any) -> list[str]:
+    patterns = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    for pattern in patterns:
+        checked("Muon", "exclude_layers", pattern, str, ["head"])
+    return patterns
 
 
 class Muon(Optimizer):
@@ -86,7 +94,7 @@ class Muon(Optimizer):
         super().__init__(learning_rate, weight_decay, *common, **named)
         self.adam_beta_1, self.adam_beta_2, self.epsilon = adam_beta_1, adam_beta_2, epsilon
         self.adam_weight_decay, self.adam_lr_ratio = adam_weight_decay, adam_lr_ratio
-        self.exclude_layers = [str(pattern) for pattern in exclude_layers or ()]
+        self.exclude_layers = _patterns(exclude_layers)
         self.muon_a, self.muon_b, self.muon_c = muon_a, muon_b, muon_c
         self.momentum, self.ns_steps, self.nesterov, self.rms_rate = momentum, ns_steps, nesterov, rms_rate
         self.normalize = normalize
