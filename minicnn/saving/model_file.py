@@ -157,7 +157,7 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
             else own.get(entry, entry) if isinstance(entry, str) else entry
             for entry in entries
         )
-        model.compile(optimizer, loss, metrics)
+        model.compile(optimizer, loss, metrics=metrics)
         model.optimizer.iterations = typed(compiled, "iterations", int)
         if not 0 <= model.optimizer.iterations < 1 << 53:
             raise ValueError(f"iterations is {model.optimizer.iterations}")
