@@ -255,7 +255,7 @@ def test_every_layer_kind(kind, training):
     assert record.dx.any()
     assert set(record.kept) == {
         "Conv2D": {"z", "dz", "mask"}, "Dense": {"z", "dz"}, "MaxPooling2D": {"winner"},
-        "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz", "mask"}, "ELU": {"z", "dz"},
+        "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz"}, "ELU": {"z", "dz"},
         "Softmax": {"z", "dz", "max", "exp", "sum"}, "BatchNormalization": {"mean", "var", "x_hat", "of_batch"},
         "Dropout": {"mask"} if training else set(),
     }.get(kind, set())  # fmt: skip
