@@ -10,8 +10,10 @@ one step of it in `minicnn/training/step.py`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from minicnn.layers import walk
 from minicnn.layers.base import Layer
 from minicnn.layers.network import ELSEWHERE, Chain, Network
 from minicnn.layers.symbolic import is_symbolic
-from minicnn.training.checks import check_array, check_input
+from minicnn.training.checks import check_array, check_input, whole
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
@@ -94,6 +96,8 @@ class Model(Network):
         The arguments after metrics, and loss_weights, are Keras': they are taken where they ask for nothing that is not
         there (every layer runs by itself, one step at a time), and refused with an InputError otherwise.
         """
+        if metrics is None and isinstance(loss_weights, (list, tuple)) and not any(map(_is_number, loss_weights)):
+            metrics, loss_weights = loss_weights, None  # metrics in the third place: they can be nothing else
         _refuse_compile_options(
             loss_weights=loss_weights, weighted_metrics=weighted_metrics, steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
@@ -292,11 +296,31 @@ class Model(Network):
 
     # ---- what the model says of itself ----------------------------------------------------------------------------
 
-    def summary(self, details: bool = False, print_fn: Any = None) -> None:
-        """Print Keras' table of layers. details: multiply-accumulates, and the bytes of activations and im2col, too."""
+    def summary(
+        self, line_length: int | None = None, positions: Any = None, print_fn: Any = None, *, details: bool = False
+    ) -> None:
+        """Print Keras' table of layers. details: multiply-accumulates, and the bytes of activations and im2col, too.
+
+        line_length: how wide the table is at least. positions: Keras' places of columns; they find their own here, so
+        it is refused with an InputError unless None. print_fn: takes each line instead of print.
+        """
         from minicnn.summary import summary
 
-        summary(self, details, print_fn)
+        if positions is not None:
+            raise InputError(
+                "summary", "the columns find their own places.", "positions left out.", f"{positions!r}.",
+                "use line_length for a wider table.",
+            )  # fmt: skip
+        summary(self, details, print_fn, 0 if line_length is None else whole("line_length", line_length))
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what `evaluate` returns, in its order."""
+        return ["loss", *(metric.name for metric in self.metrics)]
+
+    def to_json(self) -> str:
+        """The architecture as JSON, without the weights: `Model.from_config(json.loads(text))` makes it again."""
+        return json.dumps(self.get_config())
 
     def _repr_html_(self) -> str:
         """The summary as a table, which notebooks show."""
@@ -338,11 +362,12 @@ class Sequential(Chain, Model):
     """Layers, each taking the output of the one before, that learn. A Sequential may be a layer of another model.
 
     layers: the layers, or add them one by one. The first may be Input(shape), or carry input_shape=; without either the
-    model is built when it first sees data. name: "sequential" if None. The rest as in Model.
+    model is built when it first sees data. trainable: False freezes all of them. name: "sequential" if None. The rest
+    as in Model.
     """
 
-    def __init__(self, layers: Iterable[Any] | None = None, name: str | None = None, trainable: bool = True):
-        super().__init__(layers, name, trainable)
+    def __init__(self, layers: Iterable[Any] | None = None, trainable: bool = True, name: str | None = None):
+        super().__init__(layers, trainable, name)
 
     def pop(self) -> Layer:
         """Take the last layer off, and return it. The optimizer forgets it."""
@@ -359,6 +384,10 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     from minicnn.saving import load_model as load
 
     return load(filepath, _CLASSES, custom_objects)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)
 
 
 def _as_asked(logs: dict[str, float], return_dict: bool) -> Any:

@@ -17,7 +17,9 @@ from minicnn.layers.network import Chain, Network
 from minicnn.layers.walk import input_shape_of
 
 
-def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None) -> None:
+def summary(
+    model: Any, details: bool = False, print_fn: Callable[[str], Any] | None = None, line_length: int = 0
+) -> None:
     """Print one row for each layer: name and class, output shape, parameters; then the totals.
 
     A Model begins with a row for its input; where it branches, a column tells what each layer reads: "conv2d_1[0][0]"
@@ -25,6 +27,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
     multiply-accumulates of one sample's forward pass, the bytes of the layer's output, and the bytes that im2col would
     make of its input (both float32, one sample; of all places where it is used), and which algorithm computes a
     convolution of a batch of 32; and how the counts come about. print_fn: takes each line instead of print.
+    line_length: how wide the table is at least.
     """
     shapes, uses = model.shapes, model.uses
     read = [input_shape_of(layer, inputs, shapes) for layer, inputs in uses]
@@ -51,7 +54,7 @@ def summary(model: Any, details: bool = False, print_fn: Callable[[str], Any] | 
     if connected is not None:
         header.append("Connected to")
         rows = [[*row, text] for row, text in zip(rows, connected, strict=True)]
-    lines = [f'Model: "{model.name}"', *_table(header, rows, _can_print_boxes(print_fn))]
+    lines = [f'Model: "{model.name}"', *_table(header, rows, _can_print_boxes(print_fn), line_length)]
     trainable, total = trainable_params(model), model.count_params()
     for name, count in (("Total", total), ("Trainable", trainable), ("Non-trainable", total - trainable)):
         lines.append(f" {name} params: {count:,} ({_bytes(4 * count)})")
@@ -147,10 +150,11 @@ def trainable_params(model: Any) -> int:
     return sum(p.size for layer in model.flat_layers if layer.trainable for p in layer.params.values())
 
 
-def _table(header: list[str], rows: list[list[str]], boxes: bool) -> list[str]:
+def _table(header: list[str], rows: list[list[str]], boxes: bool, line_length: int = 0) -> list[str]:
     """The lines of a table. A text may have several lines; Param # and what follows stand on the right."""
     split = [[text.split("\n") for text in row] for row in (header, *rows)]
     widths = [max(len(line) for row in split for line in row[i]) + 2 for i in range(len(header))]
+    widths[0] += max(0, line_length - sum(widths) - len(widths) - 1)
     left = {0, 1, *(i for i, name in enumerate(header) if name == "Connected to")}
 
     def rule(left: str, middle: str, right: str, line: str) -> str:

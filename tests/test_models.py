@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from helpers import random
@@ -388,3 +390,41 @@ def test_calling_a_model_in_training_mode_drops_numbers():
     x = np.ones((1, 1000), np.float32)
     np.testing.assert_array_equal(to_host(model(x)), x)
     assert set(np.unique(to_host(model(x, training=True)))) == {0, 2}
+
+
+# --- What users of Keras ask a model for ----------------------------------------------------------------------------
+
+
+def test_shapes_weights_and_names_as_keras_has_them():
+    model = Sequential([Input((4, 4, 1)), Conv2D(2, 3), BatchNormalization(), Flatten(), Dense(3)], True, "net")
+    assert model.input_shape == (None, 4, 4, 1) and model.output_shape == (None, 3) and model.output_shape[-1] == 3
+    assert model.output_shape((4, 4, 1)) == (3,), "as a layer of another model, it is asked for a sample's shape"
+    assert model.name == "net" and not Sequential([Dense(3)], False).layers[0].trainable
+    shapes = [w.shape for w in model.weights]
+    assert shapes == [(3, 3, 1, 2), (2,), (2,), (2,), (2,), (2,), (8, 3), (3,)]
+    assert len(model.trainable_weights) == 6 and len(model.non_trainable_weights) == 2
+    model.layers[0].trainable = False
+    assert len(model.trainable_weights) == 4 and len(model.non_trainable_weights) == 4
+    assert model.layers[0].kernel is model.layers[0].params["w"] and model.layers[3].bias is model.weights[-1]
+    assert Dense(3, use_bias=False).bias is None
+    model.compile("sgd", "mse", metrics=["mae"])
+    assert model.metrics_names == ["loss", "mae"]
+    again = Sequential.from_config(json.loads(model.to_json()))
+    assert again.to_json() == model.to_json()
+
+
+def test_a_wider_summary(capsys):
+    model = Sequential([Input((4,)), Dense(3)])
+    model.summary(100)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines[1]) == 100
+    with pytest.raises(InputError, match="their own places"):
+        model.summary(positions=[0.3, 0.6])
+
+
+def test_metrics_in_the_third_place_are_metrics():
+    model = Sequential([Input((4,)), Dense(3)])
+    model.compile("sgd", "mse", ["mae"])
+    assert model.metrics_names == ["loss", "mae"]
+    with pytest.raises(InputError, match="loss_weights"):
+        model.compile("sgd", "mse", [0.5])

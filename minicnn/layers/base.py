@@ -94,6 +94,21 @@ class Layer(Calls, Configured):
         """Copies of all arrays on the host: parameters, then state."""
         return [np.array(to_host(array)) for array in (*self.params.values(), *self.state.values())]
 
+    @property
+    def weights(self) -> list[Array]:
+        """The arrays themselves: parameters, then state."""
+        return [*self.params.values(), *self.state.values()]
+
+    @property
+    def trainable_weights(self) -> list[Array]:
+        """The parameters that training changes: none where the layer is frozen."""
+        return list(self.params.values()) if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Array]:
+        """The state, and the parameters of a frozen layer."""
+        return [*(() if self.trainable else self.params.values()), *self.state.values()]
+
     def check_weights(self, weights: list[np.ndarray]) -> None:
         """InputError unless `weights` are as many arrays as get_weights returns, and of the same shapes."""
         slots = {**self.params, **self.state}

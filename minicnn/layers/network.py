@@ -8,7 +8,7 @@ Both are a list of nodes; `minicnn/layers/walk.py` goes over it. How a network l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,21 @@ from minicnn.registry import restored
 MAX_NAME = 200  # characters of a layer's name
 MAX_LAYERS = 1000  # of a network that is read from a file
 ELSEWHERE = 'end what else uses the GPU (`nvidia-smi` lists it), or use device="cpu".'
+
+
+class OutputShape(tuple):
+    """A shape that can be called: Keras has model.output_shape as a tuple, a layer here has it as a method."""
+
+    def __new__(cls, shape: tuple[int | None, ...], infer: Callable[[Shape], Shape]) -> OutputShape:
+        made = super().__new__(cls, shape)
+        made.infer = infer
+        return made
+
+    infer: Callable[[Shape], Shape]
+
+    def __call__(self, input_shape: Shape) -> Shape:
+        """The shape of one output sample for samples of this shape, both without batch axis."""
+        return self.infer(input_shape)
 
 
 class Network(Layer):
@@ -204,7 +219,12 @@ class Network(Layer):
         """As in Keras, with the batch axis: (None, height, width, channels). None: not known yet."""
         return None if self.sample_shape is None else (None, *self.sample_shape)
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    @property
+    def output_shape(self) -> OutputShape:  # type: ignore[override]
+        """As in Keras, with the batch axis: (None, classes); and as in every layer a method of a sample's shape."""
+        return OutputShape((None, *self._shapes[-1]) if self.built else (), self._output_shape)
+
+    def _output_shape(self, input_shape: Shape) -> Shape:
         self.check_built(input_shape)
         return self._infer(input_shape)[-1]
 
@@ -360,6 +380,21 @@ class Network(Layer):
         self.require_built("its parameters do not exist yet")
         return sum(layer.count_params() for layer in self.flat_layers)
 
+    @property
+    def weights(self) -> list[Array]:
+        """The arrays themselves, layer by layer: parameters, then state."""
+        return [array for layer in self.flat_layers for array in layer.weights]
+
+    @property
+    def trainable_weights(self) -> list[Array]:
+        """The parameters that training changes."""
+        return [array for layer in self.flat_layers for array in layer.trainable_weights]
+
+    @property
+    def non_trainable_weights(self) -> list[Array]:
+        """Running statistics, and the parameters of frozen layers."""
+        return [array for layer in self.flat_layers for array in layer.non_trainable_weights]
+
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays on the host, layer by layer: parameters, then state."""
         return [array for layer in self.flat_layers for array in layer.get_weights()]
@@ -513,7 +548,7 @@ class Chain(Network):
     The first may be Input(shape), or carry input_shape=; without either the chain is built when it first sees data.
     """
 
-    def __init__(self, layers: Iterable[Any] | None = None, name: str | None = None, trainable: bool = True):
+    def __init__(self, layers: Iterable[Any] | None = None, trainable: bool = True, name: str | None = None):
         self._begin(name)
         if isinstance(layers, (Layer, SymbolicTensor)):
             raise InputError(

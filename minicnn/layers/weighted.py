@@ -42,6 +42,16 @@ class WeightedLayer(ActivatedLayer):
         self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
         self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
 
+    @property
+    def kernel(self) -> Array:
+        """The kernel w, as Keras names it: the array itself."""
+        return self.params["w"]
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias b; None without one."""
+        return self.params.get("b")
+
     def with_bias(self, w: Shape) -> dict[str, Shape]:
         """The shapes of the parameters, where w has this one."""
         return {"w": w, "b": w[-1:]} if self.use_bias else {"w": w}
