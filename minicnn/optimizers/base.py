@@ -202,8 +202,8 @@ class Optimizer(Configured):
     def new_state(self, key: Key, p: Array) -> list[Array]:
         """The arrays of `slots_of(key)` before the first step of a parameter."""
         first = dict(zip(self.slots, self.new_slots(p), strict=True))
-        make = {"accumulated": xp_of(p).zeros_like, "average": xp_of(p).copy}  # only what is wanted: it is large
-        return [first[name] if name in first else make[name](p) for name in self.slots_of(key)]
+        make = {"accumulated": lambda: xp_of(p).zeros_like(p), "average": p.copy}  # only what is wanted: it is large
+        return [first[name] if name in first else make[name]() for name in self.slots_of(key)]
 
     def apply(self, params: Arrays, grads: dict[Key, list[Array]], workers: Any = None) -> None:
         """One step for all parameters, in place.
