@@ -77,18 +77,25 @@ def refused(make, *parts: str, error=InputError) -> str:
 # ---- training, evaluation, prediction (also on the stand-in for the GPU) ---------------------------------------------
 
 
-@names
-def test_two_steps_and_predictions_are_those_of_the_cpu(name):
-    """On the CPU: those of a second model of the same seed."""
-    (x, y), sgd = batch(6), minicnn.optimizers.SGD  # Adam would make much of gradients that are nothing but rounding
-    with minicnn.device("cpu"):
-        right = made(name, optimizer=sgd(0.1, momentum=0.9))
-        right.fit(x, y, batch_size=3, verbose=0, shuffle=False)
-    model = made(name, optimizer=sgd(0.1, momentum=0.9))
+def two_steps(name: str) -> tuple[Model, np.ndarray, list[float]]:
+    """Momentum, not Adam, which would make much of gradients that are nothing but rounding."""
+    model, (x, y) = made(name, optimizer=minicnn.optimizers.SGD(0.1, momentum=0.9)), batch(6)
     model.fit(x, y, batch_size=3, verbose=0, shuffle=False)
+    return model, model.predict(x, verbose=0), model.evaluate(x, y, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu() -> dict[str, tuple]:
+    """Of the whole module: so it is there before the tests' layers are moved to a device."""
+    return {name: two_steps(name) for name in NETWORKS}
+
+
+@names
+def test_two_steps_and_predictions_are_those_of_the_cpu(name, on_the_cpu):
+    (right, *answers), (model, *others) = on_the_cpu[name], two_steps(name)
     same_weights(right, model, 1e-4, 1e-5)
-    np.testing.assert_allclose(model.predict(x, verbose=0), right.predict(x, verbose=0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), right.evaluate(x, y, verbose=0), rtol=1e-4)
+    for one, other in zip(answers, others, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.cpu
