@@ -19,11 +19,14 @@ from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, checked
 from minicnn.layers.base import Context
 from minicnn.objective import Loss
-from minicnn.registry import Configured, names_of, resolve
+from minicnn.registry import Configured, names_of, resolve, snake_case
 
 __all__ = [
     "BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy", "Dice",
-    "Huber", "KLDivergence", "Loss", "MeanAbsoluteError", "MeanSquaredError", "SparseCategoricalCrossentropy", "get",
+    "Huber", "KLDivergence", "Loss", "MeanAbsoluteError", "MeanSquaredError", "SparseCategoricalCrossentropy",
+    "binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy",
+    "dice", "get", "huber", "kl_divergence", "mean_absolute_error", "mean_squared_error",
+    "sparse_categorical_crossentropy",
 ]  # fmt: skip
 
 # Keras' guard against log(0) where only probabilities are known.
@@ -443,10 +446,37 @@ _KNOWN = names_of(
 )  # fmt: skip
 
 
-def get(identifier: str | dict | Loss) -> Loss:
-    """The loss for a name, a config or an instance. Raises UnknownNameError, and InputError for a plain function."""
+class _Values:
+    """A loss as a function: mean_squared_error(y_true, y_pred) -> the values of all samples, before any mean."""
+
+    def __init__(self, loss: type[Loss]):
+        self.loss, self.__name__ = loss, snake_case(loss.__name__)
+        self.__doc__ = f"The values of {loss.__name__}, one for each sample or position; options as its own."
+
+    def __call__(self, y_true: Any, y_pred: Any, **options: Any) -> Array:
+        loss = self.loss(**{"reduction": None, **options})
+        values = loss(y_true, y_pred)
+        return values.mean() if loss.whole_batch else values
+
+
+mean_squared_error, mean_absolute_error = _Values(MeanSquaredError), _Values(MeanAbsoluteError)
+huber, kl_divergence, dice = _Values(Huber), _Values(KLDivergence), _Values(Dice)
+categorical_crossentropy = _Values(CategoricalCrossentropy)
+sparse_categorical_crossentropy = _Values(SparseCategoricalCrossentropy)
+binary_crossentropy = _Values(BinaryCrossentropy)
+binary_focal_crossentropy = _Values(BinaryFocalCrossentropy)
+categorical_focal_crossentropy = _Values(CategoricalFocalCrossentropy)
+
+
+def get(identifier: Any) -> Loss:
+    """The loss for a name, a config, an instance or one of the functions above.
+
+    Raises UnknownNameError, and InputError for a function of your own: it has no gradient.
+    """
     if isinstance(identifier, Loss):
         return identifier
+    if isinstance(identifier, _Values):
+        return identifier.loss()
     if callable(identifier) and not isinstance(identifier, (type, Configured)):
         name = getattr(identifier, "__name__", type(identifier).__name__)
         own = name.title().replace("_", "") if name.isidentifier() else "Own"

@@ -580,3 +580,18 @@ def test_labels_as_people_have_them(y, text):
     else:
         with pytest.raises(InputError, match=text):
             trained(SparseCategoricalCrossentropy(), y)
+
+
+@pytest.mark.parametrize("name", [n for n in losses.__all__ if n.islower() and n != "get"])
+def test_each_loss_is_a_function_too(name):
+    function = getattr(losses, name)
+    kind = function.loss
+    y_pred, y_true = softmax(Z), LABELS if kind.sparse else ONE_HOT
+    values, loss = function(y_true, y_pred), losses.get(function)
+    assert type(loss) is kind and type(losses.get(name)) is kind
+    assert np.mean(values) == pytest.approx(loss(y_true, y_pred))
+    assert np.shape(values) == (() if kind is Dice else (4,))
+    if kind is CategoricalCrossentropy:
+        smooth = function(y_true, Z, from_logits=True, label_smoothing=0.1)
+        assert np.mean(smooth) == pytest.approx(kind(True, 0.1)(y_true, Z))
+        assert trained(function, y_true)[1] == trained(kind(), y_true)[1]
