@@ -6,11 +6,13 @@ The checks are those that the NumPy kernels must pass. The negative controls bre
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cuda_on_cpu
 import numpy as np
@@ -32,8 +34,9 @@ from helpers import (
 )
 
 from minicnn import kernels, optimizers
-from minicnn.kernels import cuda
+from minicnn.kernels import cuda, reference
 from minicnn.kernels.cuda import launch
+from minicnn.kernels.sums import column_sums
 from minicnn.layers import Conv2D, Dense
 from minicnn.layers.base import Context
 
@@ -519,6 +522,122 @@ def test_a_broken_kernel_is_caught(cupy, text, broken, check, monkeypatch):
     with pytest.raises(AssertionError):
         check()
     assert sum(changed) > 0, "the text to be broken is not there: this control proves nothing"
+
+
+# ---- mutants: each kernel emptied, or off by one ---------------------------------------------------------------------
+
+
+def relu_check():
+    x, b = distinct((3, 5, 2), 1, np.float32), random((2,), 2, np.float32)
+    check_activation(on_gpu(kernels.relu_forward), on_gpu(kernels.relu_backward), "relu", x)
+    z = sys.modules["cupy"].asarray(x)
+    assert_same(kernels.bias_relu(z, sys.modules["cupy"].asarray(b)).get(), np.maximum(x + b, 0), 1e-6)
+
+
+def gelu_check():
+    x = distinct((3, 5, 2), 1, np.float32)
+    for found, expected in zip(on_gpu(kernels.gelu_with_slope)(x), reference.gelu_with_slope(x), strict=True):
+        assert_same(found, expected, 1e-5)
+
+
+def sums_check():
+    """Several blocks a column, and rows that are left over."""
+    x = random((700, 35), 1, np.float32)
+    assert_same(on_gpu(column_sums)(x), x.sum(axis=0, dtype=np.float64), 1e-5)
+    mean, var = random((35,), 2, np.float32), random((35,), 3, np.float32)
+    arguments = x, mean, var, 0.75
+    for found, expected in zip(on_gpu(kernels.batchnorm_statistics)(*arguments),
+                               kernels.batchnorm_statistics(*arguments), strict=True):  # fmt: skip
+        assert_same(found, expected, 1e-5)
+    one = np.ones(35, np.float32)
+    moments = kernels.batchnorm_moments(x)[:2]
+    for found, expected in zip(on_gpu(kernels.batchnorm_backward)(x, x + mean, one, *moments, 1e-3),
+                               kernels.batchnorm_backward(x, x + mean, one, *moments, 1e-3), strict=True):  # fmt: skip
+        assert_same(found, expected, 1e-4)
+    y = on_gpu(kernels.batchnorm_forward)(x, one, mean, *moments, 1e-3)
+    assert_same(y, kernels.batchnorm_forward(x, one, mean, *moments, 1e-3), 1e-5)
+
+
+def probabilities_check():
+    z, labels = random((3, 200), 1, np.float32) * np.float32(3), np.array([0, 199, 7])
+    assert_same(on_gpu(kernels.softmax_forward)(z), kernels.softmax_forward(z), 1e-5)
+    for kernel in kernels.softmax_cross_entropy_forward, kernels.softmax_cross_entropy_backward:
+        assert_same(on_gpu(kernel)(z, labels), kernel(z, labels), 1e-5)
+
+
+def rules_check(name):
+    (found, _), (expected, _) = (steps(xp, name, {}, np.float32) for xp in (sys.modules["cupy"], np))
+    for p, q in zip(found, expected, strict=True):
+        assert_same(p.get(), q, 1e-6, "p")
+
+
+def apart_check():
+    x = distinct((1, 5, 6, 2), 1, np.float32)
+    check_maxpool2d(on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward), x, 2)
+
+
+CHECKS = {
+    **dict.fromkeys(["im2col", "col2im"], conv_check),
+    **dict.fromkeys(["maxpool_forward", "maxpool_backward"], pool_check),
+    "maxpool_backward_apart": apart_check,
+    **dict.fromkeys(["relu_forward", "relu_backward", "bias_relu"], relu_check),
+    "gelu": gelu_check,
+    "dropout": dropout_check,
+    **dict.fromkeys(["moments_partial", "moments_total", "batchnorm_forward", "gradients_partial", "gradients_total",
+                     "batchnorm_backward", "column_sums_partial", "column_sums_total"], sums_check),
+    **dict.fromkeys(["softmax_forward", "softmax_cross_entropy"], probabilities_check),
+    **{rule.lower(): functools.partial(rules_check, rule) for rule in ("SGD", "Adam", "RMSprop", "Adagrad", "Lion")},
+}  # fmt: skip
+# Text in a kernel -> what makes it do one number, row, thread or term less.
+LESS = {
+    ", count) {": ", count - 1) {", ", count) y": ", count - 1) y", ", count) dx": ", count - 1) dx",
+    "FOR_EACH(c, C)": "FOR_EACH(c, C - 1)", "k < BLOCKS;": "k < BLOCKS - 1;", "k < LINES;": "k < LINES - 1;",
+    "FOR_EACH_ROW(r)": "FOR_EACH_ROW(r) if (r + 1 < ROWS)", "r < ROWS; r += step": "r + 1 < ROWS; r += step",
+    "k < K;": "k < K - 1;", "i < part.end;": "i + 1 < part.end;", "kh < KH;": "kh < KH - 1;",
+    "kw < KW;": "kw < KW - 1;",
+}  # fmt: skip
+
+
+def kernel_texts() -> dict[str, str]:
+    """Name -> text, from its head to its last bracket, of each kernel of each file."""
+    texts = "".join(path.read_text(encoding="ascii") for path in sorted(launch.HERE.glob("*.cu")))
+    found = re.findall(r"__global__ void \w+\(.*?\n}\n", texts, re.DOTALL)
+    return {text.split("(")[0].split()[-1]: text for text in found}
+
+
+def mutants() -> list[Any]:
+    """Of each kernel two: all of LESS would take as long as the other tests of this file."""
+    cases = []
+    for name, text in kernel_texts().items():
+        opening = text.index(") {\n") + 3
+        old, new = next(pair for pair in LESS.items() if pair[0] in text)
+        found = {"emptied": text[:opening] + " return;" + text[opening:], f"{old} -> {new}": text.replace(old, new)}
+        cases += [pytest.param(name, text, mutant, id=f"{name}: {what}") for what, mutant in found.items()]
+    return cases
+
+
+@needs_compiler
+def test_every_kernel_has_mutants_and_passes_its_check(cupy):
+    assert set(kernel_texts()) == set(CHECKS)
+    assert len(mutants()) == 2 * len(CHECKS)
+    for check in set(CHECKS.values()):
+        check()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("name", "text", "mutant"), mutants())
+def test_a_mutant_is_caught(cupy, name, text, mutant, monkeypatch):
+    whole, changed = launch.source, []
+
+    def source(*args):
+        code = whole(*args)
+        changed.append(text in code)
+        return code.replace(text, mutant)
+
+    monkeypatch.setattr(launch, "source", source)
+    with pytest.raises(AssertionError) as caught:
+        CHECKS[name]()
+    assert any(changed) and ": error: " not in str(caught.value), "the mutant was not even compiled"
 
 
 # ---- the harness itself ----------------------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ extern "C" __global__ void gelu(
 // ---- dropout ----
 //
 // The mask is never stored: the backward pass draws the same random numbers again. They are those of the CPU, NumPy's
-// PCG64 (M. O'Neill, "PCG" (2014)), so that a CPU run and a GPU run drop the same numbers. A state of 128 bits goes from
-// step to step by state = state * MULTIPLIER + increment, and each state is scrambled into one word of 64 random bits.
-// Many such steps together are again a multiplication and an addition, so a thread can begin anywhere in the sequence.
+// PCG64 (M. O'Neill, "PCG" (2014)), so that a CPU run and a GPU run drop the same numbers. A state of 128 bits becomes
+// the next one by state = state * MULTIPLIER + increment, and each is scrambled into one word of 64 random bits. Many
+// such steps together are again a multiplication and an addition, so a thread can begin anywhere in the sequence.
 
 struct u128 {
     u64 high, low;
