@@ -12,6 +12,8 @@ import numpy as np
 SHAPE, SAMPLES, CLASSES, STEPS = (8, 8, 3), 4, 3, 3
 GRAPHS = 200
 RATE = 0.1
+# Of ResNet-20: the rate is small because float32 alone, with ReLUs that switch, makes other numbers of large steps.
+RESNET = {"shape": (16, 16, 3), "samples": 16, "classes": 10, "number": 5, "rate": 0.0005}
 JOINS = ("Add", "Average", "Maximum", "Subtract", "Multiply")
 OPERATIONS = (
     *3 * ("Conv2D",), "BatchNormalization", "Activation", "MaxPooling2D", "AveragePooling2D", "ZeroPadding2D", *JOINS,
@@ -95,7 +97,7 @@ def random_graph(seed: int) -> list[Step]:
     return steps
 
 
-def resnet20(shape: tuple[int, int, int]) -> list[Step]:
+def resnet20() -> list[Step]:
     """He et al. (2015), section 4.2, layer for layer as minicnn.applications.ResNet20 has it."""
     steps: list[Step] = []
 
