@@ -196,7 +196,7 @@ class _CrossEntropy(Loss):
         if self.from_logits:
             return y_pred
         written = {} if ctx is None else vars(ctx)
-        return written.get("logits") if written.get("squashed_by") == self.activation else None
+        return written.get("logits") if written.get("from_activation") == self.activation else None
 
     def _hand_over(self, dlogits: Array, ctx: Context | None) -> Array:
         if not self.from_logits and ctx is not None:

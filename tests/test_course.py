@@ -275,7 +275,7 @@ ELSEWHERE = {
     "MAE gradient with the wrong sign", "batch mean missing, MSE", "batch mean twice, MSE",
     "batch mean twice, in a model", "only the first shard's gradient", "batches shuffled, but not samples",
     "shuffled once for all epochs", "samples shuffled, but not labels", "drawn with replacement",
-    "x changed in place on the way back", "x changed in place in the backward pass", "dw wrong and dx right",
+    "x changed in place in the backward pass", "dw wrong and dx right",
 }  # fmt: skip
 
 

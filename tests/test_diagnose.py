@@ -404,7 +404,7 @@ def test_batch_normalisation_with_statistics_of_long_ago():
 
 
 class Bursting(Dense):
-    """Its way back divides by 0."""
+    """Its backward pass divides by 0."""
 
     def backward(self, dy, ctx):
         dx = super().backward(dy, ctx)

@@ -181,18 +181,18 @@ class DenseWithGradientInFloat64(Dense):
 
 class ReluThatWritesIntoDy(ReLU):
     def backward(self, dy, ctx):
-        dy *= ctx.kept > 0
+        dy *= ctx.saved > 0
         return dy
 
 
 class ReluThatWritesIntoItsInput(ReLU):
     def forward(self, x, ctx):
-        ctx.kept = np.maximum(x, 0, out=x)
+        ctx.saved = np.maximum(x, 0, out=x)
         return x
 
 
 class BatchNormalizationThatReusesItsInput(BatchNormalization):
-    """The way back needs x, but centres it in place first: the layer before has lost its output."""
+    """The backward pass needs x, but centres it in place first: the layer before has lost its output."""
 
     def backward(self, dy, ctx):
         dx = super().backward(dy, ctx)
@@ -247,12 +247,12 @@ class MaxPoolingToTheFirstPixel(MaxPooling2D):
 
 class SoftmaxWithDiagonalJacobian(Softmax):
     def backward(self, dy, ctx):
-        return dy * ctx.kept * (1 - ctx.kept)
+        return dy * ctx.saved * (1 - ctx.saved)
 
 
 class EluByPrecedence(ELU):
     def backward(self, dy, ctx):
-        return np.where(ctx.kept > 0, dy, dy * ctx.kept + self.alpha)
+        return np.where(ctx.saved > 0, dy, dy * ctx.saved + self.alpha)
 
 
 def gradients(**arguments):
@@ -357,7 +357,7 @@ CONTROLS = {
     "float64 in a gradient": (gradients(units=3, x=(4,)), Dense, DenseWithGradientInFloat64, "db is float64"),
     "dy changed in place": (gradients(), ReLU, ReluThatWritesIntoDy, "backward writes to dy"),
     "x changed in place": (gradients(), ReLU, ReluThatWritesIntoItsInput, "forward writes to x"),
-    "x changed in place on the way back": (
+    "x changed in place in the backward pass": (
         gradients(),
         BatchNormalization,
         BatchNormalizationThatReusesItsInput,

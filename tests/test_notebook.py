@@ -242,7 +242,7 @@ def test_a_loaded_trace_shows_the_same(tmp_path):
 
 def test_a_trace_of_the_way_forward_alone():
     page = shown(small_model().trace(data(1)[0], training=False))
-    assert "the way forward, in evaluation mode, on 1 sample of 6×6×2." in page.text
+    assert "the forward pass, in evaluation mode, on 1 sample of 6×6×2." in page.text
     assert page.tables[0][0] == ["sample", "prediction", "probability"]
     assert page.tables[1][0] == ["Layer", "Type", "Output shape", "Output", "Zeros"]
     assert "Loss" not in page.text

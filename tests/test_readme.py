@@ -99,3 +99,13 @@ def test_every_example_is_in_the_table():
     scripts = [path.name for path in (ROOT / "examples").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
     assert len(scripts) >= 12
     assert [name for name in scripts if f"`python examples/{name}" not in text] == []
+
+
+def test_architecture_gives_the_lines_of_its_files():
+    """To a tenth: what is said to be short stays short, or the page is written again."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(?:minicnn/)?([\w/]+\.py)` \((\d+) lines\)", text)
+    assert len(named) >= 9 and named[0][0] == "kernels/reference.py" and named[1][0] == "kernels/conv_im2col.py"
+    for name, lines in named:
+        found = len((ROOT / "minicnn" / name).read_text(encoding="utf-8").splitlines())
+        assert abs(found - int(lines)) <= 0.1 * found, f"{name} has {found} lines, ARCHITECTURE says {lines}"

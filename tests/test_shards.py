@@ -226,7 +226,7 @@ class TroubleError(Exception):
 
 
 class Fragile(Layer):
-    """Raises in the shard that holds sample `at`, on the way forward or back."""
+    """Raises in the shard that holds sample `at`, in the forward or backward pass."""
 
     def __init__(self, at: int, on_the_way_back: bool, **layer):
         super().__init__(**layer)

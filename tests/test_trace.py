@@ -121,7 +121,7 @@ def test_tracing_changes_nothing(training, with_y):
 
 
 class Breaks(Layer):
-    """Fails on the way forward or back, after having written to what it can reach."""
+    """Fails in the forward or backward pass, after having written to what it can reach."""
 
     def __init__(self, where, **layer):
         super().__init__(**layer)

@@ -33,9 +33,9 @@ from minicnn.objective import prepare_targets, sample_losses
 from minicnn.optimizers import Adam
 from minicnn.training.checks import check_array, check_input, check_targets
 from minicnn.training.finite import Guard
-from minicnn.training.place import Place
 from minicnn.training.shards import Workers
 from minicnn.training.step import gradients, train_step
+from minicnn.training.trainer_state import TrainerState
 
 SEVERITIES = ("error", "warning", "note", "ok")
 SAMPLES, BATCH, STEPS = 128, 32, 10  # how much of the data is looked at; by how many steps; in batches of
@@ -539,7 +539,7 @@ def _steps(case: _Case, flow_disturbed: bool) -> list[Finding]:
     if key:
         return [_nan(key.split(": ")[0], 0, f"{key} holds NaN or infinity already, before any step.")]
     order = np.concatenate([case.rng.permutation(len(case.x)) for _ in range(-(-STEPS * BATCH // len(case.x)))])
-    guard = Guard(model, Place(model, None, None, [], 0), thorough=True)
+    guard = Guard(model, TrainerState(model, None, None, [], 0), thorough=True)
     with Workers(1) as workers, np.errstate(all="ignore"):
         for step in range(STEPS):
             chosen = order[step * BATCH : (step + 1) * BATCH]

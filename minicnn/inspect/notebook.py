@@ -22,7 +22,7 @@ MAX_SAMPLES = 6
 
 def trace_html(t: Trace) -> str:
     """What was traced, the predictions, the loss before and after, and a row for each layer."""
-    way = "one training step" if t.optimizer is not None else "the way forward"
+    way = "one training step" if t.optimizer is not None else "the forward pass"
     mode = "" if t.training else ", in evaluation mode"
     n = len(t.x)
     lines = [html.line(f"{way}{mode}, on {n} {'sample' if n == 1 else 'samples'} of {html.shape(t.x.shape[1:])}.")]

@@ -153,17 +153,17 @@ class ActivatedLayer(Layer):
             y, ctx.slope = self.activation.with_slope(z)
             return y
         y = self.activation.in_place(z) if overwrite and self.activation.in_place else self.activation.forward(z)
-        ctx.kept = z if self.activation.keeps == "x" else y
+        ctx.saved = z if self.activation.keeps == "x" else y
         if self.activation.name in ("softmax", "sigmoid"):
             # The cross-entropy that belongs to it takes these, and is exact where y is rounded to 0 or 1.
-            ctx.logits, ctx.squashed_by = z, self.activation.name
+            ctx.logits, ctx.from_activation = z, self.activation.name
         return y
 
     def deactivate(self, dy: Array, ctx: Context) -> Array:
         """dz from dy. A loss that took the logits has left dz in the context already."""
         dz, slope = vars(ctx).get("dlogits"), vars(ctx).get("slope")
         if dz is None:
-            dz = self.activation.backward(dy, ctx.kept) if slope is None else dy * slope
+            dz = self.activation.backward(dy, ctx.saved) if slope is None else dy * slope
         if ctx.trace:
             ctx.dz = dz
         return dz

@@ -24,7 +24,7 @@ class Conv2D(WeightedLayer):
 
     Every output is the sum of a window of the input times a kernel, plus a bias, then the activation. Parameters:
     w (KH, KW, C_in, filters) and b (filters,). Kernel: `minicnn.kernels.conv2d_forward` and `conv2d_backward`;
-    naive twin: `minicnn.kernels.reference.conv2d_forward`.
+    reference implementation: `minicnn.kernels.reference.conv2d_forward`.
 
     Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     padding: "valid", "same", or numbers: p, (p_h, p_w), ((top, bottom), (left, right)). Raises InputError where the

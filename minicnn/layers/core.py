@@ -43,8 +43,9 @@ def Input(shape: Shape, name: str | None = None) -> SymbolicTensor:  # noqa: N80
 class Dense(WeightedLayer):
     """Every output is a weighted sum of all inputs, plus a bias: (N, in) -> (N, units).
 
-    Parameters: w (in, units) and b (units,). Kernel: `minicnn.kernels.dense_forward` and `dense_backward`; naive twin:
-    `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before for images.
+    Parameters: w (in, units) and b (units,). Kernel: `minicnn.kernels.dense_forward` and `dense_backward`; reference
+    implementation: `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before for
+    images.
     Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     """
 
@@ -99,7 +100,7 @@ class Dropout(Layer):
     """In training, sets each number to 0 with probability `rate` and scales the others by 1 / (1 - rate).
 
     Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator.
-    Kernel: `minicnn.kernels.dropout_forward`; naive twin: `minicnn.kernels.reference.dropout_forward`.
+    Kernel: `minicnn.kernels.dropout_forward`; reference implementation: `minicnn.kernels.reference.dropout_forward`.
     """
 
     def __init__(self, rate: float, seed: int | None = None, **layer):

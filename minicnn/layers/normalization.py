@@ -1,4 +1,4 @@
-"""Batch normalisation as a layer. Kernels: `minicnn/kernels/norm.py`; naive twins: `minicnn/kernels/reference.py`."""
+"""Batch normalisation as a layer. Kernels: `minicnn/kernels/norm.py`, and in loops `minicnn/kernels/reference.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling layers. Kernels: `minicnn/kernels/pool.py`; naive twins: `minicnn/kernels/reference.py`."""
+"""Pooling layers. Kernels: `minicnn/kernels/pool.py`; reference implementations: `minicnn/kernels/reference.py`."""
 
 from __future__ import annotations
 

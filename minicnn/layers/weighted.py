@@ -70,5 +70,5 @@ class WeightedLayer(ActivatedLayer):
         b = self.params.get("b")
         if b is None or self.activation is not activations.relu or xp_of(b) is np:
             return self.activate(product(b), ctx, overwrite=not ctx.need_backward)
-        ctx.kept = kernels.bias_relu(product(None), b)
-        return ctx.kept
+        ctx.saved = kernels.bias_relu(product(None), b)
+        return ctx.saved

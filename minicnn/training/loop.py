@@ -26,11 +26,11 @@ from minicnn.training.inference import Plan
 from minicnn.training.inputs import Batches, hold_back, parts_of, prediction_batches, training_batches
 from minicnn.training.interrupts import interrupts_wait
 from minicnn.training.memory import check_step_fits
-from minicnn.training.place import Place, Running
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.shards import Workers
 from minicnn.training.step import train_step
+from minicnn.training.trainer_state import RunningMeans, TrainerState
 from minicnn.training.transfer import on_device
 
 Logs = dict[str, float]
@@ -70,7 +70,7 @@ def fit(
         model, verbose=verbose, epochs=epochs, steps=len(batches) or None,
     )  # fmt: skip
     model.history, model.stop_training = history, False
-    place = Place(model, batches, validation, events.callbacks, initial_epoch)
+    place = TrainerState(model, batches, validation, events.callbacks, initial_epoch)
     events.set_place(place)
     guard = None
     if finite or any(callback.needs_nan_check for callback in events.callbacks):
@@ -106,11 +106,11 @@ def fit(
 
 
 def _train_epoch(
-    model: Any, step: Step, place: Place, workers: Workers, events: CallbackList, bar: ProgressBar
+    model: Any, step: Step, place: TrainerState, workers: Workers, events: CallbackList, bar: ProgressBar
 ) -> Logs:
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
-        place.running = Running(model)
+        place.running = RunningMeans(model)
     with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
         for x, y, *weights in each("data", on_device(batches, model.device)):
             events.call("on_train_batch_begin", place.step)
@@ -145,7 +145,7 @@ def evaluate(
 def _evaluate(
     model: Any, batches: Batches, workers: Workers, events: CallbackList, bar: ProgressBar | None = None
 ) -> Logs:
-    running, plan = Running(model), None
+    running, plan = RunningMeans(model), None
     model.stop_evaluating = False  # a callback may set it
     events.call("on_test_begin")
     with closing(batches.epoch()) as epoch:
@@ -213,7 +213,7 @@ def _on_batch(model: Any, name: str, step: Step, x: Any, y: Any, sample_weight: 
         x, y, sample_weight = (*x, sample_weight)[:3]
     names = "x", "y", "steps"
     batches = training_batches(model, x, y, max(1, len(x)), None, False, names, sample_weight, class_weight)
-    running = Running(model)
+    running = RunningMeans(model)
     with model.device, _workers(model, len(x), batches, name) as workers:
         for x_batch, y_batch, *weights in on_device(batches, model.device):
             running.add(*step(model, x_batch, y_batch, workers, *weights), len(x_batch))

@@ -1,8 +1,8 @@
 """BackupAndRestore: a training that was killed goes on where it was, and ends as if nothing had happened.
 
 One file holds all that a run changes as it goes on: parameters and state, the optimizer's arrays and its count of
-steps, the random generator, and the place in the run (`minicnn/training/place.py`): epoch, batch, the order of the
-samples, the sums of loss and metrics, what the other callbacks remember.
+steps, the random generator, and the place in the run (`minicnn/training/trainer_state.py`): epoch, batch, the order of
+the samples, the sums of loss and metrics, what the other callbacks remember.
 """
 
 from __future__ import annotations

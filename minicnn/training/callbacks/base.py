@@ -44,7 +44,7 @@ class Callback:
         self.params = params
 
     def set_place(self, place: Any) -> None:
-        """place: a minicnn.training.place.Place: how far this call of fit has come."""
+        """place: a minicnn.training.trainer_state.TrainerState: how far this call of fit has come."""
         self.place = place
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from minicnn.errors import NotFiniteError
 State = dict[str, Any]
 
 
-class Running:
+class RunningMeans:
     """The mean of the loss and of the metrics over the samples seen so far.
 
     Counts with metrics of its own: a callback may call evaluate in the middle of an epoch.
@@ -46,7 +46,7 @@ class Running:
             metric.total, metric.count = total, count
 
 
-class Place:
+class TrainerState:
     """epoch: the one that is running, or the next one, from 0. step: how many of its batches have been learned from.
 
     running: the sums over those batches. logs: those of the last finished epoch.
@@ -55,7 +55,7 @@ class Place:
 
     def __init__(self, model: Any, batches: Any, validation: Any, callbacks: list[Any], epoch: int):
         self.model, self.batches, self.validation, self.callbacks = model, batches, validation, callbacks
-        self.epoch, self.step, self.running = epoch, 0, Running(model)
+        self.epoch, self.step, self.running = epoch, 0, RunningMeans(model)
         self.logs: dict[str, Any] = {}
         self.warned = False  # of a batch of one sample
         self.not_finite: NotFiniteError | None = None  # where NaN or infinity began, if a callback wants to know
@@ -89,7 +89,7 @@ class Place:
     def load_state_dict(self, state: State) -> None:
         self.epoch, self.step, self.logs = state["epoch"], state["step"], state["logs"]
         self.model.stop_training = state["stop_training"]
-        self.running = Running(self.model)
+        self.running = RunningMeans(self.model)
         self.running.load_state_dict(state["running"])
         self.batches.load_state_dict(state["batches"])
         if self.validation is not None and state["validation"] is not None:
