@@ -44,9 +44,8 @@ class Dense(WeightedLayer):
     """Every output is a weighted sum of all inputs, plus a bias: (N, in) -> (N, units).
 
     Parameters: w (in, units) and b (units,). Kernel: `minicnn.kernels.dense_forward` and `dense_backward`; reference
-    implementation: `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before for
-    images.
-    Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
+    implementation: `minicnn.kernels.reference.dense_forward`. Further axes are kept, as in Keras: put Flatten before
+    for images. Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
     """
 
     def __init__(
