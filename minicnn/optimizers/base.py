@@ -177,6 +177,8 @@ class Optimizer(Configured):
         return 0.0 if self._is_undecayed(key) else self.weight_decay or 0.0
 
     def _is_undecayed(self, key: Key) -> bool:
+        if not self._undecayed:
+            return False
         path = "/".join(names_of_parameter(key))
         return any(re.search(name, path) for name in self._undecayed)
 
@@ -240,7 +242,7 @@ class Optimizer(Configured):
     def _apply_in_pieces(self, params: Arrays, grads: dict[Key, list[Array]], lr: float, workers: Any) -> None:
         n = 1 if workers is None else workers.threads
         pieces: list[tuple[Key, list[Array], Any, float]] = []
-        copied = []  # : what does not lie in one row in memory, such as a transposed array
+        copied = []  # what does not lie in one row in memory, such as a transposed array
         n_slots = len(self.slots)
         for key, p in params.items():
             used = [p, *self.state[key][:n_slots]]
