@@ -360,7 +360,7 @@ def check_notes(model, path, says):
         ("Conv2D", {**CONV, "batch_input_shape": [None, None, None, 3]}, "its input has no fixed size"),
         ("BatchNormalization", {"axis": 1}, "no axis here"),
         ("BatchNormalization", {"axis": -1, "renorm": True}, "no renorm here"),
-        ("Dropout", {"rate": 0.5, "noise_shape": [1, 2]}, "no noise_shape here"),
+        ("Dropout", {"rate": 0.5, "noise_shape": [0, 2]}, "noise_shape does not fit"),
         ("Dropout", {"rate": 7}, "rate"),
     ],
 )  # fmt: skip

@@ -60,9 +60,13 @@ CASES = {
     "InputLayer": (lambda: InputLayer((4, 3)), (4, 3)),
     "Flatten": (Flatten, (2, 3, 2)),
     "Rescaling": (lambda: Rescaling(1 / 4, -0.5), (3, 2, 1)),
+    "Rescaling channels": (lambda: Rescaling([0.5, -2, 3], (1, 0, -1)), (2, 4, 3)),
+    "Rescaling one for all": (lambda: Rescaling([0.5], 0.25), (2, 3)),
     "Dropout": (lambda: Dropout(0.3), (5, 3)),
     "Dropout images": (lambda: Dropout(0.5, seed=7), (3, 2, 5)),
     "Dropout of nothing": (lambda: Dropout(0), (4,)),
+    "Dropout of channels": (lambda: Dropout(0.5, (None, 1, 1, None)), (3, 2, 6)),
+    "Dropout alike in the batch": (lambda: Dropout(0.5, [1, None, 4]), (3, 4)),
     "Dense": (lambda: Dense(3), (5,)),
     "Dense without bias": (lambda: Dense(3, use_bias=False, activation="tanh"), (5,)),
     "Dense on more axes": (lambda: Dense(2, activation="relu"), (3, 4)),
@@ -91,6 +95,7 @@ CASES = {
     "AveragePooling2D same": (lambda: AveragePooling2D(3, strides=2, padding="same"), (5, 4, 2)),
     "AveragePooling2D odd": (lambda: AveragePooling2D((3, 1), strides=(1, 2)), (4, 5, 3)),
     "GlobalAveragePooling2D": (GlobalAveragePooling2D, (3, 5, 4)),
+    "GlobalAveragePooling2D keepdims": (lambda: GlobalAveragePooling2D(keepdims=True), (3, 5, 4)),
     "BatchNormalization": (BatchNormalization, (4,)),
     "BatchNormalization images": (lambda: BatchNormalization(momentum=0.9), (3, 2, 4)),
     "BatchNormalization without shift": (lambda: BatchNormalization(center=False), (3, 2, 2)),
@@ -309,6 +314,35 @@ def test_dropout_with_its_own_seed_changes_from_step_to_step():
     first = layer.forward(x, Context(True, seed=11))
     np.testing.assert_array_equal(layer.forward(x, Context(True, seed=99)), first)
     assert (layer.forward(x, Context(True, seed=11, step=1)) != first).any()
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_dropout_of_whole_channels(seed):
+    layer, x = Dropout(0.5, (None, 1, 1, None), seed), np.ones((6, 4, 3, 40), np.float32)
+    layer.output_shape(x.shape[1:])
+    whole = layer.forward(x, Context(True, seed=11))
+    np.testing.assert_array_equal(whole, np.broadcast_to(whole[:, :1, :1], whole.shape))
+    assert set(np.unique(whole)) == {0.0, 2.0} and (whole[0] != whole[1]).any()
+    np.testing.assert_array_equal(layer.forward(x[2:], Context(True, seed=11, first=2)), whole[2:])
+
+
+def test_dropout_that_is_alike_in_the_whole_batch():
+    layer, x = Dropout(0.5, (1, None)), np.ones((6, 40), np.float32)
+    whole = layer.forward(x, Context(True, seed=11))
+    np.testing.assert_array_equal(whole, np.broadcast_to(whole[:1], whole.shape))
+    np.testing.assert_array_equal(layer.forward(x[2:], Context(True, seed=11, first=2)), whole[2:])
+
+
+@pytest.mark.parametrize("noise_shape", [(None, 1), (None, 1, 2, 1), (None, *[1] * 4), (3, 1, 1, 1), (0,), (), 4, "a"])
+def test_a_noise_shape_that_does_not_fit(noise_shape):
+    with pytest.raises(InputError, match="noise_shape does not fit"):
+        Dropout(0.5, noise_shape).output_shape((4, 3, 5))
+
+
+@pytest.mark.parametrize("numbers", [{"scale": [1, 2]}, {"scale": 1, "offset": [1, 2, 3, 4]}])
+def test_rescaling_of_another_number_of_channels(numbers):
+    with pytest.raises(InputError, match="does not fit the samples"):
+        Rescaling(**numbers).output_shape((4, 3, 3))
 
 
 # --- Batch normalisation ------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def _average_dx(case: Case) -> None:
 
 
 def _global_y(case: Case) -> None:
-    n, c = case.index
+    n, c = case.index[0], case.index[-1]
     at = grid([n], *(range(size) for size in case.layer.x.shape[1:3]), [c])
     case.formula = "y = the mean of x over the whole image, channel by channel"
     case.sum("y", "the mean of x", products("x", case.layer.x, at, "1 / (H · W)", 1 / len(at)))
@@ -170,7 +170,8 @@ def _global_dx(case: Case) -> None:
     n, h, w, c = case.index
     pixels = math.prod(case.layer.x.shape[1:3])
     case.formula = "dx = dy / (H · W): every pixel has the same share in the mean"
-    case.sum("dx", "dy / (H · W)", one("dy", (n, c), case.dy[n, c], "1 / (H · W)", 1 / pixels))
+    at = (n, *[0] * (case.dy.ndim - 2), c)
+    case.sum("dx", "dy / (H · W)", one("dy", at, case.dy[at], "1 / (H · W)", 1 / pixels))
 
 
 def _tell_windows(case: Case, count: int, more: str) -> None:
@@ -245,16 +246,22 @@ def _dropout_dx(case: Case) -> None:
     _dropout(case, "dy", case.dy)
 
 
+def _rescaling(case: Case, name: str) -> float:
+    """scale or offset: one for all, or that of the channel."""
+    numbers = np.broadcast_to(case.config[name], case.layer.x.shape[-1:])
+    return float(numbers[case.index[-1]])
+
+
 def _rescaling_y(case: Case) -> None:
     case.formula = "y = x · scale + offset"
-    x = one("x", case.index, case.layer.x[case.index], "scale", case.config["scale"])
-    case.sum("y", "x · scale + offset", x, one("offset", (), case.config["offset"]))
+    x = one("x", case.index, case.layer.x[case.index], "scale", _rescaling(case, "scale"))
+    case.sum("y", "x · scale + offset", x, one("offset", (), _rescaling(case, "offset")))
 
 
 def _rescaling_dx(case: Case) -> None:
     case.formula = "dx = dy · scale"
     dy = case.dy[case.index]
-    case.sum("dx", "dy · scale", one("dy", case.index, dy, "scale", case.config["scale"]))
+    case.sum("dx", "dy · scale", one("dy", case.index, dy, "scale", _rescaling(case, "scale")))
 
 
 # ---- batch normalisation ---------------------------------------------------------------------------------------------

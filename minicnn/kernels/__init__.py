@@ -74,6 +74,7 @@ from minicnn.kernels.pool import (
     maxpool2d_backward,
     maxpool2d_forward,
 )
+from minicnn.kernels.rescaling import rescaling_backward, rescaling_forward
 from minicnn.kernels.softmax import (
     log_softmax,
     log_softmax_backward,
@@ -135,6 +136,8 @@ __all__ = [
     "relu6_forward",
     "relu_backward",
     "relu_forward",
+    "rescaling_backward",
+    "rescaling_forward",
     "selu_backward",
     "selu_forward",
     "sigmoid_backward",

@@ -38,6 +38,17 @@ def mask_for(x: Array, rate: float, seed: int, first: int = 0) -> Array:
     return xp_of(x).asarray(dropout_mask(x.shape, rate, seed, first))
 
 
+def shared_mask_for(x: Array, rate: float, seed: int, first: int, axes: tuple[int, ...]) -> Array:
+    """The boolean mask for a batch x in which all numbers along these axes are kept or dropped together.
+
+    A view, in which one number stands for all that share it. Along axis 0 every shard of a batch draws the same.
+    """
+    xp = xp_of(x)
+    ones = xp.ones(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)), x.dtype)
+    mask = mask_for(ones, rate, seed, 0 if 0 in axes else first)
+    return xp.broadcast_to(dropout_forward(ones, mask, rate) > 0, x.shape)
+
+
 @cuda.on_gpu(cuda.dropout_forward)
 def dropout_forward(x: Array, mask: Array, rate: float) -> Array:
     """y = x * mask / (1 - rate), of x's shape and dtype; mask is boolean, of that shape, or what `mask_for` made."""

@@ -1048,3 +1048,24 @@ def zero_padding2d_forward(x: Array, pads) -> Array:
 def zero_padding2d_backward(dy: Array, pads) -> Array:
     """The inner part of dy."""
     return crop(dy, pads, dy.dtype)
+
+
+# --- Rescaling ----------------------------------------------------------------------------------------------
+
+
+def rescaling_forward(x: Array, scale, offset) -> Array:
+    """y = x * scale + offset; both are numbers, or lists of one for each channel."""
+    scales, offsets = np.broadcast_to(scale, x.shape[-1:]), np.broadcast_to(offset, x.shape[-1:])
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for index in np.ndindex(x.shape):
+        y[index] = float(x[index]) * scales[index[-1]] + offsets[index[-1]]
+    return y
+
+
+def rescaling_backward(dy: Array, scale) -> Array:
+    """Every number was multiplied by the scale of its channel: so is its gradient."""
+    scales = np.broadcast_to(scale, dy.shape[-1:])
+    dx = np.zeros(dy.shape, dtype=dy.dtype)
+    for index in np.ndindex(dy.shape):
+        dx[index] = float(dy[index]) * scales[index[-1]]
+    return dx

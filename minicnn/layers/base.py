@@ -16,7 +16,7 @@ import numpy as np
 from minicnn import activations
 from minicnn.activations import Function
 from minicnn.backend import Array, to_host, xp_of
-from minicnn.errors import InputError
+from minicnn.errors import InputError, checked
 from minicnn.layers.calls import Calls
 from minicnn.layers.context import Context
 from minicnn.layers.symbolic import SymbolicTensor
@@ -24,12 +24,19 @@ from minicnn.registry import Configured, snake_case
 
 Shape = tuple[int, ...]  # without the batch axis
 
+# Arguments that every layer of Keras takes and that change nothing here: they may have one of these values.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "activity_regularizer": (None,), "autocast": (None, True), "dtype": (None, "float32"), "lora_alpha": (None,),
+    "lora_rank": (None,), "quantization_config": (None,),
+}  # fmt: skip
+
 
 class Layer(Calls, Configured):
     """Base class. A subclass defines forward and backward, and where it has them, build and output_shape.
 
     name: unique in its model; numbered by the model where none is given. trainable: False freezes the parameters.
-    input_shape: shape of one sample, for the first layer of a model.
+    input_shape: shape of one sample, for the first layer of a model. Of what else Keras knows (dtype, …) the neutral
+    value is taken, and InputError raised for others.
     params: learned arrays by name. state: arrays that training changes without a gradient (running statistics).
     constraints, regularizers: by parameter name.
 
@@ -46,10 +53,17 @@ class Layer(Calls, Configured):
     def __init__(
         self, name: str | None = None, trainable: bool = True, input_shape: Shape | None = None, **unknown
     ):
-        self._refuse(unknown)
         self.named = name is not None
-        self.name = name if name is not None else snake_case(type(self).__name__)
-        self.trainable = trainable
+        self.name = snake_case(type(self).__name__) if name is None else name
+        if not isinstance(self.name, str):
+            raise InputError(
+                type(self).__name__, "it cannot have this name.", "a text.", f"name={name!r}.",
+                'for example name="features".',
+            )  # fmt: skip
+        self._refuse({argument: value for argument, value in unknown.items() if argument not in _NEUTRAL})
+        for argument, value in unknown.items():
+            not_built(self, argument, value, _NEUTRAL[argument])
+        self.trainable = checked(self.name, "trainable", trainable, bool, False)
         if input_shape is not None:
             self.input_shape = checked_shape(self.name, input_shape)
         self.built = False
@@ -167,6 +181,15 @@ class ActivatedLayer(Layer):
         if ctx.trace:
             ctx.dz = dz
         return dz
+
+
+def not_built(layer: Layer, argument: str, value: Any, neutral: tuple[Any, ...], fix: str = "leave it out.") -> Any:
+    """`value`, one of those in which an argument of Keras does nothing; InputError for others: minicnn has no such."""
+    for known in neutral:
+        if value is known or (type(value) is type(known) and value == known):
+            return value
+    wanted = " or ".join(f"{argument}={known!r}" for known in neutral)
+    raise InputError(layer.name, f"minicnn has no {argument} here.", f"{wanted}.", f"{argument}={value!r}.", fix)
 
 
 def checked_shape(where: str, shape: Any) -> Shape:

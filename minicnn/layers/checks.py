@@ -78,10 +78,23 @@ def window_output(
     return out
 
 
+def checked_padding(layer: Layer, padding: Any) -> Padding:
+    """`padding`, a name in small letters; InputError for an unknown rule."""
+    padding = padding.lower() if isinstance(padding, str) else padding
+    padding = padding.tolist() if hasattr(padding, "tolist") else padding
+    try:
+        resolve_padding(1, 1, 1, 1, padding)
+    except InputError as error:
+        raise InputError(
+            layer.name, "padding does not fit.", error.expected, error.received, 'for example padding="same".'
+        ) from None
+    return padding
+
+
 def checked_format(where: str, data_format: Any) -> Any:
     """data_format as Keras knows it: None or "channels_last"; InputError for everything else."""
-    if data_format in (None, "channels_last"):
-        return data_format
+    if data_format is None or (isinstance(data_format, str) and data_format.lower() == "channels_last"):
+        return data_format and "channels_last"
     raise InputError(
         where, "data_format does not fit.", '"channels_last", or None, which is the same.', f"{data_format!r}.",
         "leave it out; x.transpose(0, 2, 3, 1) brings the channels of (N, C, H, W) to the end.",

@@ -13,9 +13,9 @@ import numpy as np
 from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.conv_choice import ALGORITHMS, check_algorithm, check_can, choose
-from minicnn.kernels.geometry import IntPair, Padding, Windows, pair, resolve_padding
-from minicnn.layers.base import Context, Shape
-from minicnn.layers.checks import count, image_shape, positive, window_output
+from minicnn.kernels.geometry import IntPair, Padding, Windows, pair
+from minicnn.layers.base import Context, Shape, not_built
+from minicnn.layers.checks import checked_format, checked_padding, count, image_shape, positive, window_output
 from minicnn.layers.weighted import WeightedLayer
 
 
@@ -37,21 +37,36 @@ class Conv2D(WeightedLayer):
         self,
         filters: int,
         kernel_size: IntPair,
-        strides: IntPair = 1,
+        strides: IntPair = (1, 1),
         padding: Padding = "valid",
-        dilation_rate: IntPair = 1,
+        data_format: str | None = None,
+        dilation_rate: IntPair = (1, 1),
+        groups: int = 1,
         activation: Any = None,
         use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: None = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         algorithm: str = "auto",
-        **weights,
+        **layer,
     ):
-        super().__init__(activation, use_bias, **weights)
+        super().__init__(
+            activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+            activity_regularizer, kernel_constraint, bias_constraint, **layer,
+        )  # fmt: skip
         self.filters = count(self, "filters", filters)
         self.kernel_size = positive(self, "kernel_size", kernel_size)
         self.strides = positive(self, "strides", strides)
-        self.padding, self.dilation_rate = padding, positive(self, "dilation_rate", dilation_rate)
+        self.padding = checked_padding(self, padding)
+        self.data_format = checked_format(self.name, data_format)
+        self.dilation_rate = positive(self, "dilation_rate", dilation_rate)
+        fix = "leave it out, or convolve each group by a Conv2D of its own and join them by Concatenate."
+        self.groups = not_built(self, "groups", count(self, "groups", groups), (1,), fix)
         self.algorithm = check_algorithm(algorithm)
-        resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         self.create(self.array_shapes(input_shape)["w"], rng)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minicnn.backend import Array
-from minicnn.kernels import dense_backward, dense_forward, dropout_backward, dropout_forward, mask_for
+from minicnn.errors import InputError, checked, checked_number
+from minicnn.kernels import (
+    dense_backward,
+    dense_forward,
+    dropout_backward,
+    dropout_forward,
+    mask_for,
+    rescaling_backward,
+    rescaling_forward,
+)
+from minicnn.kernels.dropout import shared_mask_for
 from minicnn.layers.base import Layer, Shape
-from minicnn.layers.checks import count, fraction
+from minicnn.layers.checks import checked_format, count, fraction
 from minicnn.layers.context import Context
 from minicnn.layers.symbolic import SymbolicTensor
 from minicnn.layers.weighted import WeightedLayer
@@ -53,9 +64,19 @@ class Dense(WeightedLayer):
         units: int,
         activation: Any = None,
         use_bias: bool = True,
-        **weights,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: None = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **layer,
     ):
-        super().__init__(activation, use_bias, **weights)
+        super().__init__(
+            activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+            activity_regularizer, kernel_constraint, bias_constraint, **layer,
+        )  # fmt: skip
         self.units = count(self, "units", units)
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
@@ -84,6 +105,10 @@ class Dense(WeightedLayer):
 class Flatten(Layer):
     """(N, H, W, C) -> (N, H*W*C): the same numbers in the same order, in one row a sample."""
 
+    def __init__(self, data_format: str | None = None, **layer):
+        super().__init__(**layer)
+        self.data_format = checked_format(self.name, data_format)
+
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
 
@@ -98,35 +123,91 @@ class Flatten(Layer):
 class Dropout(Layer):
     """In training, sets each number to 0 with probability `rate` and scales the others by 1 / (1 - rate).
 
-    Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator.
+    Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator. noise_shape: the
+    shape of the mask, with the batch axis, where several numbers are dropped together: 1 for an axis along which all
+    are, else None or the axis' size; (None, 1, 1, None) drops whole channels of images, as SpatialDropout2D does.
+    Raises InputError where it does not fit the samples.
     Kernel: `minicnn.kernels.dropout_forward`; reference implementation: `minicnn.kernels.reference.dropout_forward`.
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **layer):
+    def __init__(
+        self, rate: float, noise_shape: Sequence[int | None] | None = None, seed: int | None = None, **layer
+    ):
         super().__init__(**layer)
-        self.rate, self.seed = fraction(self, "rate", rate), seed
+        self.rate = fraction(self, "rate", rate)
+        self.noise_shape = self._checked_shape(noise_shape)
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        noise, whole = self.noise_shape or (), (None, *input_shape)
+        known = all(n in (None, 1, size) for n, size in zip(noise, whole, strict=False))
+        if noise and not (known and len(noise) == len(whole)):
+            raise InputError(
+                self.name, "noise_shape does not fit the samples.",
+                f"for each of the axes {whole}, the first being that of the batch: 1, None, or its size.",
+                f"noise_shape={noise}.", f"for example noise_shape={(*whole[:1], *[1] * (len(whole) - 2), None)}.",
+            )  # fmt: skip
+        return input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
         if not ctx.training or self.rate == 0:
             return x
         # A seed of the layer's own is mixed with the step's: with it alone, every step would drop the same numbers.
         seed = ctx.seed if self.seed is None else self.seed + ctx.step
-        ctx.mask = mask_for(x, self.rate, seed, ctx.first)
+        if self.noise_shape is None:
+            ctx.mask = mask_for(x, self.rate, seed, ctx.first)
+        else:
+            shared = tuple(axis for axis, size in enumerate(self.noise_shape) if size == 1)
+            ctx.mask = shared_mask_for(x, self.rate, seed, ctx.first, shared)
         return dropout_forward(x, ctx.mask, self.rate)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return dropout_backward(dy, ctx.mask, self.rate) if "mask" in vars(ctx) else dy
 
+    def _checked_shape(self, shape: Any) -> tuple[int | None, ...] | None:
+        if shape is None:
+            return None
+        sizes = tuple(shape) if isinstance(shape, (list, tuple)) else (-1,)
+        whole = [n for n in sizes if n is not None]
+        if sizes[:1] not in ((None,), (1,)) or not all(type(n) is int and n > 0 for n in whole):
+            raise InputError(
+                self.name, "noise_shape does not fit.",
+                "None, or the sizes of the mask: 1 or None for each axis, the batch axis first.", f"{shape!r}.",
+                "for example noise_shape=(None, 1, 1, None), which drops whole channels of images.",
+            )  # fmt: skip
+        return sizes
+
 
 class Rescaling(Layer):
-    """y = x * scale + offset: `Rescaling(1/255)` turns pixels 0…255 into 0…1 inside the model."""
+    """y = x * scale + offset: `Rescaling(1/255)` turns pixels 0…255 into 0…1 inside the model.
 
-    def __init__(self, scale: float, offset: float = 0.0, **layer):
+    scale, offset: a number, or a list of one for each channel. Kernel: `minicnn.kernels.rescaling_forward`. Raises
+    InputError where they are no numbers, or their count is not that of the channels.
+    """
+
+    def __init__(self, scale: float | Sequence[float], offset: float | Sequence[float] = 0.0, **layer):
         super().__init__(**layer)
-        self.scale, self.offset = float(scale), float(offset)
+        self.scale, self.offset = self._numbers("scale", scale), self._numbers("offset", offset)
+
+    def _numbers(self, argument: str, value: Any) -> Any:
+        """A float, or a list of floats."""
+        if (isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1) and len(value):
+            return [self._numbers(argument, one) for one in value]
+        example = "1/255, or [1/255, 1/255, 1/128], one for each channel"
+        return checked_number(self.name, argument, value, "that is finite", example)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        for argument, value in (("scale", self.scale), ("offset", self.offset)):
+            if isinstance(value, list) and len(value) not in (1, input_shape[-1]):
+                raise InputError(
+                    self.name, f"{argument} does not fit the samples.",
+                    f"a number, or {input_shape[-1]} of them, one for each channel of {input_shape}.",
+                    f"{len(value)} numbers.", "give as many numbers as there are channels.",
+                )  # fmt: skip
+        return input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
-        return x * self.scale + self.offset
+        return rescaling_forward(x, self.scale, self.offset)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        return dy * self.scale
+        return rescaling_backward(dy, self.scale)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from minicnn import initializers
+from minicnn import constraints, initializers, regularizers
 from minicnn.backend import Array
-from minicnn.errors import InputError, checked_number
+from minicnn.errors import InputError, checked, checked_number
 from minicnn.kernels import (
     batchnorm_backward,
     batchnorm_eval_backward,
@@ -16,7 +16,7 @@ from minicnn.kernels import (
     batchnorm_statistics,
 )
 from minicnn.kernels.norm import batchnorm_scale_and_shift
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape, not_built
 
 
 class BatchNormalization(Layer):
@@ -26,6 +26,7 @@ class BatchNormalization(Layer):
     moving_variance (C,), running means `m = momentum * m + (1 - momentum) * batch`, which take the place of the
     batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one
     (division by the number of rows), also in the running mean, as in Keras. axis: that of the channels, the last one.
+    synchronized: changes nothing, since the shards of a batch always share their statistics.
     """
 
     def __init__(
@@ -39,17 +40,34 @@ class BatchNormalization(Layer):
         gamma_initializer: Any = "ones",
         moving_mean_initializer: Any = "zeros",
         moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
         **layer,
     ):
         super().__init__(**layer)
-        self.axis = axis
+        self.axis = checked(self.name, "axis", axis, int, -1)
         self.momentum = checked_number(self.name, "momentum", momentum, "from 0 to 1", 0.99)
         self.epsilon = checked_number(self.name, "epsilon", epsilon, "of 0 or more", 1e-3)
-        self.center, self.scale = center, scale
-        self.beta_initializer: Any = initializers.get(beta_initializer)
-        self.gamma_initializer: Any = initializers.get(gamma_initializer)
-        self.moving_mean_initializer: Any = initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer: Any = initializers.get(moving_variance_initializer)
+        self.center = checked(self.name, "center", center, bool, True)
+        self.scale = checked(self.name, "scale", scale, bool, True)
+        self.beta_initializer: Any = initializers.get(beta_initializer) or initializers.Zeros()
+        self.gamma_initializer: Any = initializers.get(gamma_initializer) or initializers.Ones()
+        self.moving_mean_initializer: Any = initializers.get(moving_mean_initializer) or initializers.Zeros()
+        self.moving_variance_initializer: Any = initializers.get(moving_variance_initializer) or initializers.Ones()
+        self.beta_regularizer, self.gamma_regularizer = map(regularizers.get, (beta_regularizer, gamma_regularizer))
+        self.beta_constraint, self.gamma_constraint = map(constraints.get, (beta_constraint, gamma_constraint))
+        self.regularizers = {"gamma": self.gamma_regularizer, "beta": self.beta_regularizer}
+        self.constraints = {"gamma": self.gamma_constraint, "beta": self.beta_constraint}
+        self.renorm = not_built(self, "renorm", renorm, (False,))
+        self.renorm_clipping = not_built(self, "renorm_clipping", renorm_clipping, (None,))
+        self.renorm_momentum = checked_number(self.name, "renorm_momentum", renorm_momentum, "from 0 to 1", 0.99)
+        self.synchronized = checked(self.name, "synchronized", synchronized, bool, True)
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         c = (input_shape[-1],)

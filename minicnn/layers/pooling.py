@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minicnn.backend import Array
+from minicnn.errors import checked
 from minicnn.kernels import (
     avgpool2d_backward,
     avgpool2d_forward,
@@ -11,20 +12,21 @@ from minicnn.kernels import (
     maxpool2d_backward,
     maxpool2d_forward,
 )
-from minicnn.kernels.geometry import IntPair, Padding, resolve_padding
+from minicnn.kernels.geometry import IntPair, Padding
 from minicnn.layers.base import Context, Layer, Shape
-from minicnn.layers.checks import image_shape, positive, window_output
+from minicnn.layers.checks import checked_format, checked_padding, image_shape, positive, window_output
 
 
 class _Pooling2D(Layer):
     def __init__(
-        self, pool_size: IntPair = 2, strides: IntPair | None = None, padding: Padding = "valid", **layer
-    ):
-        super().__init__(**layer)
+        self, pool_size: IntPair = (2, 2), strides: IntPair | None = None, padding: Padding = "valid",
+        data_format: str | None = None, name: str | None = None, **layer,
+    ):  # fmt: skip
+        super().__init__(name=name, **layer)
         self.pool_size = positive(self, "pool_size", pool_size)
         self.strides = None if strides is None else positive(self, "strides", strides)
-        self.padding = padding
-        resolve_padding(1, 1, 1, 1, padding)  # an unknown rule is refused here, not in the middle of training
+        self.padding = checked_padding(self, padding)
+        self.data_format = checked_format(self.name, data_format)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
@@ -62,16 +64,29 @@ class AveragePooling2D(_Pooling2D):
         return avgpool2d_backward(dy, ctx.shape, *self._geometry()) if ctx.need_dx else None
 
 
-class GlobalAveragePooling2D(Layer):
-    """The mean of each channel over the whole image: (N, H, W, C) -> (N, C)."""
+class _GlobalPooling2D(Layer):
+    """One number for each channel. keepdims: as an image of one pixel, (N, 1, 1, C), instead of (N, C)."""
+
+    def __init__(self, data_format: str | None = None, keepdims: bool = False, **layer):
+        super().__init__(**layer)
+        self.data_format = checked_format(self.name, data_format)
+        self.keepdims = checked(self.name, "keepdims", keepdims, bool, True)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
-        return (input_shape[-1],)
+        return (1, 1, input_shape[-1]) if self.keepdims else (input_shape[-1],)
+
+    def kept(self, y: Array) -> Array:
+        """y (N, C) in the shape of the output."""
+        return y[:, None, None] if self.keepdims else y
+
+
+class GlobalAveragePooling2D(_GlobalPooling2D):
+    """The mean of each channel over the whole image: (N, H, W, C) -> (N, C)."""
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.shape = x.shape
-        return global_avgpool2d_forward(x)
+        return self.kept(global_avgpool2d_forward(x))
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        return global_avgpool2d_backward(dy, ctx.shape) if ctx.need_dx else None
+        return global_avgpool2d_backward(dy.reshape(len(dy), -1), ctx.shape) if ctx.need_dx else None

@@ -9,7 +9,8 @@ import numpy as np
 
 from minicnn import activations, constraints, initializers, kernels, regularizers
 from minicnn.backend import Array, xp_of
-from minicnn.layers.base import ActivatedLayer, Context, Shape
+from minicnn.errors import checked
+from minicnn.layers.base import ActivatedLayer, Context, Shape, not_built
 
 
 class WeightedLayer(ActivatedLayer):
@@ -21,20 +22,24 @@ class WeightedLayer(ActivatedLayer):
 
     def __init__(
         self,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
+        activation: Any,
+        use_bias: bool,
+        kernel_initializer: Any,
+        bias_initializer: Any,
+        kernel_regularizer: Any,
+        bias_regularizer: Any,
+        activity_regularizer: None,
+        kernel_constraint: Any,
+        bias_constraint: Any,
         **layer,
     ):
         super().__init__(**layer)
-        self.activation, self.use_bias = activations.get(activation), use_bias
-        self.kernel_initializer: Any = initializers.get(kernel_initializer)
-        self.bias_initializer: Any = initializers.get(bias_initializer)
+        self.activation: Any = activations.get(activation)
+        self.use_bias = checked(self.name, "use_bias", use_bias, bool, False)
+        self.kernel_initializer: Any = initializers.get(kernel_initializer) or initializers.GlorotUniform()
+        self.bias_initializer: Any = initializers.get(bias_initializer) or initializers.GlorotUniform()
+        fix = "use kernel_regularizer, a penalty on the weights."
+        self.activity_regularizer = not_built(self, "activity_regularizer", activity_regularizer, (None,), fix)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.kernel_constraint = constraints.get(kernel_constraint)

@@ -52,10 +52,8 @@ IGNORED = {
 }  # fmt: skip
 # Keys that minicnn does not have: they must have one of these values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "activity_regularizer": (None,), "adjustment": (None,), "beta_constraint": (None,), "beta_regularizer": (None,),
-    "fused": (None, True, False), "gamma_constraint": (None,), "gamma_regularizer": (None,), "groups": (1,),
-    "keepdims": (False,), "mode": (0,), "noise_shape": (None,), "quantization_config": (None,), "renorm": (False,),
-    "renorm_clipping": (None, {}), "synchronized": (False,), "threshold": (0, None), "virtual_batch_size": (None,),
+    "activity_regularizer": (None,), "adjustment": (None,), "fused": (None, True, False), "groups": (1,), "mode": (0,),
+    "quantization_config": (None,), "renorm": (False,), "renorm_clipping": (None, {}), "virtual_batch_size": (None,),
 }  # fmt: skip
 
 
@@ -351,7 +349,7 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             "build the network in code, with a layer of your own for it, then model.load_weights(file)."
             if kind != "Lambda" else "a Lambda holds program code, which is never run; write the layer in code.",
         )  # fmt: skip
-    taken = set(cls._arguments()) - {"input_shape", "algorithm", "data_format"}
+    taken = set(cls._arguments()) - {"input_shape", "algorithm", "data_format", "renorm_momentum"} - NEUTRAL.keys()
     arguments: dict[str, Any] = {}
     for key, value in config.items():
         key = RENAMED.get((kind, key), RENAMED.get(key, key))  # type: ignore[call-overload]
