@@ -22,8 +22,9 @@ class Calls:
         """The output for x: an array of numbers for an array, a symbolic value for a symbolic value.
 
         A layer that was not built yet is built for the samples of x. Called on symbolic values it describes a network,
-        see minicnn.models.Model; a layer that is called twice is used twice, with the same weights. Raises InputError
-        where x does not fit.
+        see minicnn.models.Model; a layer that is called twice is used twice, with the same weights. training: with
+        dropout and the batch's statistics; the running ones of batch normalisation move. Raises InputError where x does
+        not fit.
         """
         if is_symbolic(x):
             return self._symbolic_call(symbolic_inputs(self, x))
@@ -36,7 +37,11 @@ class Calls:
         self.output_shape(shape)  # raises InputError where it does not fit
         rng = random.new_generator()
         self.build_once(shape, rng)
-        return self.forward(x, Context(training, need_backward=False, seed=rng.bit_generator.random_raw() >> 1))
+        ctx = Context(training, need_backward=False, seed=rng.bit_generator.random_raw() >> 1)
+        y = self.forward(x, ctx)
+        for name, new in ctx.state.items():
+            self.state[name][...] = new
+        return y
 
     def _samples(self: Any, x: Any) -> Array:
         """x as an array of the parameters' dtype (float32 where there are none) with a batch axis."""

@@ -16,7 +16,7 @@ ROW, GAP, TOP, LEFT, WIDTH, BOX = 54, 18, 64, 150, 640, 466
 GREY = "#4d5560"
 FILLS = {
     "Conv2D": "#dbe8fa", "Dense": "#fde5cf", "MaxPooling2D": "#e3f1e6", "AveragePooling2D": "#e3f1e6",
-    "GlobalAveragePooling2D": "#e3f1e6", "BatchNormalization": "#efe6f8", "Sequential": "#f7e3ea",
+    "GlobalAveragePooling2D": "#e3f1e6", "BatchNormalization": "#efe6f8", "Sequential": "#f7e3ea", "Model": "#f7e3ea",
 }  # fmt: skip
 
 
