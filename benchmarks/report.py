@@ -43,6 +43,9 @@ def sections() -> dict[str, list[str]]:
 RUNS = [
     ("cifar10", "CIFAR-10 CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
     ("cifar10_augment", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
+    ("cifar10_resnet20", "CIFAR-10, ResNet-20, 15 epochs, mirrored and shifted", "test_accuracy", "–", "–"),
+    ("cifar10_fast_[0-9]", "CIFAR-10, fast network, 8 epochs, six views", "test_accuracy", "–", "–"),
+    ("cifar10_fast_minute", "CIFAR-10, fast network, 20,000 images seen once", "test_accuracy", "–", "–"),
     ("cifar10_limit", "CIFAR-10 CNN, 10,000 images, 3 epochs", "test_accuracy", "–", "–"),
     ("mnist", "MNIST, 800 units, stops by itself (validation accuracy)", "val_accuracy_of_best", "0.979", "–"),
     ("animals_simple_*", "Animals, two hidden layers", "test_accuracy", "0.61", "0.596 (0.592 to 0.599, 2 seeds)"),
