@@ -180,6 +180,11 @@ _KNOWN = {
 } | {"swish": silu}  # fmt: skip
 
 
+def is_known(function: Function) -> bool:
+    """Whether it is the one that its name stands for, so that a file needs to hold no more than that."""
+    return _KNOWN.get(function.name) is function
+
+
 def get(identifier: str | Function | None) -> Function:
     """The activation for a name, itself for a Function, `linear` for None.
 

@@ -336,7 +336,7 @@ class Model(Network):
         return network
 
     def save(self, filepath: Any, overwrite: bool = True) -> None:
-        """Write the whole model into one file: see minicnn.saving.save_model."""
+        """Write the whole model into one file: see minicnn.saving.save_model. Keras 3 opens one named "….keras"."""
         from minicnn.saving import save_model
 
         save_model(self, filepath, overwrite)
@@ -350,7 +350,8 @@ class Model(Network):
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = False) -> None:
         """Read what save_weights or save wrote, or Keras: .h5, .weights.h5, .keras. See minicnn.saving.load_weights.
 
-        by_name: only the layers of the same names. skip_mismatch: leave out, with a warning, what does not fit.
+        by_name: only the layers of the same names (of Keras' files, those that were given by hand). skip_mismatch:
+        leave out, with a warning, what does not fit.
         Raises InputError, and changes nothing, where it does not fit.
         """
         from minicnn.saving import load_weights
@@ -380,7 +381,7 @@ class Sequential(Chain, Model):
 
 
 def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = None) -> Any:
-    """The model that `save` wrote: see minicnn.saving.load_model."""
+    """The model that `save` wrote, or Keras (.keras, .h5): see minicnn.saving.load_model."""
     from minicnn.saving import load_model as load
 
     return load(filepath, _CLASSES, custom_objects)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -10,10 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn.errors import BrokenFileError
+from minicnn import activations
+from minicnn.constraints import MaxNorm
+from minicnn.errors import BrokenFileError, InputError
 from minicnn.layers import (
     Activation,
+    Add,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
@@ -21,9 +28,15 @@ from minicnn.layers import (
     Input,
     LeakyReLU,
     MaxPooling2D,
+    Multiply,
     ReLU,
 )
-from minicnn.models import Sequential, load_model
+from minicnn.losses import CategoricalCrossentropy
+from minicnn.models import Model, Sequential, load_model
+from minicnn.optimizers import SGD
+from minicnn.preprocessing.image import ImageInput
+from minicnn.regularizers import L2
+from minicnn.schedules import ExponentialDecay
 
 h5py = pytest.importorskip("h5py", reason='Keras\' files are read with h5py: python -m pip install ".[keras]"')
 
@@ -425,3 +438,123 @@ def test_weights_that_are_missing(tmp_path):
         target.writestr("model.weights.h5", source.read("model.weights.h5"))
     with pytest.raises(BrokenFileError, match="does not fit"):
         load_model(tmp_path / "m.keras")
+
+
+# ---- networks that branch --------------------------------------------------------------------------------------------
+
+
+def branches() -> Model:
+    """That of fixtures/make_keras_files.py."""
+    x = Input((5, 4, 3))
+    short, shared = Conv2D(3, 3, padding="same", activation="tanh")(x), Conv2D(3, 3, padding="same")
+    long = Conv2D(3, 3, padding="same")(Conv2D(3, 3, padding="same", activation="relu")(x))
+    entry = Input((5, 4, 3))
+    inner = Model(entry, Multiply()([Conv2D(3, 1)(entry), entry]), name="inner")
+    y = Add()([long, short, shared(x)])
+    y = Concatenate()([shared(y), inner(short), y])
+    return Model(x, Dense(3, activation="softmax")(Flatten()(y)))
+
+
+@pytest.mark.parametrize("suffix", [".keras", "_whole.h5"])
+def test_a_network_that_branches_gives_keras_answers(suffix):
+    recorded = np.load(FIXTURES / "keras_graph.npz")
+    model = load_model(FIXTURES / f"keras_graph{suffix}")
+    np.testing.assert_allclose(model.predict(recorded["x"], verbose=0), recorded["y"], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".h5", "_whole.h5", ".weights.h5", ".keras"])
+def test_its_weights_go_where_keras_counts_them(suffix):
+    """The layers of the two ways have equal shapes: only Keras' order tells which is which."""
+    recorded = np.load(FIXTURES / "keras_graph.npz")
+    model = branches()
+    model.load_weights(FIXTURES / f"keras_graph{suffix}")
+    np.testing.assert_allclose(model.predict(recorded["x"], verbose=0), recorded["y"], atol=1e-6)
+
+
+# ---- files that Keras opens ------------------------------------------------------------------------------------------
+
+
+def everything() -> Sequential:
+    layers = [
+        Conv2D(4, 3, padding=((1, 0), (2, 1)), activation="relu", kernel_regularizer=L2(0.25), name="borders"),
+        BatchNormalization(epsilon=1e-4, scale=False), LeakyReLU(0.1), MaxPooling2D(2), Dropout(0.3),
+        Sequential([Conv2D(3, 1, kernel_constraint=MaxNorm(2)), ReLU(max_value=6)], name="inner"), Flatten(),
+        Dense(3, activation="softmax"),
+    ]  # fmt: skip
+    model = Sequential([Input((7, 6, 2)), *layers])
+    model.set_weights([np.abs(numbers(*array.shape)) + 0.1 for array in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("make", [everything, branches])
+def test_what_is_saved_for_keras_comes_back(tmp_path, make):
+    model = make()
+    x = numbers(3, *model.input_shape[1:])
+    optimizer, loss = SGD(ExponentialDecay(0.5, 10, 0.5), momentum=0.5), CategoricalCrossentropy(label_smoothing=0.25)
+    model.compile(optimizer, loss, ["accuracy"])
+    model.class_names = ["a", "ü", "c"]
+    model.image_input = ImageInput(5, 4, "rgb") if make is branches else None
+    model.save(tmp_path / "m.keras")
+    again = load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(again.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    assert (again.class_names, again.image_input) == (model.class_names, model.image_input)
+    assert again.optimizer.get_config() == model.optimizer.get_config()
+    assert again.loss.get_config() == model.loss.get_config()
+    assert [metric.name for metric in again.metrics] == ["accuracy"]
+    built = make()
+    built.load_weights(tmp_path / "m.keras")
+    np.testing.assert_array_equal(built.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_equal_models_give_equal_files(tmp_path):
+    model = branches()
+    for name in ("a", "b"):
+        model.save(tmp_path / f"{name}.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    with pytest.raises(FileExistsError):
+        model.save(tmp_path / "a.keras", overwrite=False)
+
+
+class Mine(Dense):
+    pass
+
+
+class MyRule(L2):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (Mine(2), "Keras has no layer Mine"),
+        (Dense(2, activation=activations.relu.variant(max_value=6)), "activation 'relu' has options"),
+        (Dense(2, activation=activations.Function("own", np.tanh, np.multiply)), "activation"),
+        (Dense(2, kernel_regularizer=MyRule(0.5)), "kernel_regularizer is none of minicnn's"),
+    ],
+)
+def test_what_keras_does_not_have_is_not_written(tmp_path, layer, text):
+    model = Sequential([Input((3,)), layer])
+    with pytest.raises(InputError, match=text) as caught:
+        model.save(tmp_path / "m.keras")
+    assert "model.zip" in caught.value.fix and not list(tmp_path.iterdir())
+
+
+def test_without_h5py_no_file_for_keras(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match="pip install h5py"):
+        everything().save(tmp_path / "m.keras")
+
+
+def test_keras_itself_opens_it(tmp_path):
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("needs Keras 3")
+    for make in (everything, branches):
+        model = make()
+        model.compile("adam", "mse")
+        model.save(tmp_path / "m.keras")
+        x = numbers(3, *model.input_shape[1:])
+        np.save(tmp_path / "x.npy", x)
+        script = "import keras, numpy as np, sys; f = sys.argv[1]; m = keras.models.load_model(f + '/m.keras'); "
+        script += "np.save(f + '/y.npy', m.predict(np.load(f + '/x.npy'), verbose=0))"
+        subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), atol=1e-5)

@@ -9,7 +9,9 @@ from typing import Any
 from minicnn.errors import InputError
 from minicnn.layers import ELU, Activation, Dropout, LeakyReLU, ReLU, Softmax
 from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.network import Network
 from minicnn.saving.keras_config import Description, translated
+from minicnn.saving.keras_layout import keras_order
 
 # Arguments that do not change what a trained layer computes, and those that the arrays' shapes tell.
 _NO_MATTER = ("name", "trainable", "input_shape", "algorithm", "momentum", "seed", "filters", "units", "activation")
@@ -22,7 +24,7 @@ def differences(described: Description, model: Any) -> list[str]:
 
     An activation counts as a layer of its own: Conv2D(…, activation="relu") is Conv2D(…), Activation("relu").
     """
-    theirs, ours = _of_file(described), [step for layer in model.flat_layers for step in _steps(layer)]
+    theirs, ours = _of_file(described), _of_model(model)
     found: list[str] = []
     where = f"{described.filepath}: the file says"
     kinds = [step[0] for step in theirs], [step[0] for step in ours]
@@ -53,6 +55,15 @@ def _of_file(described: Description) -> list[Step]:
     return steps
 
 
+def _of_model(network: Network) -> list[Step]:
+    """In the order in which Keras counts the layers."""
+    return [
+        step
+        for layer in keras_order(network)
+        for step in (_of_model(layer) if isinstance(layer, Network) else _steps(layer))
+    ]
+
+
 def _steps(layer: Layer) -> list[Step]:
     kind, config = type(layer).__name__, layer.get_config()
     if isinstance(layer, Dropout):
@@ -76,9 +87,13 @@ def _steps(layer: Layer) -> list[Step]:
         for key, value in config.items()
         if key not in _NO_MATTER and not key.endswith(("_initializer", "_regularizer", "_constraint"))
     }
+    border: list[Step] = []
+    if isinstance(wanted.get("padding"), list) and kind == "Conv2D":
+        border = [("ZeroPadding2D", layer.name, {"padding": wanted["padding"]})]
+        wanted["padding"] = "valid"
     if "pool_size" in wanted and wanted["strides"] is None:
         wanted["strides"] = wanted["pool_size"]
-    return [(kind, layer.name, wanted), *activation]
+    return [*border, (kind, layer.name, wanted), *activation]
 
 
 def _equal(one: Any, other: Any) -> bool:

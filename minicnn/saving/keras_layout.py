@@ -7,6 +7,7 @@ channels_first   images are (C, H, W), so Flatten puts the features in another o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from minicnn.layers import (
     ReLU,
     Softmax,
 )
+from minicnn.layers.base import Layer
 from minicnn.layers.network import Network
 from minicnn.layers.walk import input_shape_of, shapes_of
 from minicnn.saving.hdf5 import File
@@ -52,6 +54,40 @@ class Layout:
             return array[::-1, ::-1]
         order = self.orders.get((layer, name))
         return array if order is None else array[order]
+
+
+def keras_order(network: Network) -> list[Layer]:
+    """The layers of a network in the order in which Keras counts them."""
+    return in_keras_order(network.uses)
+
+
+def in_keras_order(uses: Sequence[tuple[Any, tuple[int, ...]]]) -> list[Any]:
+    """The layers of a graph, each once: (layer, the uses that it reads; -1: the input), in topological order.
+
+    The longest way to the output comes first; layers of one length as a search finds them that goes from the output to
+    the input, along the first input of each layer first (keras/src/ops/function.py, map_graph).
+    """
+    layers = {id(layer): layer for layer, _ in uses}
+    met: dict[int, int] = {}  # of each layer, when the search met it
+    finished: list[int] = []
+    visited, stack = {-1}, [(len(uses) - 1, False)]
+    while stack:
+        i, leaving = stack.pop()
+        if leaving:
+            finished.append(i)
+        elif i not in visited:
+            visited.add(i)
+            layer, inputs = uses[i]
+            met.setdefault(id(layer), len(met))
+            stack += [(i, True), *((j, False) for j in reversed(inputs))]
+    depth_of_use: dict[int, int] = {}
+    depths: dict[int, int] = {}
+    for i in reversed(finished):
+        layer, inputs = uses[i]
+        depth = depths[id(layer)] = max(depth_of_use.get(i, 0), depths.get(id(layer), 0))
+        for j in inputs:
+            depth_of_use[j] = max(depth + 1, depth_of_use.get(j, 0))
+    return [layers[key] for key in sorted(layers, key=lambda key: (-depths[key], met[key]))]
 
 
 def _orders(file: File, network: Network) -> dict[tuple[str, str], np.ndarray]:

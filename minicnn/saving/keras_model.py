@@ -16,6 +16,7 @@ from minicnn.reading import checked
 from minicnn.saving import keras_config, keras_weights
 from minicnn.saving.hdf5 import opened
 
+_NO_DECAY = ("decay", 0.0)  # of SGD, an argument that Keras 3 does not have
 _FIX = "save it with Keras again: it may have been changed."
 
 
@@ -52,10 +53,37 @@ def load_model(filepath: Any, models: dict[str, Any]) -> Any:
         )  # fmt: skip
     own = (keras_config.read_member(filepath, "metadata.json") or {}).get("minicnn", {})
     with checked(filepath, "what minicnn noted in it makes no sense.", "what model.save() wrote.", _FIX):
-        model.class_names = own.get("class_names")
+        names = own.get("class_names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError("class_names is no list of names")
+        model.class_names = names
         if own.get("image_input") is not None:
             model.image_input = ImageInput(**own["image_input"])
     return model
+
+
+def compile_config(model: Any) -> dict[str, Any] | None:
+    """What compile was told, as Keras writes it; None where the model is not compiled, or Keras would not know it."""
+    if model.optimizer is None:
+        return None
+    metrics = [name if isinstance(name, str) else _object("metrics", metric)
+               for name, metric in zip(model.metric_names, model.metrics, strict=True)]  # fmt: skip
+    told = {"optimizer": _object("optimizers", model.optimizer), "loss": _object("losses", model.loss)}
+    return None if None in (*told.values(), *metrics) else {**told, "metrics": metrics}
+
+
+def _object(module: str, value: Any) -> dict[str, Any] | None:
+    """{"module", "class_name", "config"} of one of minicnn's objects whose class Keras has, too; else None."""
+    if not type(value).__module__.startswith(f"minicnn.{module}") or not hasattr(value, "get_config"):
+        return None
+    config = {name: item for name, item in value.get_config().items() if item is not None and (name, item) != _NO_DECAY}
+    rate = config.get("learning_rate")
+    if isinstance(rate, dict):
+        config["learning_rate"] = {"module": "keras.optimizers.schedules", "registered_name": None, **rate}
+    plain = all(isinstance(item, (str, int, float)) for name, item in config.items() if name != "learning_rate")
+    if not plain or type(value).__name__.startswith("Function") or {"decay", "normalize"} & set(config):
+        return None
+    return {"module": f"keras.{module}", "class_name": type(value).__name__, "config": config, "registered_name": None}
 
 
 def _compile(model: Any, told: Any) -> None:

@@ -25,7 +25,7 @@ from minicnn.registry import snake_case
 from minicnn.saving import keras_compare, keras_config
 from minicnn.saving.hdf5 import File, holds_hdf5, listed, opened
 from minicnn.saving.keras_config import Built
-from minicnn.saving.keras_layout import Layout
+from minicnn.saving.keras_layout import Layout, keras_order
 
 IN_ARCHIVE = "model.weights.h5"
 ROOTS = ("layers", "_layer_checkpoint_dependencies")  # of a network's groups, in Keras 3 and in 2.12
@@ -202,7 +202,7 @@ def _match_built(plan: Plan, built: Built, groups: Group, key: str, where: str) 
 def _slots(layer: Layer, key: str = "") -> list[Slot]:
     """All arrays of a layer, or of all layers of an inner model: of each layer the parameters, then the state."""
     if isinstance(layer, Network):
-        return [slot for inner in layer.layers for slot in _slots(inner, f"{key}{layer.name}/")]
+        return [slot for inner in keras_order(layer) for slot in _slots(inner, f"{key}{layer.name}/")]
     return [Slot(key + layer.name, name, array, True) for name, array in layer.params.items()] + [
         Slot(key + layer.name, name, array, False) for name, array in layer.state.items()
     ]
@@ -222,7 +222,7 @@ def _plan_older(plan: Plan, model: Any, by_name: bool) -> None:
     if by_name:
         pairs = plan.by_name(model, groups)
     else:
-        ours = [layer for layer in model.layers if _slots(layer)]
+        ours = [layer for layer in keras_order(model) if _slots(layer)]
         if len(ours) != len(groups):
             raise plan.file.broken(
                 "the file has weights for another number of layers.",
@@ -370,8 +370,9 @@ def _match_keras3(plan: Plan, model: Any, groups: Group, key: str, where: str) -
     """The n-th layer of its class here is the n-th of its class there."""
     taken: list[str | None] = []
     inner = _inner_models(plan, model, groups)
-    names = groups.numbered([type(layer).__name__ for layer in model.layers])
-    for layer, name in zip(model.layers, names, strict=True):
+    layers = keras_order(model)
+    names = groups.numbered([type(layer).__name__ for layer in layers])
+    for layer, name in zip(layers, names, strict=True):
         if isinstance(layer, Network) and inner:
             name = inner.pop(0)
         if not _slots(layer):
@@ -407,7 +408,7 @@ def _inner_models(plan: Plan, model: Any, groups: Group) -> list[str]:
     """The groups of the inner models, in the model's order. Each class of models has been numbered on its own."""
     found = [name for name, group in groups.items() if isinstance(group, Group) and group.inner()]
     given = {groups[name].given: name for name in found}
-    ours = [layer.name for layer in model.layers if isinstance(layer, Network)]
+    ours = [layer.name for layer in keras_order(model) if isinstance(layer, Network)]
     if set(ours) == set(given):
         return [given[name] for name in ours]
     if len({name.rstrip("0123456789").rstrip("_") for name in found}) > 1:

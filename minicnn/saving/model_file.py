@@ -21,7 +21,7 @@ import numpy as np
 
 from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
-from minicnn.errors import BrokenFileError, InputError, UnknownNameError, shortened
+from minicnn.errors import BrokenFileError, InputError, shortened
 from minicnn.files import write_zip
 from minicnn.layers.base import Shape, checked_shape
 from minicnn.layers.network import Network, typed
@@ -30,7 +30,7 @@ from minicnn.metrics import FunctionMetric
 from minicnn.preprocessing.image_input import ImageInput
 from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
-from minicnn.saving import keras_model, keras_weights
+from minicnn.saving import keras_model, keras_weights, keras_writer
 from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
@@ -42,14 +42,17 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
 
     `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, WriteError (an OSError) where the
-    disk refuses.
+    disk refuses. A path that ends in .keras: see minicnn/saving/keras_writer.py.
     """
     model.require_built("it cannot be saved")
     _check_not_shared(model, {})
+    if str(filepath).endswith(".keras"):
+        noted = {"class_names": _class_names(model), "image_input": _image_input_config(model)}
+        keras_writer.save_model(model, filepath, overwrite, noted, keras_model.compile_config(model))
+        return
     for layer in model.flat_layers:
         _check_writable(layer)
-    names = None if model.class_names is None else [str(name) for name in model.class_names]
-    config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": names}
+    config: dict[str, Any] = {"format": FORMAT, "model": model.get_config(), "class_names": _class_names(model)}
     config["image_input"] = _image_input_config(model)
     config["rng"] = model.rng.bit_generator.state
     arrays = weights_by_name(model) | slots_by_name(model)
@@ -331,6 +334,10 @@ def _named(obj: Any) -> dict[str, Any]:
     return {"class_name": type(obj).__name__, "config": obj.get_config()}
 
 
+def _class_names(model: Any) -> list[str] | None:
+    return None if model.class_names is None else [str(name) for name in model.class_names]
+
+
 def _image_input_config(model: Any) -> dict[str, Any] | None:
     if model.image_input is None:
         return None
@@ -354,19 +361,12 @@ def _check_writable(layer: Any) -> None:
         ) from error  # fmt: skip
     for argument in config:
         value = getattr(layer, argument, None)
-        if isinstance(value, activations.Function) and not _known(value):
+        if isinstance(value, activations.Function) and not activations.is_known(value):
             raise InputError(
                 layer.name, f"its activation {value.name!r} is not one of minicnn's: it could not be loaded again.",
                 "an activation that minicnn knows by name.", f"a Function of your own, {value.name!r}.",
                 "make it a layer class of your own and load with custom_objects, or use model.save_weights().",
             )  # fmt: skip
-
-
-def _known(activation: activations.Function) -> bool:
-    try:
-        return activations.get(activation.name) is activation
-    except UnknownNameError:
-        return False
 
 
 def _plain(value: Any) -> Any:

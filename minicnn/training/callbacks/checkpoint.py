@@ -28,7 +28,7 @@ class ModelCheckpoint(MonitorCallback):
     """Save the model, or its weights, every epoch or every save_freq batches.
 
     filepath: may hold {epoch} (from 1), {batch} (from 1, if save_freq is a number) and any name of the logs:
-    "model-{epoch:02d}-{val_loss:.2f}.keras". Missing folders are made. save_best_only: only when the
+    "model-{epoch:02d}-{val_loss:.2f}.zip". Missing folders are made. save_best_only: only when the
     monitored number improves, from initial_value_threshold if given. save_weights_only: model.save_weights
     instead of model.save. The other arguments: see MonitorCallback. In `fit` of another model it begins anew.
     """
