@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 
+import branching
 import numpy as np
 import pytest
 import strict_graph
@@ -136,6 +137,20 @@ def test_with_the_graph_as_without(cupy, repeated, case):
         same(trained(model_of(case), True), plain)
     # 10 batches of 6, of which 2 to warm up; 5 of 4, likewise.
     assert repeated == {"steps": 8 + 3, "captures": 2}
+
+
+@pytest.mark.parametrize("name", ["residual", "shared"])
+def test_networks_that_branch(cupy, repeated, name):
+    """Gradients that meet, and layers that are used twice, are captured as they are."""
+    x, y, results = *branching.batch(12), []
+    for with_graph in (False, True):
+        with minicnn.device("gpu"):
+            model = branching.made(name, optimizer=SGD(0.1, momentum=0.9))
+        minicnn.set_cuda_graph(with_graph)
+        losses = model.fit(x, y, batch_size=4, epochs=2, verbose=0).history["loss"]
+        results.append([np.array(losses), *model.get_weights()])
+    same(*results)
+    assert repeated["steps"] == 6 - 2
 
 
 @pytest.mark.parametrize("algorithm", ["im2col", "winograd", "shifted"])
