@@ -1,37 +1,69 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in one command: the tests on the real CuPy, then the measurements.
+# What needs an NVIDIA GPU, in stages of at most 9 minutes each: the tests on the real CuPy, then the measurements.
 #
-#     python -m pip install "minicnn[gpu,test]"
-#     benchmarks/gpu_check.sh [FOLDER for what is written, default output/gpu_check]
+#     benchmarks/gpu_check.sh STAGE FOLDER [--quick]
 #
-# Stops at the first failing test, so that nothing is measured that computes something else.
+#     tests     every test of kernels, layers and models that can run on a device
+#     kernels   each kernel beside what the GPU could do at best
+#     models    training steps beside PyTorch's, and the step as a CUDA graph
+#     cifar     the documents' CIFAR-10 network, 25 epochs: needs MINICNN_DATA, a folder with the data set
+#     rest      from which size on the GPU is the faster one; batch sizes; the same network on both devices
+#
+# It needs python3 with CuPy, minicnn's own dependencies and pytest (and PyTorch, for `models`), and no network. FOLDER
+# gets at most 8 files a stage. The exit status is not 0 where anything failed, or took too long, or there is no GPU.
+# --quick: a dry run, with few samples; its times mean nothing.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${1:-output/gpu_check}
+usage="usage: gpu_check.sh tests|kernels|models|cifar|rest FOLDER [--quick]"
+stage=${1:?$usage} out=${2:?$usage} quick=${3:-}
 mkdir -p "$out"
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} MPLBACKEND=Agg
+deadline=$((SECONDS + 530))
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.txt"
-python -c "import cupy; cupy.show_config()" | tee -a "$out/gpu.txt"
+run() { # NAME COMMAND…: what it prints goes to FOLDER/NAME.txt, too
+    local name=$1
+    shift
+    echo "== $*"
+    timeout $((deadline - SECONDS)) "$@" 2>&1 | tee "$out/$name.txt"
+}
 
-echo "== the tests of layers, kernels and models on the GPU"
-python -m pytest --device gpu -q -x 2>&1 | tee "$out/tests.txt"
+python3 -c "import minicnn; minicnn.device('gpu')" # or it says why there is none
+{
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null || echo "no nvidia-smi"
+    python3 -c "import cupy; cupy.show_config()"
+} > "$out/gpu.txt" 2>&1
 
-echo "== the same network on both devices"
-python examples/cpu_vs_gpu.py --device gpu --output "$out" 2>&1 | tee "$out/cpu_vs_gpu.txt"
-
-echo "== the training step as a CUDA graph: the same losses, and the time of both"
-python benchmarks/cuda_graph.py 2>&1 | tee "$out/cuda_graph.txt"
-
-echo "== measurements"
-python benchmarks/kernels.py --device gpu --output "$out/kernels.json" 2>&1 | tee "$out/kernels.txt"
-python benchmarks/crossing.py --output "$out/crossing.json" 2>&1 | tee "$out/crossing.txt"
-python benchmarks/models.py --device gpu --peers torch --output "$out/models.json" 2>&1 | tee "$out/models.txt"
-python benchmarks/scaling.py --device gpu --output "$out/scaling.json" 2>&1 | tee "$out/scaling.txt"
-
-echo "== whole trainings: the accuracy on both devices, and the CIFAR-10 network"
-python benchmarks/fashion_mnist.py --model cnn --device both --seeds 0 1 2 --output "$out" 2>&1 | tee "$out/accuracy.txt"
-for flag in "" --augment; do
-    python examples/train_cifar10.py --device gpu $flag --output "$out/cifar10$flag" --record "$out/cifar10$flag.json" 2>&1 \
-        | tee "$out/cifar10$flag.txt"
-done
+case $stage in
+    tests)
+        first=(tests/test_kernels_conv.py tests/test_cuda_graph.py)
+        many=()
+        python3 -c "import xdist" 2> /dev/null && many=(-n 8)
+        run tests_first python3 -m pytest --device gpu -q -x -p no:cacheprovider "${first[@]}"
+        [ -n "$quick" ] || run tests python3 -m pytest --device gpu -q -p no:cacheprovider "${many[@]}"
+        ;;
+    kernels)
+        run kernels python3 benchmarks/kernels.py --device gpu $quick --output "$out/kernels_gpu.json"
+        ;;
+    models)
+        peers=""
+        python3 -c "import torch" 2> /dev/null && peers=torch
+        run models python3 benchmarks/models.py --device gpu --peers "$peers" $quick --output "$out/models_gpu.json"
+        run cuda_graph python3 benchmarks/cuda_graph.py ${quick:+--steps 2}
+        ;;
+    cifar)
+        options=(--epochs 25)
+        [ -z "$quick" ] || options=(--dataset toy_color --epochs 1 --limit 256)
+        run cifar10 python3 examples/train_cifar10.py --device gpu "${options[@]}" --output "$out" \
+            --record "$out/cifar10_gpu.json"
+        ;;
+    rest)
+        run cpu_vs_gpu python3 examples/cpu_vs_gpu.py --device gpu --output "$out"
+        run crossing python3 benchmarks/crossing.py $quick --output "$out/crossing.json"
+        run scaling python3 benchmarks/scaling.py --device gpu $quick --output "$out/scaling_gpu.json"
+        ;;
+    *)
+        echo "$usage" >&2
+        exit 2
+        ;;
+esac
