@@ -26,6 +26,7 @@ from minicnn.inspect.page import story
 from minicnn.inspect.page.checks import STEPS, Place, gradient_checks
 from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.rules import Windows, activation_of
+from minicnn.training.shards import Workers
 
 if TYPE_CHECKING:
     from minicnn.inspect.trace import Trace
@@ -92,15 +93,16 @@ def page_html(trace: Trace, image: int | None = None) -> str:
             "page", "there is no such image in the trace.", f"a number from 0 to {len(trace.x) - 1}.",
             f"image={image!r}.", "choose one of the traced batch.",
         )  # fmt: skip
-    weight = story.weight_of(trace, image)
-    checks = gradient_checks(trace, weight)
-    for number, level in enumerate(LEVELS):
-        record = _Record(trace, image, level, weight)
-        data = record.build() | {"level": number, "check": checks}
-        if record.pool.encoded_size() < MAX_BYTES:
-            text = _assemble(trace, data | {"pool": record.pool.encoded()})
-            if len(text.encode()) <= MAX_BYTES:
-                return text
+    with Workers(1):  # small products, for which BLAS with several threads would wait more than it computes
+        weight = story.weight_of(trace, image)
+        checks = gradient_checks(trace, weight)
+        for number, level in enumerate(LEVELS):
+            record = _Record(trace, image, level, weight)
+            data = record.build() | {"level": number, "check": checks}
+            if record.pool.encoded_size() < MAX_BYTES:
+                text = _assemble(trace, data | {"pool": record.pool.encoded()})
+                if len(text.encode()) <= MAX_BYTES:
+                    return text
     raise InputError(
         "page", "the page would be too large.", f"at most {MAX_BYTES} bytes.", "a larger one, after all trimming.",
         "trace a smaller batch or a smaller model.",
