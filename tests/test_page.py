@@ -180,6 +180,17 @@ ZOO = {
     ),
     "huber": lambda: _trace([Flatten(), Dense(3)], loss="huber", y=np.random.default_rng(1).normal(size=(6, 3))),
     "absolute": lambda: _trace([Flatten(), Dense(3)], loss="mae", y=np.random.default_rng(1).normal(size=(6, 3))),
+    "options": lambda: _trace(
+        [
+            Rescaling([0.5, 2.0], [0.1, -0.2]),
+            BatchNormalization(gamma_regularizer="l2"),
+            Conv2D(3, 3, activation="silu"),
+            Dropout(0.4, noise_shape=(None, 1, 1, 3)),
+            GlobalAveragePooling2D(keepdims=True),
+            Flatten(),
+            Dense(4, activation="softmax"),
+        ]
+    ),
     "nadam": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="nadam", steps=3),
     "adagrad": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="adagrad", steps=2),
     "lion": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="lion", steps=2),
@@ -640,7 +651,7 @@ WALK = """(() => {
 })()"""
 MODELS = [
     "small", "evaluation", "dense", "geometry", "penalties", "logits", "one image", "nested", "own layer", "unfused",
-    "sum", "huber", "residual", "merges",
+    "sum", "huber", "options", "residual", "merges",
 ]  # fmt: skip
 
 

@@ -208,7 +208,8 @@ function actBackward(l, index) {
     return { name, text: `${fmt(p[k])} · (${fmt(d[k])} − ${bracket(inner)})`, value: p[k] * (d[k] - inner), rec, mag };
   }
   const yv = y.get(...index);
-  if (!slopes[a.name] || g === undefined || yv === undefined) return null;
+  if (!slopes[a.name]) return { name, text: `${a.name}: recorded; this page does not know its slope`, rec };
+  if (g === undefined || yv === undefined) return null;
   const slope = slopes[a.name](T(l, "z").get(...index), yv, a), mag = a.name === "relu" ? 0 : Math.abs(g);
   return { name, text: `${fmt(g)} · ${bracket(slope)}`, value: g * slope, rec, mag };
 }
@@ -806,6 +807,8 @@ function explain(l, what, index) {
   if (merges(l)) return [mergeBackward(l, Number(what.slice(3)), index)]; // "dx/1"
   return T(l, "dx") ? backwardSteps(l, what, index) : [];
 }
+// A number for all, or one for each channel.
+const ofChannel = (value, index) => num(Array.isArray(value) ? value[index[index.length - 1]] : value);
 function forwardSteps(l, index) {
   const { kind, config } = L[l], x = read(l), rec = T(l, "y").get(...index), name = `y${at(index)}`;
   if (merges(l)) return [knownMerge(l) ? mergeForward(l, index) : { name, text: `${kind}: a custom layer`, rec }];
@@ -815,7 +818,7 @@ function forwardSteps(l, index) {
   if (kind === "BatchNormalization") return [bnForward(l, index).step];
   if (kind === "MaxPooling2D" || kind === "AveragePooling2D") return poolForward(l, index).steps;
   if (kind === "GlobalAveragePooling2D") {
-    const [H, W] = x.shape, c = index[0];
+    const [H, W] = x.shape, c = index[index.length - 1];
     const terms = range(H * W).map((k) => ({ v: x.get(Math.floor(k / W), k % W, c) ?? NaN })), s = total(terms),
       n = H * W;
     const value = Number.isNaN(s.sum) ? undefined : s.sum / n;
@@ -827,7 +830,8 @@ function forwardSteps(l, index) {
   }
   if (kind === "Dropout") return [dropoutStep(l, name, index, x.get(...index), rec)];
   if (kind === "Rescaling") {
-    const v = x.get(...index), { scale, offset } = config, mag = Math.abs(v * scale) + Math.abs(offset);
+    const v = x.get(...index), scale = ofChannel(config.scale, index), offset = ofChannel(config.offset, index);
+    const mag = Math.abs(v * scale) + Math.abs(offset);
     return [{ name, text: `${fmt(v)} · ${fmt(scale)} + ${bracket(offset)}`, value: v * scale + offset, rec, mag }];
   }
   return [{ name, text: `${kind}: a custom layer; the page shows what was recorded`, rec }];
@@ -854,7 +858,7 @@ function backwardSteps(l, what, index) {
   if (kind === "MaxPooling2D" || kind === "AveragePooling2D") return poolBackward(l, index).steps;
   if (kind === "ZeroPadding2D") return [{ ...paddingStep(l, name, dy, index, 1), rec }];
   if (kind === "GlobalAveragePooling2D") {
-    const d = dy.get(index[2]), n = x.shape[0] * x.shape[1];
+    const d = dy.get(...(dy.rank === 1 ? [] : [0, 0]), index[2]), n = x.shape[0] * x.shape[1];
     return [{ name, text: `${fmt(d)} / ${n}`, value: d / n, rec }];
   }
   if (kind === "Flatten") {
@@ -863,8 +867,8 @@ function backwardSteps(l, what, index) {
   }
   if (kind === "Dropout") return [dropoutStep(l, name, index, dy.get(...index), rec)];
   if (kind === "Rescaling") {
-    const v = dy.get(...index);
-    return [{ name, text: `${fmt(v)} · ${fmt(config.scale)}`, value: v * config.scale, rec }];
+    const v = dy.get(...index), scale = ofChannel(config.scale, index);
+    return [{ name, text: `${fmt(v)} · ${bracket(scale)}`, value: v * scale, rec }];
   }
   return [{ name, text: `${kind}: a custom layer`, rec }];
 }

@@ -864,7 +864,7 @@ const panels = {
       index = chosen(l, fwd ? "y" : "dx", t, null), same = from.rank === t.rank
       && from.shape.every((v, k) => v === t.shape[k]);
     return [
-      p(L[l].kind === "Rescaling" ? "The same factor and offset for every number."
+      p(L[l].kind === "Rescaling" ? "A factor and an offset: the same for every number, or one for each channel."
         : L[l].kind === "ZeroPadding2D" ? "A border of zeros around each image; the backward pass cuts it off again."
         : `${L[l].kind} is a custom layer: the page shows its numbers, but cannot work them out.`),
       worked(explain(l, fwd ? "y" : "dx", index)),
