@@ -174,8 +174,10 @@ class _CrossEntropy(Loss):
         return xp_of(dy).ascontiguousarray(xp_of(dy).moveaxis(dy, -1, self.axis))
 
     def positions(self, output_shape):
-        axis = self.axis if self.axis < 0 else self.axis - 1  # there is no batch axis here
-        return tuple(np.delete(output_shape, axis).tolist()) if output_shape else ()
+        if not output_shape:
+            return ()
+        axis = self.axis % (len(output_shape) + 1) - 1  # there is no batch axis here
+        return (*output_shape[:axis], *output_shape[axis + 1 :])
 
     def _values(self, target: Array, y_pred: Array, ctx: Context | None) -> Array:
         """The losses of all positions, the classes being the last axis."""

@@ -176,7 +176,7 @@ def test_only_what_learns_is_gone_back_through():
             seen[node.key] = ctx.need_dx
             return super().backward(i, node, dy, ctx)
 
-    shards, _, _ = gradients(model, random((3, 4)), random((3, 2)), Workers(1), 0, 0, Asked())
+    shards, _, _ = gradients(model, random((3, 4)), random((3, 2)), Workers(1), 0, 0, observer=Asked())
     assert seen == {"e": True, "d": True, "c": False}
     assert [sorted(ctx.grads) for ctx in shards[0]] == [[], [], ["b", "w"], [], ["b", "w"]]
 

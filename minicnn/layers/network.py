@@ -30,6 +30,14 @@ MAX_LAYERS = 1000  # of a network that is read from a file
 ELSEWHERE = 'end what else uses the GPU (`nvidia-smi` lists it), or use device="cpu".'
 
 
+_changes = 0  # of the structure of any network of this process: what was put together before may be out of date
+
+
+def _structure_changed() -> None:
+    global _changes
+    _changes += 1
+
+
 class OutputShape(tuple):
     """A shape that can be called: Keras has model.output_shape as a tuple, a layer here has it as a method."""
 
@@ -62,6 +70,7 @@ class Network(Layer):
     _values: list[SymbolicTensor]  # of the input and of each use, once the shapes are known
     _shapes: list[Shape]
     sample_shape: Shape | None
+    _cached: tuple[int, tuple[Node, ...], tuple[Shape, ...]] = (-1, (), ())
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):
         self._begin(name)
@@ -168,24 +177,43 @@ class Network(Layer):
         return list(self._uses)
 
     @property
-    def nodes(self) -> list[Node]:
-        """The layers that compute, for a walk: those of inner networks in their places."""
-        nodes: list[Node] = []
-        keys: dict[int, str] = {}  # one for each layer, also where two inner networks share it
+    def nodes(self) -> tuple[Node, ...]:
+        """The layers that compute, for a walk: those of inner networks in their places.
+
+        All uses of a layer have one key, its first name: an inner network may be used twice.
+        """
+        return self._flat()[0]
+
+    @property
+    def node_shapes(self) -> tuple[Shape, ...]:
+        """The shape of a sample at the input and after each of `nodes`: that of node i is at i + 1."""
+        self.require_built("its shapes are not known yet")
+        return self._flat()[1]
+
+    def _flat(self) -> tuple[tuple[Node, ...], tuple[Shape, ...]]:
+        """(nodes, shapes at the input and after each), put together once, until a network or a layer's name changes."""
+        stamp, nodes, shapes = self._cached
+        if stamp == _changes and all(node.key.endswith(node.layer.name) for node in nodes):
+            return nodes, shapes
+        found: list[Node] = []
+        sizes: list[Shape] = [self.sample_shape or ()]
+        keys: dict[int, str] = {}
 
         def place(network: Network, entry: int, prefix: str) -> int:
             values = [entry]
-            for layer, inputs in network._uses:
+            for i, (layer, inputs) in enumerate(network._uses):
                 read = tuple([values[j + 1] for j in inputs])
                 if isinstance(layer, Network):
                     values.append(place(layer, read[0], f"{prefix}{layer.name}/"))
                 else:
-                    nodes.append(Node(layer, read, keys.setdefault(id(layer), prefix + layer.name)))
-                    values.append(len(nodes) - 1)
+                    found.append(Node(layer, read, keys.setdefault(id(layer), prefix + layer.name)))
+                    sizes.append(network._shapes[i + 1] if network.built else ())
+                    values.append(len(found) - 1)
             return values[-1]
 
         place(self, -1, "")
-        return nodes
+        self._cached = _changes, tuple(found), tuple(sizes)
+        return self._cached[1:]
 
     @property
     def layers_by_key(self) -> dict[str, Layer]:
@@ -298,6 +326,7 @@ class Network(Layer):
             layer.build_once(input_shape_of(layer, inputs, shapes), self.rng)
         self._move_arrays(self.layers)
         self._shapes, self.sample_shape, self.built = shapes, shapes[0], True
+        _structure_changed()
         self._link()
         self.built_hook()
 
@@ -335,7 +364,7 @@ class Network(Layer):
             )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_values": []}
+        return {**super().__getstate__(), "_values": [], "_cached": (-1, (), ())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -357,7 +386,7 @@ class Network(Layer):
         return walk.backward(ctx.nodes, ctx.contexts, dy)
 
     def macs(self, input_shape: Shape) -> int:
-        shapes = self._infer(input_shape)
+        shapes = self._shapes if self.built and tuple(input_shape) == self.sample_shape else self._infer(input_shape)
         return sum(layer.macs(input_shape_of(layer, inputs, shapes)) for layer, inputs in self._uses)
 
     # ---- weights --------------------------------------------------------------------------------------------------
@@ -581,12 +610,14 @@ class Chain(Network):
                 self._build(sample_shape)
             except BaseException:
                 self._uses.pop()
+                _structure_changed()
                 layer.name, layer.named = name, named
                 raise
 
     def _append(self, layer: Layer) -> None:
         self._take(layer, self.layers)
         self._uses.append((layer, (len(self._uses) - 1,)))
+        _structure_changed()
 
     def _checked(self, layer: Any) -> Layer:
         """The layer that was given; InputError for anything else, and for one that is in the chain already."""
@@ -619,6 +650,7 @@ class Chain(Network):
                 "look at model.layers first.",
             )  # fmt: skip
         layer, _ = self._uses.pop()
+        _structure_changed()
         if self.built:
             self._shapes.pop()
             layer._outputs.remove(self._values.pop())

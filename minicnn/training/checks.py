@@ -18,7 +18,6 @@ from minicnn.batches import Epochs
 from minicnn.errors import InputError
 from minicnn.layers.base import ActivatedLayer, Layer
 from minicnn.layers.normalization import BatchNormalization
-from minicnn.layers.walk import shapes_of
 from minicnn.losses import BinaryCrossentropy, CategoricalCrossentropy
 from minicnn.objective import Loss, weights_of_batch
 
@@ -314,7 +313,7 @@ def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
 
 def _normalises_single_numbers(model: Any) -> str | None:
     """The first batch normalisation that learns and sees a single row of channels in each sample: no image, or 1×1."""
-    for node, shape in zip(model.nodes, shapes_of(model.nodes, model.sample_shape)[1:], strict=True):
+    for node, shape in zip(model.nodes, model.node_shapes[1:], strict=True):
         if isinstance(node.layer, BatchNormalization) and node.layer.trainable and math.prod(shape[:-1]) == 1:
             return node.layer.name
     return None

@@ -24,7 +24,7 @@ from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dense, Dropout
 from minicnn.layers.normalization import BatchNormalization
-from minicnn.layers.walk import Node, Observer, forward, observed, shapes_of
+from minicnn.layers.walk import Node, Observer, forward, last_readers, observed
 from minicnn.layers.weighted import WeightedLayer
 from minicnn.objective import part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.training.shards import Workers, split
@@ -46,7 +46,7 @@ class Plan:
     def __init__(self, model: Any):
         self.model = model
         self.front, self.rest = cut_at_dense(plan(model.nodes))
-        largest = max(map(math.prod, shapes_of(model.nodes, model.sample_shape)))
+        largest = max(map(math.prod, model.node_shapes))
         self.sample_bytes = largest * model.dtype.itemsize if model.device == "cpu" else 0
 
     @quiet
@@ -154,11 +154,12 @@ def pieces(samples: slice, sample_bytes: int, most: int) -> list[slice]:
 
 def cut_at_dense(nodes: list[Node]) -> tuple[list[Node], list[Node]]:
     """The nodes before the first dense layer that reads the only value which is read from there on; and the rest."""
+    last, reach = last_readers(nodes), -1  # reach: the last reader of any value before the one at the cut
     for cut, node in enumerate(nodes):
-        crossing = {j for later in nodes[cut:] for j in later.inputs if j < cut}
-        if type(node.layer) is Dense and crossing == {cut - 1}:
+        if type(node.layer) is Dense and node.inputs == (cut - 1,) and reach < cut:
             rest = [later._replace(inputs=tuple(j - cut for j in later.inputs)) for later in nodes[cut:]]
             return nodes[:cut], rest
+        reach = max(reach, last.get(cut - 1, -1))
     return nodes, []
 
 

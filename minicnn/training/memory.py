@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn.errors import InputError
-from minicnn.layers.walk import forward, new_contexts, shapes_of
+from minicnn.layers.walk import forward, new_contexts
 
 SCRATCH = 4 << 20  # about what the kernels reuse, for each thread
 
@@ -61,7 +61,7 @@ def check_step_fits(model: Any, batch_size: int, shards: int) -> None:
     free = available()
     if free is None or model.device != "cpu" or not model.built:
         return
-    outputs = sum(math.prod(shape) for shape in shapes_of(model.nodes, model.sample_shape)) * model.dtype.itemsize
+    outputs = sum(math.prod(shape) for shape in model.node_shapes) * model.dtype.itemsize
     if 4 * outputs * batch_size + 8 * model.count_params() * model.dtype.itemsize < free / 2:
         return
     if outputs > free:
@@ -153,7 +153,7 @@ def _largest_gradients(model: Any) -> int:
 
     At a node those are dy, dz and dx, and what waits for the nodes before it: other ways of a network that branches.
     """
-    nodes, shapes = model.nodes, shapes_of(model.nodes, model.sample_shape)
+    nodes, shapes = model.nodes, model.node_shapes
     sizes = {j: math.prod(shapes[j + 1]) for j in range(-1, len(nodes))}  # of the value j, and of its gradient
     most, waiting = 0, {len(nodes) - 1}
     for i in reversed(range(len(nodes))):
