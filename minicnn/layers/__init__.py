@@ -1,6 +1,6 @@
 """Layers, with the names, arguments and defaults of Keras 3. Nothing here loops over pixels: kernels do."""
 
-from minicnn.layers.activation import ELU, Activation, LeakyReLU, ReLU, Softmax
+from minicnn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
@@ -30,6 +30,7 @@ __all__ = [
     "MaxPooling2D",
     "Maximum",
     "Multiply",
+    "PReLU",
     "ReLU",
     "Rescaling",
     "Softmax",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from minicnn import activations
+import numpy as np
+
+from minicnn import activations, constraints, initializers, regularizers
 from minicnn.activations import Function
 from minicnn.backend import Array
-from minicnn.layers.base import ActivatedLayer, Context
+from minicnn.errors import InputError
+from minicnn.kernels import prelu_backward, prelu_forward
+from minicnn.layers.base import ActivatedLayer, Context, Layer, Shape
 
 
 class _Elementwise(ActivatedLayer):
@@ -89,3 +94,56 @@ class Softmax(_Elementwise):
     @property
     def activation(self) -> Function:  # type: ignore[override]
         return activations.softmax.variant(self.axis)
+
+
+class PReLU(Layer):
+    """x where x > 0, else alpha * x, for slopes alpha that are learned: one for each number of a sample.
+
+    shared_axes: the axes along which all numbers have one slope, (1, 2) for one for each channel of images (the batch
+    is axis 0). Kernel: `minicnn.kernels.prelu_forward`; reference implementation: `reference.prelu_forward`.
+    K. He et al., "Delving Deep into Rectifiers" (2015), section 2.1, where alpha begins at 0.25.
+    """
+
+    ranges: ClassVar[dict[str, Any]] = {"shared_axes": (["axes"], (1, 2))}
+
+    def __init__(
+        self,
+        alpha_initializer: Any = "Zeros",
+        alpha_regularizer: Any = None,
+        alpha_constraint: Any = None,
+        shared_axes: int | Sequence[int] | None = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.alpha_initializer: Any = initializers.get(alpha_initializer) or initializers.GlorotUniform()
+        self.alpha_regularizer = regularizers.get(alpha_regularizer)
+        self.alpha_constraint = constraints.get(alpha_constraint)
+        self.shared_axes = shared_axes
+        self.regularizers = {"alpha": self.alpha_regularizer}
+        self.constraints = {"alpha": self.alpha_constraint}
+
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        axes: Any = self.shared_axes
+        shared = [] if axes is None else [axes] if isinstance(axes, int) else list(axes)
+        for axis in shared:
+            if not 1 <= axis <= len(input_shape):
+                raise InputError(
+                    self.name, "an axis of shared_axes is not there.", f"axes from 1 to {len(input_shape)}.",
+                    f"shared_axes={axes}.", "axis 0 is the batch's; (1, 2) are the height and width of images.",
+                )  # fmt: skip
+        return {"alpha": tuple(1 if axis in shared else size for axis, size in enumerate(input_shape, start=1))}
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        self.params = {"alpha": self.alpha_initializer(self.array_shapes(input_shape)["alpha"], rng)}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self.array_shapes(input_shape)  # only checks
+        return input_shape
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.x = x
+        return prelu_forward(x, self.params["alpha"])
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        dx, ctx.grads["alpha"] = prelu_backward(dy, ctx.x, self.params["alpha"])
+        return dx
