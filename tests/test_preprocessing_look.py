@@ -18,7 +18,7 @@ from minicnn.preprocessing.image import ImageInput, Look
 from minicnn.preprocessing.look import background, box_of, centre_of_mass, differences, level, surface
 from minicnn.preprocessing.prepare import _connected, _largest, _otsu
 
-MNIST = Look(background=0.0, lighter=True, fill=20 / 28, by_mass=True, aspect=1.0)
+MNIST = Look(background=0.0, lighter=True, fill=20 / 28, density=0.35, by_mass=True, aspect=1.0)
 
 
 def mnist_like(n=200, seed=0):
@@ -89,9 +89,10 @@ def test_it_is_saved_with_the_model(tmp_path):
     ({"center": True}, "does not know what the training images look like"),
     ({"invert": 1}, "invert"),
     ({"look": "dark"}, "look"),
-    ({"look": {"background": -1, "lighter": True, "fill": 0.5, "by_mass": True}}, "a background from 0 to 255"),
-    ({"look": {"background": 0, "lighter": True, "fill": np.nan, "by_mass": True}}, "a fill above 0"),
-    ({"look": {"background": 0, "lighter": True, "fill": 0.5, "by_mass": True, "aspect": 0}}, "an aspect above 0"),
+    ({"look": {"background": -1, "lighter": True, "fill": 0.5, "density": 1, "by_mass": True}}, "from 0 to 255"),
+    ({"look": {"background": 0, "lighter": True, "fill": np.nan, "density": 1, "by_mass": True}}, "a fill and"),
+    ({"look": {"background": 0, "lighter": True, "fill": 0.5, "density": 0, "by_mass": True}}, "a density above 0"),
+    ({"look": {**dataclasses.asdict(MNIST), "aspect": 0}}, "an aspect above 0"),
 ])  # fmt: skip
 def test_arguments(arguments, text):
     with pytest.raises(InputError, match=text):
@@ -169,6 +170,31 @@ def test_a_picture_that_would_be_squeezed():
     np.testing.assert_allclose(cut[..., 0] * 255, mnist_like(1)[0], atol=1e-3)
 
 
+def test_a_sheet_on_a_table_is_looked_into():
+    photo = own_digits.photo(3, 1, shadow=0.2, tilt=0.02)
+    table = Image.new("RGB", (750, 1000), (60, 45, 35))
+    table.paste(photo.rotate(3, expand=False, fillcolor=(60, 45, 35)), (70, 100))
+    doubts, x = both(ImageInput(28, 28, "grayscale", look=MNIST), table)
+    assert list(doubts)[0] == "center" and "a sheet" in doubts["center"] and "invert" in doubts
+    assert 0.03 < (x > 0.5).mean() < 0.3 and box_of(x[..., 0] > 0.3)[0] > 1  # a digit, not the sheet
+
+
+def test_a_shirt_on_black_is_no_sheet():
+    look = Look(background=0.0, lighter=True, fill=0.95, density=0.7, by_mass=False, aspect=1.0)
+    img = Image.new("L", (100, 100))
+    img.paste(220, (5, 3, 95, 97))
+    assert ImageInput(28, 28, "grayscale", look=look).doubts(file_of(img)) == {}
+
+
+def test_the_lines_of_the_paper_are_no_ink():
+    photo = np.array(own_digits.photo(8, 5, shadow=0.2, tilt=0.02)).astype(float)
+    photo[::40] *= 0.65
+    photo[1::40] *= 0.65
+    _, x = both(ImageInput(28, 28, "grayscale", look=MNIST), Image.fromarray(photo.astype(np.uint8)))
+    top, bottom, left, right = box_of(x[..., 0] > 0.3)
+    assert bottom - top >= 17 and right - left < 17 and x[0].max() == 0
+
+
 def test_an_empty_picture_stays_empty():
     doubts, x = both(ImageInput(28, 28, "grayscale", look=MNIST, center=True), Image.new("L", (50, 70), 255))
     assert "invert" not in doubts and np.isfinite(x).all() and x.shape == (28, 28, 1)
@@ -180,7 +206,7 @@ def test_an_empty_picture_stays_empty():
 
 
 def test_colours_stay_colours():
-    look = Look(background=255.0, lighter=False, fill=0.8, by_mass=False)
+    look = Look(background=255.0, lighter=False, fill=0.8, density=0.8, by_mass=False)
     img = Image.new("RGB", (300, 300), (250, 250, 250))
     img.paste((200, 30, 30), (20, 30, 120, 130))
     x = ImageInput(32, 32, look=look, contrast=True, center=True).load(file_of(img))

@@ -17,7 +17,7 @@ from minicnn.preprocessing.loading import (
     img_to_array,
     load_img,
 )
-from minicnn.preprocessing.look import Look, differences, look_of
+from minicnn.preprocessing.look import Look, differences, look_of, sheet
 
 SWITCHES = ("keep_aspect_ratio", "invert", "contrast", "center")
 
@@ -125,6 +125,7 @@ class ImageInput:
 
         assert self.look is not None
         x = self._picture(path)
+        x = sheet(x, self.look) if self.center else x
         x = 255 - x if self.invert else x
         x = flattened(x, self.look) if self.contrast else x
         if self.center:

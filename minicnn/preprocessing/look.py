@@ -18,6 +18,9 @@ from minicnn.errors import InputError
 EVEN = 25.0  # a background is one where its brightness differs by less than so much from image to image
 LARGE = 64.0  # of 255: a difference that nobody overlooks
 GRAIN = 6.0  # what pixels of one brightness differ by, in photos
+# A difference in size or place, in shares of the side, that a network has not seen: where things are centred by their
+# mass they are brought to one size exactly, as in MNIST; else not so exactly.
+NEAR_BY_MASS, NEAR_BY_BOX = 0.07, 0.13
 SAMPLES = 2000  # images that are looked at
 
 
@@ -26,23 +29,28 @@ class Look:
     """The look of images with one background, in shares of the side and levels from 0 to 255.
 
     background: its brightness. lighter: things are lighter than it. fill: the share of the image's longer side that a
-    thing takes. by_mass: things are centred by their mass, as in MNIST, not by the box around them. aspect: width /
-    height of the pictures before they were brought to one size, or None where that is not known. Raises InputError.
+    thing takes. density: the share of the box around it that it covers: strokes little, clothes much. by_mass: things
+    are centred by their mass, as in MNIST, not by that box. aspect: width / height of the pictures before they were
+    brought to one size, or None where that is not known. Raises InputError.
     """
 
     background: float
     lighter: bool
     fill: float
+    density: float
     by_mass: bool
     aspect: float | None = None
 
     def __post_init__(self) -> None:
-        numbers = [self.background, self.fill, *([] if self.aspect is None else [self.aspect])]
+        numbers = [self.background, self.fill, self.density, *([] if self.aspect is None else [self.aspect])]
         fits = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in numbers)
-        if not fits or not 0 <= self.background <= 255 or not 0 < self.fill <= 1 or any(v <= 0 for v in numbers[2:]):
+        shares = fits and 0 < self.fill <= 1 and 0 < self.density <= 1
+        if not shares or not 0 <= self.background <= 255 or any(v <= 0 for v in numbers[3:]):
             raise InputError(
-                "look", "it does not fit.", "a background from 0 to 255, a fill above 0 up to 1, an aspect above 0.",
-                f"{self.background!r:.20}, {self.fill!r:.20}, {self.aspect!r:.20}.", "let ImageInput.learn find it.",
+                "look", "it does not fit.",
+                "a background from 0 to 255, a fill and a density above 0 up to 1, an aspect above 0.",
+                f"{self.background!r:.20}, {self.fill!r:.20}, {self.density!r:.20}, {self.aspect!r:.20}.",
+                "let ImageInput.learn find it.",
             )  # fmt: skip
 
 
@@ -59,16 +67,18 @@ def look_of(x: Any, aspect: float | None = None) -> Look | None:
     background = float(levels.mean())
     differs = x - background
     lighter = float((differs**3).mean()) > 0
-    fills, masses, boxes = [], [], []
+    fills, densities, masses, boxes = [], [], [], []
     for thing in np.clip(differs if lighter else -differs, 0, None):
-        box = box_of(thing > thing.max() / 4)
+        mask = thing > thing.max() / 4
+        box = box_of(mask)
         if box is not None:
             top, bottom, left, right = box
+            densities.append(mask[top:bottom, left:right].mean())
             fills.append(max((bottom - top) / x.shape[1], (right - left) / x.shape[2]))
             boxes.append(((top + bottom) / 2, (left + right) / 2))
             masses.append(centre_of_mass(thing))
     by_mass = float(np.std(masses, axis=0).sum()) < float(np.std(boxes, axis=0).sum())
-    return Look(background, lighter, float(np.median(fills)), by_mass, aspect)
+    return Look(background, lighter, float(np.median(fills)), float(np.median(densities)), by_mass, aspect)
 
 
 def differences(x: np.ndarray, look: Look, size: tuple[int, int]) -> dict[str, str]:
@@ -76,8 +86,13 @@ def differences(x: np.ndarray, look: Look, size: tuple[int, int]) -> dict[str, s
 
     size: (height, width) to which it will be brought.
     """
+    found = {}
+    inside = sheet(x, look)
+    if inside is not x:
+        x = inside
+        found["center"] = "there is a sheet on it, and what counts is on the sheet"
     gray = grey(x)
-    found, here = {}, level(gray)
+    here = level(gray)
     light = background(gray)
     rest = gray - light
     if (float((rest**3).mean()) > 0) != look.lighter and np.ptp(gray) > 16:
@@ -95,18 +110,43 @@ def differences(x: np.ndarray, look: Look, size: tuple[int, int]) -> dict[str, s
     if box is not None:
         top, bottom, left, right = box
         fill = max((bottom - top) / gray.shape[0], (right - left) / gray.shape[1])
-        off = max(abs((top + bottom) / gray.shape[0] - 1), abs((left + right) / gray.shape[1] - 1)) / 2
-        if abs(fill - look.fill) > 0.12 or off > 0.12:
+        middle = centre_of_mass(thing) if look.by_mass else ((top + bottom) / 2, (left + right) / 2)
+        off = max(abs(at / side - 0.5) for at, side in zip(middle, gray.shape, strict=True))
+        near = NEAR_BY_MASS if look.by_mass else NEAR_BY_BOX
+        if "center" not in found and (abs(fill - look.fill) > near or off > near):
             found["center"] = (
                 f"what is on it fills {fill:.0%} of its side, {off:.0%} off the middle; the training images: "
                 f"{look.fill:.0%}, in the middle"
             )
-        elif _peak_left(thing, size) < 0.75:
+        elif "center" not in found and _peak_left(thing, size) < 0.75:
             found["center"] = f"its lines are thin, and would be faint on {size[0]}×{size[1]} pixels"
     aspect = gray.shape[1] / gray.shape[0]
     if look.aspect is not None and "center" not in found and abs(math.log(aspect / look.aspect)) > 0.1:
         found["keep_aspect_ratio"] = f"it is {gray.shape[1]}×{gray.shape[0]}, and would be squeezed"
     return found
+
+
+def sheet(x: np.ndarray, look: Look) -> np.ndarray:
+    """The inside of a sheet of paper that lies on a table; x (H, W, C) itself where none is seen.
+
+    A sheet is large, and covers the box around it far more than the strokes that the model knows. Where the model knows
+    clothes, or the like, a large bright thing is one of those.
+    """
+    if look.density > 0.5:
+        return x
+    gray = grey(x)
+    away = np.abs(gray - background(gray))
+    mask = away > max(away.max() / 3, 16)
+    box = box_of(mask)
+    if box is None:
+        return x
+    top, bottom, left, right = box
+    height, width = bottom - top, right - left
+    large = height > 0.4 * gray.shape[0] and width > 0.4 * gray.shape[1]
+    if not large or mask[top:bottom, left:right].mean() < look.density + 0.3:
+        return x
+    edge = round(0.1 * min(height, width))  # its sides may be slanted
+    return x[top + edge : bottom - edge, left + edge : right - edge]
 
 
 def _peak_left(thing: np.ndarray, size: tuple[int, int]) -> float:

@@ -70,7 +70,7 @@ def centred(x: np.ndarray, look: Look, size: tuple[int, int]) -> np.ndarray:
     sign = 1 if look.lighter else -1
     here = level(grey(x))
     thing = np.clip(sign * (grey(x) - here), 0, None)
-    mask = _largest(thing > max(thing.max() / 3, 16))
+    mask = _largest(thing > max(thing.max() / 2, 16))  # the lines on paper are fainter than what is written on it
     box = box_of(mask)
     y = np.full((*size, x.shape[-1]), look.background)
     if box is None:
