@@ -58,7 +58,7 @@ case $stage in
             --record "$out/cifar10_gpu.json"
         ;;
     rest)
-        run cpu_vs_gpu python3 examples/cpu_vs_gpu.py --device gpu --output "$out"
+        run cpu_vs_gpu python3 examples/cpu_vs_gpu.py --device gpu ${quick:+--steps 2} --output "$out"
         run crossing python3 benchmarks/crossing.py $quick --output "$out/crossing.json"
         run scaling python3 benchmarks/scaling.py --device gpu $quick --output "$out/scaling_gpu.json"
         ;;
