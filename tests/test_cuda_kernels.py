@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 import re
 import shutil
 import subprocess
@@ -331,6 +332,26 @@ def stepped(xp, optimizer):
 def test_a_number_that_is_too_large_is_refused(cupy):
     with pytest.raises(OverflowError):
         launch.kernel_for(cupy, "elementwise", "relu_forward", np.float32, 3)((1,), (1,), None, None, 2**31)
+
+
+# ---- the decorator ---------------------------------------------------------------------------------------------------
+
+
+def with_variants() -> dict[str, Any]:
+    modules = [module for name, module in sys.modules.items() if name.startswith("minicnn.kernels.")]
+    found = {f"{f.__module__}.{name}": f for module in modules for name, f in vars(module).items()
+             if hasattr(f, "variant")}  # fmt: skip
+    return {name: f for name, f in found.items() if not name.startswith("minicnn.kernels.cuda")}
+
+
+def test_a_variant_takes_what_its_kernel_takes():
+    """A decorator that a merge left above the wrong function would compute another thing on the GPU alone."""
+    assert len(with_variants()) >= 22
+    for name, kernel in with_variants().items():
+        parameters = [
+            [(p.name, p.default) for p in inspect.signature(f).parameters.values()] for f in (kernel, kernel.variant)
+        ]
+        assert parameters[0] == parameters[1], name
 
 
 # ---- the launchers ---------------------------------------------------------------------------------------------------

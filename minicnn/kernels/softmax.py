@@ -37,12 +37,12 @@ def log_softmax(x: Array) -> Array:
     return y
 
 
-@cuda.on_gpu(cuda.softmax_cross_entropy_forward)
 def log_softmax_backward(dy: Array, y: Array) -> Array:
     """dx = dy - p * sum of dy, p = exp(y) being the softmax."""
     return xp_of(dy).subtract(dy, xp_of(y).exp(y) * dy.sum(axis=-1, keepdims=True), out=blank(y))
 
 
+@cuda.on_gpu(cuda.softmax_cross_entropy_forward)
 def softmax_cross_entropy_forward(logits: Array, target: Array) -> Array:
     """The loss of each sample (N,) from logits (N, K) and target: class numbers (N,) or probabilities (N, K)."""
     log_p = log_softmax(logits)

@@ -43,6 +43,7 @@ def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
             array = args[0] if args else kwargs.get(first)  # None: the kernel itself says what is missing
             return (variant if serves(array) else kernel)(*args, **kwargs)
 
+        chosen.variant = variant  # type: ignore[attr-defined]
         return chosen
 
     return decorate
