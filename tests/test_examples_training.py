@@ -279,7 +279,7 @@ def test_a_model_that_does_not_say_enough_cannot_name_pictures(tmp_path, folder)
     model.save(file)
     with pytest.raises(InputError, match="a probability for each class"):
         predict(file, picture)
-    with pytest.raises(InputError, match="not a whole model file"):
+    with pytest.raises(InputError, match="this is no model file"):
         predict(picture, picture)
 
 
