@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn import activations
+from minicnn import activations, kernels
 from minicnn.constraints import MaxNorm
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.layers import (
@@ -375,6 +375,8 @@ def check_notes(model, path, says):
         ("BatchNormalization", {"axis": -1, "renorm": True}, "no renorm here"),
         ("Dropout", {"rate": 0.5, "noise_shape": [0, 2]}, "noise_shape does not fit"),
         ("Dropout", {"rate": 7}, "rate"),
+        ("UpSampling2D", {"size": [2, 2], "interpolation": "bicubic"}, "bilinear"),
+        ("Reshape", {"target_shape": [3, 0]}, "target_shape"),
     ],
 )  # fmt: skip
 def test_what_would_change_the_numbers_is_refused_by_name(tmp_path, kind, more, text):
@@ -384,6 +386,26 @@ def test_what_would_change_the_numbers_is_refused_by_name(tmp_path, kind, more, 
         load_model(path)
     assert str(path) in caught.value.where
     assert "the_one" in str(caught.value) or "fixed size" in text
+
+
+def test_layers_that_move_numbers(tmp_path):
+    """As Keras 3.15 writes their configurations."""
+    first = {"name": "a", "cropping": [[1, 0], [0, 1]], "data_format": "channels_last"}
+    entries = [
+        ("Cropping2D", {**first, "batch_input_shape": [None, 5, 4, 2]}),
+        ("UpSampling2D", {"name": "b", "size": [2, 1], "interpolation": "bilinear", "data_format": "channels_last"}),
+        ("SpatialDropout2D", {"name": "c", "rate": 0.5, "seed": None, "noise_shape": None}),
+        ("Permute", {"name": "d", "dims": [3, 1, 2]}),
+        ("Reshape", {"name": "e", "target_shape": [8, -1, 1]}),
+        ("GlobalMaxPooling2D", {"name": "f", "data_format": "channels_last", "keepdims": True}),
+    ]
+    model = load_model(whole(tmp_path / "m.h5", sequential(*entries), {}))
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == [kind for kind, _ in entries]
+    assert model.output_shape == (None, 1, 1, 1)
+    x = numbers(2, 5, 4, 2)
+    cut = kernels.upsampling2d_forward(np.ascontiguousarray(x[:, 1:, :-1]), (2, 1), "bilinear")
+    np.testing.assert_allclose(model.predict(x, verbose=0).ravel(), cut.max(axis=(1, 2, 3)), rtol=1e-6)
 
 
 def test_mixed_precision_is_computed_in_float32(tmp_path):

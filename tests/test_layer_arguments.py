@@ -26,19 +26,28 @@ KERAS = {
     "Concatenate": "axis",
     "Conv2D": "filters, kernel_size, strides, padding, data_format, dilation_rate, groups, activation, use_bias, "
               f"{INITIALIZED}, {CONSTRAINED}",
+    "Cropping2D": "cropping, data_format",
     "Dense": f"units, activation, use_bias, {INITIALIZED}, {CONSTRAINED}",
     "Dropout": "rate, noise_shape, seed",
     "ELU": "alpha",
     "Flatten": "data_format",
     "GlobalAveragePooling2D": "data_format, keepdims",
+    "GlobalMaxPooling2D": "data_format, keepdims",
     "LeakyReLU": "negative_slope",
     "MaxPooling2D": "pool_size, strides, padding, data_format, name",
+    "Permute": "dims",
     "ReLU": "max_value, negative_slope, threshold",
     "Rescaling": "scale, offset",
+    "Reshape": "target_shape",
     "Softmax": "axis",
+    "SpatialDropout2D": "rate, data_format, seed, name",
+    "UpSampling2D": "size, data_format, interpolation",
     "ZeroPadding2D": "padding, data_format",
 }  # fmt: skip
-NEEDED = {"Activation": ["relu"], "Conv2D": [2, 3], "Dense": [2], "Dropout": [0.5], "Rescaling": [2]}
+NEEDED = {
+    "Activation": ["relu"], "Conv2D": [2, 3], "Dense": [2], "Dropout": [0.5], "Permute": [(1, 2, 3)], "Rescaling": [2],
+    "Reshape": [(12, 12)], "SpatialDropout2D": [0.5],
+}  # fmt: skip
 IMAGES = (6, 6, 4)
 # Values that fit nothing, or only a few arguments: then they must do what they say.
 WRONG = [
@@ -64,7 +73,7 @@ def test_the_table_is_that_of_keras():
     for name, ours in KERAS.items():
         parameters = inspect.signature(getattr(keras.layers, name)).parameters.values()
         theirs = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
-        theirs = [argument for argument in theirs if not argument.startswith(("lora", "quantization"))]
+        theirs = [argument for argument in theirs if not argument.startswith(("lora", "quantization", "dtype"))]
         assert ours == ", ".join(theirs), name
 
 

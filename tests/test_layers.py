@@ -27,10 +27,12 @@ from minicnn.layers import (
     Concatenate,
     Context,
     Conv2D,
+    Cropping2D,
     Dense,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
     Input,
     InputLayer,
     Layer,
@@ -38,10 +40,14 @@ from minicnn.layers import (
     Maximum,
     MaxPooling2D,
     Multiply,
+    Permute,
     ReLU,
     Rescaling,
+    Reshape,
     Softmax,
+    SpatialDropout2D,
     Subtract,
+    UpSampling2D,
     ZeroPadding2D,
 )
 from minicnn.models import Sequential
@@ -111,6 +117,19 @@ CASES = {
     "ELU alpha": (lambda: ELU(alpha=0.4), (7,)),
     "Softmax": (Softmax, (5,)),
     "Softmax images": (Softmax, (2, 3, 4)),
+    "GlobalMaxPooling2D": (GlobalMaxPooling2D, (3, 5, 4)),
+    "GlobalMaxPooling2D keepdims": (lambda: GlobalMaxPooling2D(keepdims=True), (2, 2, 3)),
+    "Reshape": (lambda: Reshape((4, 3)), (2, 3, 2)),
+    "Reshape rest": (lambda: Reshape([3, -1, 2]), (12,)),
+    "Permute": (lambda: Permute((2, 3, 1)), (2, 3, 4)),
+    "Permute features": (lambda: Permute([2, 1]), (2, 5)),
+    "Cropping2D": (lambda: Cropping2D(1), (4, 3, 2)),
+    "Cropping2D sides": (lambda: Cropping2D(((0, 2), (1, 0))), (5, 3, 2)),
+    "UpSampling2D": (UpSampling2D, (2, 3, 2)),
+    "UpSampling2D sizes": (lambda: UpSampling2D((3, 1)), (2, 3, 2)),
+    "UpSampling2D bilinear": (lambda: UpSampling2D((2, 3), interpolation="bilinear"), (3, 4, 2)),
+    "UpSampling2D bilinear one pixel": (lambda: UpSampling2D((4, 2), interpolation="bilinear"), (1, 2, 1)),
+    "SpatialDropout2D": (lambda: SpatialDropout2D(0.4), (3, 2, 6)),
     "Add": (Add, [(3, 4), (3, 4), (3, 4)]),
     "Add repeats": (Add, [(3, 4, 2), (1, 1, 2)]),
     "Subtract": (Subtract, [(3, 4), (3, 1)]),
@@ -326,6 +345,42 @@ def test_dropout_of_whole_channels(seed):
     np.testing.assert_array_equal(layer.forward(x[2:], Context(True, seed=11, first=2)), whole[2:])
 
 
+def test_spatial_dropout_is_dropout_of_whole_channels():
+    x = np.ones((6, 4, 3, 40), np.float32)
+    one, other = SpatialDropout2D(0.3, seed=4), Dropout(0.3, (None, 1, 1, None), seed=4)
+    np.testing.assert_array_equal(one.forward(x, Context(True)), other.forward(x, Context(True)))
+
+
+def test_equal_largest_pixels_share_the_gradient():
+    layer, ctx, x = GlobalMaxPooling2D(), Context(), np.zeros((1, 2, 2, 1))
+    x[0, 1] = 3
+    dy = np.ones_like(layer.forward(x, ctx))
+    np.testing.assert_array_equal(layer.backward(dy, ctx).ravel(), [0, 0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "problem"),
+    [
+        (Reshape((4, 3)), (5, 2), "target_shape does not fit the samples"),
+        (Reshape((-1, 3)), (5, 2), "target_shape does not fit the samples"),
+        (Permute((2, 1)), (5, 2, 3), "dims does not fit the samples"),
+        (Cropping2D(2), (4, 9, 1), "nothing is left of the image"),
+        (UpSampling2D(), (4, 9), "UpSampling2D needs images"),
+        (SpatialDropout2D(0.5), (9,), "SpatialDropout2D needs images"),
+        (GlobalMaxPooling2D(), (9,), "GlobalMaxPooling2D needs images"),
+    ],
+)
+def test_samples_that_do_not_fit(layer, shape, problem):
+    with pytest.raises(InputError, match=problem):
+        layer.output_shape(shape)
+
+
+def test_other_names():
+    assert layers.MaxPool2D is MaxPooling2D and layers.AvgPool2D is AveragePooling2D
+    assert layers.GlobalMaxPool2D is GlobalMaxPooling2D and layers.GlobalAvgPool2D is GlobalAveragePooling2D
+    assert layers.Convolution2D is Conv2D
+
+
 def test_dropout_that_is_alike_in_the_whole_batch():
     layer, x = Dropout(0.5, (1, None)), np.ones((6, 40), np.float32)
     whole = layer.forward(x, Context(True, seed=11))
@@ -384,7 +439,8 @@ def grid(shape, scale=1.0):
     return (np.sin(1.7 * i + 0.3) * scale).reshape(shape).astype(np.float32)
 
 
-IMAGE, ROW = grid((1, 5, 4, 2)), np.array([[-2.0, -0.5, 0.0, 0.25, 3.0]], np.float32)
+IMAGE, SMALL = grid((1, 5, 4, 2)), grid((1, 2, 3, 2))
+ROW = np.array([[-2.0, -0.5, 0.0, 0.25, 3.0]], np.float32)
 
 # layer, weights, x, y of Keras. fmt: skip keeps one case a line.
 KERAS = {
@@ -408,6 +464,35 @@ KERAS = {
          0.8788497, 0.3959252],
     ),
     "GlobalAveragePooling2D": (GlobalAveragePooling2D(), [], IMAGE, [0.02470643, 0.006794029]),
+    "GlobalMaxPooling2D": (GlobalMaxPooling2D(), [], IMAGE, [0.9998106, 0.99155]),
+    "UpSampling2D": (
+        UpSampling2D((2, 1)), [], SMALL,
+        [0.2955202, 0.9092974, -0.5298361, -0.7727645, 0.728969, 0.5849172, 0.2955202, 0.9092974, -0.5298361,
+         -0.7727645, 0.728969, 0.5849172, -0.8796958, -0.3582293, 0.9720075, 0.1077536, -0.9997745, 0.1498772,
+         -0.8796958, -0.3582293, 0.9720075, 0.1077536, -0.9997745, 0.1498772],
+    ),
+    "UpSampling2D bilinear": (
+        UpSampling2D((2, 3), interpolation="bilinear"), [], SMALL[..., :1],
+        [0.2955202, 0.2955202, 0.02040139, -0.2547174, -0.5298361, -0.1102343, 0.3093674, 0.728969, 0.728969,
+         0.001716226, 0.001716226, -0.05031427, -0.1023448, -0.1543752, -0.003989063, 0.1463971, 0.2967831, 0.2967831,
+         -0.5858917, -0.5858917, -0.1917456, 0.2024006, 0.5965467, 0.2085015, -0.1795436, -0.5675886, -0.5675886,
+         -0.8796958, -0.8796958, -0.2624612, 0.3547733, 0.9720075, 0.3147468, -0.3425139, -0.9997745, -0.9997745],
+    ),
+    "Permute": (
+        Permute((3, 1, 2)), [], SMALL,
+        [0.2955202, -0.5298361, 0.728969, -0.8796958, 0.9720075, -0.9997745, 0.9092974, -0.7727645, 0.5849172,
+         -0.3582293, 0.1077536, 0.1498772],
+    ),
+    "Reshape": (
+        Reshape((3, -1)), [], SMALL,
+        [0.2955202, 0.9092974, -0.5298361, -0.7727645, 0.728969, 0.5849172, -0.8796958, -0.3582293, 0.9720075,
+         0.1077536, -0.9997745, 0.1498772],
+    ),
+    "Cropping2D": (
+        Cropping2D(((1, 2), (0, 1))), [], IMAGE,
+        [0.9720075, 0.1077536, -0.9997745, 0.1498772, 0.9611527, -0.3975557, 0.69924, -0.7990215, -0.493341, 0.92615,
+         0.2546823, -0.9917789],
+    ),
     "Dense tanh": (
         Dense(3, activation="tanh"), [grid((4, 3)), [0.1, 0.2, -0.3]], grid((2, 4)),
         [-0.1317439, 0.9700981, -0.5046594, 0.5361139, 0.9612814, -0.8490857],

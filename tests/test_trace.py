@@ -19,17 +19,23 @@ from minicnn.layers import (
     AveragePooling2D,
     BatchNormalization,
     Conv2D,
+    Cropping2D,
     Dense,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
     Input,
     Layer,
     LeakyReLU,
     MaxPooling2D,
+    Permute,
     ReLU,
     Rescaling,
+    Reshape,
     Softmax,
+    SpatialDropout2D,
+    UpSampling2D,
     ZeroPadding2D,
 )
 from minicnn.models import Sequential
@@ -51,6 +57,12 @@ LAYERS = {
     "Dropout": lambda: Dropout(0.4),
     "Rescaling": lambda: Rescaling(2.0, 1.0),
     "ZeroPadding2D": lambda: ZeroPadding2D(1),
+    "Cropping2D": lambda: Cropping2D(1),
+    "GlobalMaxPooling2D": lambda: GlobalMaxPooling2D(),
+    "Permute": lambda: Permute((2, 1, 3)),
+    "Reshape": lambda: Reshape((4, -1)),
+    "SpatialDropout2D": lambda: SpatialDropout2D(0.4),
+    "UpSampling2D": lambda: UpSampling2D(2),
 }
 MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}  # in test_branches.py
 
@@ -234,7 +246,7 @@ def test_evaluation_mode():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_layer_kind(kind, training):
-    images = kind not in ("GlobalAveragePooling2D", "Flatten")
+    images = kind not in ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten")
     layers = [LAYERS[kind](), *([Flatten()] if images else []), Dense(K, activation="softmax")]
     model, (x, y) = Sequential([Input(SHAPE), *layers]), data()
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -257,7 +269,7 @@ def test_every_layer_kind(kind, training):
         "Conv2D": {"z", "dz", "mask"}, "Dense": {"z", "dz"}, "MaxPooling2D": {"winner"},
         "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz"}, "ELU": {"z", "dz"},
         "Softmax": {"z", "dz", "max", "exp", "sum"}, "BatchNormalization": {"mean", "var", "x_hat", "of_batch"},
-        "Dropout": {"mask"} if training else set(),
+        **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"mask"} if training else set()),
     }.get(kind, set())  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
 from minicnn.inspect.merge_rules import MERGES
 from minicnn.inspect.record import LayerTrace
+from minicnn.inspect.shape_rules import SHAPES
 from minicnn.kernels.geometry import Pads, pair, resolve_padding
 
 EPSILON = 1e-7  # the losses' guard against log(0)
@@ -600,9 +601,10 @@ RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     "AveragePooling2D": {"y": _average_y, "dx": _average_dx},
     "GlobalAveragePooling2D": {"y": _global_y, "dx": _global_dx},
     "Flatten": {"y": _flatten_y, "dx": _flatten_dx},
-    "Dropout": {"y": _dropout_y, "dx": _dropout_dx},
+    **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"y": _dropout_y, "dx": _dropout_dx}),
     "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},
     "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
     **MERGES,
+    **SHAPES,
     **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"), _ELEMENTWISE),
 }

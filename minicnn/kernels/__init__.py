@@ -73,10 +73,13 @@ from minicnn.kernels.pool import (
     avgpool2d_forward,
     global_avgpool2d_backward,
     global_avgpool2d_forward,
+    global_maxpool2d_backward,
+    global_maxpool2d_forward,
     maxpool2d_backward,
     maxpool2d_forward,
 )
 from minicnn.kernels.rescaling import rescaling_backward, rescaling_forward
+from minicnn.kernels.resize import upsampling2d_backward, upsampling2d_forward
 from minicnn.kernels.softmax import (
     log_softmax,
     log_softmax_backward,
@@ -118,6 +121,8 @@ __all__ = [
     "gelu_with_slope",
     "global_avgpool2d_backward",
     "global_avgpool2d_forward",
+    "global_maxpool2d_backward",
+    "global_maxpool2d_forward",
     "hard_sigmoid_backward",
     "hard_sigmoid_forward",
     "im2col",
@@ -160,6 +165,8 @@ __all__ = [
     "subtract_forward",
     "tanh_backward",
     "tanh_forward",
+    "upsampling2d_backward",
+    "upsampling2d_forward",
     "zero_padding2d_backward",
     "zero_padding2d_forward",
 ]

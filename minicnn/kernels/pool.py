@@ -119,6 +119,19 @@ def global_avgpool2d_backward(dy: Array, input_shape: tuple[int, ...]) -> Array:
     return xp.ascontiguousarray(xp.broadcast_to((dy / (h * w))[:, None, None, :], input_shape))
 
 
+def global_maxpool2d_forward(x: Array) -> Array:
+    """The largest number of each channel: (N, C) from x (N, H, W, C)."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h * w, c).max(axis=1)
+
+
+def global_maxpool2d_backward(dy: Array, x: Array, y: Array) -> Array:
+    """dx, of x's shape: dy (N, C) for the pixel that was y; several equal ones share it, as in Keras."""
+    largest = x == y[:, None, None, :]
+    count = largest.sum(axis=(1, 2)).clip(1, None)  # NaN equals nothing
+    return largest * (dy / count.astype(dy.dtype))[:, None, None, :]
+
+
 def _taps(windows: Windows) -> list[tuple[slice, slice, slice]]:
     """Where the first, second, … element of every window lies, in the order (kh, kw)."""
     kh, kw = windows.kernel

@@ -1091,3 +1091,73 @@ def rescaling_backward(dy: Array, scale) -> Array:
     for index in np.ndindex(dy.shape):
         dx[index] = float(dy[index]) * scales[index[-1]]
     return dx
+
+
+# --- Larger images ------------------------------------------------------------------------------------------
+
+
+def upsampling2d_forward(x: Array, size, interpolation: str = "nearest") -> Array:
+    """Every pixel becomes a block of size (sh, sw): y (N, H·sh, W·sw, C) from x (N, H, W, C).
+
+    "nearest": the new pixel has the number of the old one in which it lies. "bilinear": it is a weighted mean of the
+    old pixels around it, see `between`.
+    """
+    (n, h, w, c), (sh, sw) = x.shape, size
+    y = np.zeros((n, h * sh, w * sw, c), dtype=np.float64)
+    for b, i, j, k in np.ndindex(y.shape):
+        for row, share in between(i, sh, h, interpolation):
+            for column, other in between(j, sw, w, interpolation):
+                y[b, i, j, k] += float(x[b, row, column, k]) * share * other
+    return y.astype(x.dtype)
+
+
+def upsampling2d_backward(dy: Array, size, interpolation: str = "nearest") -> Array:
+    """Each new pixel sends its gradient back to the old ones that it was made of, by the same shares."""
+    (n, oh, ow, c), (sh, sw) = dy.shape, size
+    h, w = oh // sh, ow // sw
+    dx = np.zeros((n, h, w, c), dtype=np.float64)
+    for b, i, j, k in np.ndindex(dy.shape):
+        for row, share in between(i, sh, h, interpolation):
+            for column, other in between(j, sw, w, interpolation):
+                dx[b, row, column, k] += float(dy[b, i, j, k]) * share * other
+    return dx.astype(dy.dtype)
+
+
+def between(new: int, scale: int, length: int, interpolation: str) -> list[tuple[int, float]]:
+    """Of which old pixels a new one is made along one axis, and of how much of each: [(pixel, share), …].
+
+    Pixels are squares. The centre of the new one lies at (new + 1/2) / scale − 1/2, counted in old pixels from the
+    centre of the first one; the two old centres beside it get shares by their nearness. There is nothing beyond the
+    border: what would come from there comes from the pixel at the border.
+    """
+    if interpolation == "nearest":
+        return [(new // scale, 1.0)]
+    place = (new + 0.5) / scale - 0.5
+    left = math.floor(place)
+    shares = [(left, 1 - (place - left)), (left + 1, place - left)]
+    return [(min(max(pixel, 0), length - 1), share) for pixel, share in shares]
+
+
+# --- The largest number of an image -------------------------------------------------------------------------
+
+
+def global_maxpool2d_forward(x: Array) -> Array:
+    """The largest number of each channel: y (N, C) from x (N, H, W, C)."""
+    n, h, w, c = x.shape
+    y = np.zeros((n, c), dtype=x.dtype)
+    for b in range(n):
+        for k in range(c):
+            y[b, k] = max(x[b, i, j, k] for i in range(h) for j in range(w))
+    return y
+
+
+def global_maxpool2d_backward(dy: Array, x: Array, y: Array) -> Array:
+    """Only the largest pixel had a say in y: it receives dy (N, C). Several that are equally large share it."""
+    n, h, w, c = x.shape
+    dx = np.zeros(x.shape, dtype=dy.dtype)
+    for b in range(n):
+        for k in range(c):
+            winners = [(i, j) for i in range(h) for j in range(w) if x[b, i, j, k] == y[b, k]]
+            for i, j in winners:
+                dx[b, i, j, k] = float(dy[b, k]) / len(winners)
+    return dx

@@ -4,10 +4,11 @@ from minicnn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, S
 from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling
+from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling, SpatialDropout2D
 from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
 from minicnn.layers.normalization import BatchNormalization
-from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
+from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from minicnn.layers.reshaping import Cropping2D, Permute, Reshape, UpSampling2D
 
 __all__ = [
     "ELU",
@@ -19,10 +20,12 @@ __all__ = [
     "Concatenate",
     "Context",
     "Conv2D",
+    "Cropping2D",
     "Dense",
     "Dropout",
     "Flatten",
     "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
     "Input",
     "InputLayer",
     "Layer",
@@ -31,12 +34,23 @@ __all__ = [
     "Maximum",
     "Multiply",
     "PReLU",
+    "Permute",
     "ReLU",
     "Rescaling",
+    "Reshape",
     "Softmax",
+    "SpatialDropout2D",
     "Subtract",
+    "UpSampling2D",
     "ZeroPadding2D",
 ]
+
+# Keras' other names for the same classes.
+AvgPool2D = AveragePooling2D
+Convolution2D = Conv2D
+GlobalAvgPool2D = GlobalAveragePooling2D
+GlobalMaxPool2D = GlobalMaxPooling2D
+MaxPool2D = MaxPooling2D
 
 
 def named(name: str) -> type[Layer] | None:

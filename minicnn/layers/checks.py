@@ -78,6 +78,26 @@ def window_output(
     return out
 
 
+def four_sides(layer: Layer, argument: str, value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) of p, (p_height, p_width) or all four; InputError for anything else."""
+    sides = _two(value)
+    numbers = [n for side in sides for n in _two(side)]
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in numbers)
+    if len(numbers) != 4 or not whole:
+        raise InputError(
+            layer.name, f"{argument} does not fit.",
+            "p, (p_height, p_width) or ((top, bottom), (left, right)), whole numbers of 0 or more.",
+            f"{value!r}.", f"for example {argument}=1.",
+        )  # fmt: skip
+    top, bottom, left, right = (int(n) for n in numbers)
+    return (top, bottom), (left, right)
+
+
+def _two(value: Any) -> Sequence[Any]:
+    """A number twice, or what was given as a pair."""
+    return value if isinstance(value, (list, tuple)) else (value, value)
+
+
 def checked_padding(layer: Layer, padding: Any) -> Padding:
     """`padding`, a name in small letters; InputError for an unknown rule."""
     padding = padding.lower() if isinstance(padding, str) else padding

@@ -21,7 +21,7 @@ from minicnn.kernels import (
 )
 from minicnn.kernels.dropout import shared_mask_for
 from minicnn.layers.base import Layer, Shape
-from minicnn.layers.checks import checked_format, count, fraction
+from minicnn.layers.checks import checked_format, count, fraction, image_shape
 from minicnn.layers.context import Context
 from minicnn.layers.symbolic import SymbolicTensor
 from minicnn.layers.weighted import WeightedLayer
@@ -120,23 +120,12 @@ class Flatten(Layer):
         return dy.reshape(ctx.shape)
 
 
-class Dropout(Layer):
-    """In training, sets each number to 0 with probability `rate` and scales the others by 1 / (1 - rate).
+class _Dropping(Layer):
+    """What the layers that drop numbers share. noise_shape: see Dropout."""
 
-    Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator. noise_shape: the
-    shape of the mask, with the batch axis, where several numbers are dropped together: 1 for an axis along which all
-    are, else None or the axis' size; (None, 1, 1, None) drops whole channels of images, as SpatialDropout2D does.
-    Raises InputError where it does not fit the samples.
-    Kernel: `minicnn.kernels.dropout_forward`; reference implementation: `minicnn.kernels.reference.dropout_forward`.
-    """
-
-    def __init__(
-        self, rate: float, noise_shape: Sequence[int | None] | None = None, seed: int | None = None, **layer
-    ):
-        super().__init__(**layer)
-        self.rate = fraction(self, "rate", rate)
-        self.noise_shape = self._checked_shape(noise_shape)
-        self.seed = checked(self.name, "seed", seed, [0], 7)
+    rate: float
+    noise_shape: tuple[int | None, ...] | None
+    seed: int | None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         noise, whole = self.noise_shape or (), (None, *input_shape)
@@ -164,6 +153,25 @@ class Dropout(Layer):
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return dropout_backward(dy, ctx.mask, self.rate) if "mask" in vars(ctx) else dy
 
+
+class Dropout(_Dropping):
+    """In training, sets each number to 0 with probability `rate` and scales the others by 1 / (1 - rate).
+
+    Does nothing in evaluation. `seed`: fixes the masks; None draws them from the model's generator. noise_shape: the
+    shape of the mask, with the batch axis, where several numbers are dropped together: 1 for an axis along which all
+    are, else None or the axis' size; (None, 1, 1, None) drops whole channels of images, as SpatialDropout2D does.
+    Raises InputError where it does not fit the samples.
+    Kernel: `minicnn.kernels.dropout_forward`; reference implementation: `minicnn.kernels.reference.dropout_forward`.
+    """
+
+    def __init__(
+        self, rate: float, noise_shape: Sequence[int | None] | None = None, seed: int | None = None, **layer
+    ):
+        super().__init__(**layer)
+        self.rate = fraction(self, "rate", rate)
+        self.noise_shape = self._checked_shape(noise_shape)
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+
     def _checked_shape(self, shape: Any) -> tuple[int | None, ...] | None:
         if shape is None:
             return None
@@ -176,6 +184,26 @@ class Dropout(Layer):
                 "for example noise_shape=(None, 1, 1, None), which drops whole channels of images.",
             )  # fmt: skip
         return sizes
+
+
+class SpatialDropout2D(_Dropping):
+    """Dropout of whole channels of images: all pixels of a channel are kept or dropped together (Tompson et al. 2015).
+
+    Neighbouring pixels say nearly the same, so dropping single ones takes little away. Arguments as those of Dropout.
+    """
+
+    noise_shape = (None, 1, 1, None)
+
+    def __init__(
+        self, rate: float, data_format: str | None = None, seed: int | None = None, name: str | None = None, **layer
+    ):
+        super().__init__(name=name, **layer)
+        self.rate, self.data_format = fraction(self, "rate", rate), checked_format(self.name, data_format)
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return input_shape
 
 
 class Rescaling(Layer):

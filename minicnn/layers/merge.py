@@ -15,7 +15,7 @@ from minicnn import kernels
 from minicnn.backend import Array
 from minicnn.errors import InputError
 from minicnn.layers.base import Layer, Shape
-from minicnn.layers.checks import checked_format, image_shape
+from minicnn.layers.checks import checked_format, four_sides, image_shape
 from minicnn.layers.context import Context
 
 
@@ -171,17 +171,7 @@ class ZeroPadding2D(Layer):
     @property
     def pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """((top, bottom), (left, right)). Raises InputError where `padding` is none of the three."""
-        sides = _two(self.padding)
-        numbers = [n for side in sides for n in _two(side)]
-        whole = (int, np.integer)
-        if len(numbers) != 4 or not all(isinstance(n, whole) and not isinstance(n, bool) and n >= 0 for n in numbers):
-            raise InputError(
-                self.name, "padding does not fit.",
-                "p, (p_height, p_width) or ((top, bottom), (left, right)), whole numbers of 0 or more.",
-                f"{self.padding!r}.", "for example padding=1.",
-            )  # fmt: skip
-        top, bottom, left, right = (int(n) for n in numbers)
-        return (top, bottom), (left, right)
+        return four_sides(self, "padding", self.padding)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
@@ -198,8 +188,3 @@ class ZeroPadding2D(Layer):
 
 def _listed(shapes: Sequence[Shape]) -> str:
     return "inputs of shapes " + ", ".join(str(tuple(shape)) for shape in shapes)
-
-
-def _two(value: Any) -> Sequence[Any]:
-    """A number twice, or what was given as a pair."""
-    return value if isinstance(value, (list, tuple)) else (value, value)

@@ -9,6 +9,8 @@ from minicnn.kernels import (
     avgpool2d_forward,
     global_avgpool2d_backward,
     global_avgpool2d_forward,
+    global_maxpool2d_backward,
+    global_maxpool2d_forward,
     maxpool2d_backward,
     maxpool2d_forward,
 )
@@ -90,3 +92,14 @@ class GlobalAveragePooling2D(_GlobalPooling2D):
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return global_avgpool2d_backward(dy.reshape(len(dy), -1), ctx.shape) if ctx.need_dx else None
+
+
+class GlobalMaxPooling2D(_GlobalPooling2D):
+    """The largest number of each channel of the whole image: (N, H, W, C) -> (N, C). Equal ones share the gradient."""
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.x, ctx.largest = x, global_maxpool2d_forward(x)
+        return self.kept(ctx.largest)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return global_maxpool2d_backward(dy.reshape(len(dy), -1), ctx.x, ctx.largest) if ctx.need_dx else None

@@ -27,12 +27,13 @@ LAYERS = {
     name: name
     for name in (
         "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Dense",
-        "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "LeakyReLU", "MaxPooling2D", "Maximum", "Multiply",
-        "ReLU", "Rescaling", "Softmax", "Subtract", "ZeroPadding2D",
+        "Cropping2D", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "LeakyReLU",
+        "MaxPooling2D", "Maximum", "Multiply", "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D",
+        "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
     "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "GlobalAvgPool2D": "GlobalAveragePooling2D",
-    "MaxPool2D": "MaxPooling2D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool2D": "MaxPooling2D",
 }  # fmt: skip
 NETWORKS = ("Functional", "Model", "Sequential")
 
@@ -50,10 +51,11 @@ IGNORED = {
     "input_shape", "input_spec", "lora_alpha", "lora_rank", "optional", "ragged", "sparse", "use_legacy_config",
     "renorm_momentum", "supports_masking", "input_length", "name", "trainable",
 }  # fmt: skip
-# Keys that minicnn does not have: they must have one of these values.
+# Keys that change nothing where they have one of these values; others the layer must know, or they are refused.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "activity_regularizer": (None,), "adjustment": (None,), "fused": (None, True, False), "groups": (1,), "mode": (0,),
-    "quantization_config": (None,), "renorm": (False,), "renorm_clipping": (None, {}), "virtual_batch_size": (None,),
+    "noise_shape": (None,), "quantization_config": (None,), "renorm": (False,), "renorm_clipping": (None, {}),
+    "virtual_batch_size": (None,),
 }  # fmt: skip
 
 
@@ -349,7 +351,7 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             "build the network in code, with a layer of your own for it, then model.load_weights(file)."
             if kind != "Lambda" else "a Lambda holds program code, which is never run; write the layer in code.",
         )  # fmt: skip
-    taken = set(cls._arguments()) - {"input_shape", "algorithm", "data_format", "renorm_momentum"} - NEUTRAL.keys()
+    taken = set(cls._arguments()) - {"input_shape", "algorithm", "data_format", "renorm_momentum"}
     arguments: dict[str, Any] = {}
     for key, value in config.items():
         key = RENAMED.get((kind, key), RENAMED.get(key, key))  # type: ignore[call-overload]
@@ -359,11 +361,10 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             arguments["kernel_size"] = (config["nb_row"], config["nb_col"])
         elif key == "axis":
             arguments |= _axis(file, name, kind, value, shape)
+        elif key in NEUTRAL and any(value == neutral for neutral in NEUTRAL[key]):
+            continue
         elif key in taken and key not in ("name", "trainable"):
             arguments[key] = _value(file, name, key, value)
-        elif key in NEUTRAL:
-            if all(value != neutral for neutral in NEUTRAL[key]):
-                raise _unsupported(file, name, key, value)
         elif key not in IGNORED and not key.endswith("_initializer"):
             raise _unsupported(file, name, key, value)
     _check_format(file, name, kind, arguments, shape)
@@ -415,6 +416,11 @@ def _check_format(file: Description, name: Any, kind: str, arguments: dict[str, 
     if file.channels_first and shape is not None and len(shape) == 3 and (kind == "Dense" or softmax):
         raise file.refused(
             name, f"{kind} works along the width here.", "layers that work along the channels.",
+            "data_format='channels_first'.", "build the network in code, then model.load_weights(file).",
+        )  # fmt: skip
+    if file.channels_first and kind in ("Permute", "Reshape"):
+        raise file.refused(
+            name, f"{kind} moves axes that are others here.", "a network of channels_last.",
             "data_format='channels_first'.", "build the network in code, then model.load_weights(file).",
         )  # fmt: skip
     sizes = [*_pair(arguments.get("kernel_size", arguments.get("pool_size", 1)))]

@@ -22,7 +22,7 @@ from minicnn import activations
 from minicnn.backend import Array, quiet, xp_of
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense, Dropout
+from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import Node, Observer, forward, last_readers, observed
 from minicnn.layers.weighted import WeightedLayer
@@ -122,7 +122,7 @@ def _without_dropout(nodes: Sequence[Node]) -> list[Node]:
     place = {-1: -1}
     for i, node in enumerate(nodes):
         inputs = tuple(place[j] for j in node.inputs)
-        if type(node.layer) is Dropout:
+        if type(node.layer) in (Dropout, SpatialDropout2D):
             place[i] = inputs[0]
         else:
             place[i] = len(kept)
