@@ -68,7 +68,7 @@ def test_what_is_linked_is_there(document):
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     named = re.findall(r"`((?:minicnn|examples|benchmarks|tests|docs)/[\w/.]+\.(?:py|png|md))`", text)
     commands = re.findall(r"(?:python|notebook) ((?:examples|benchmarks|docs)/[\w/]+\.(?:py|ipynb))", text)
-    assert links or named or commands
+    assert links or named or commands or document not in DOCUMENTS[:2]
     missing = [link for link in links if not (path.parent / link).exists()]
     assert not missing + [name for name in {*named, *commands} if not (ROOT / name).exists()]
 
