@@ -742,6 +742,8 @@ def test_the_walk_follows_one_weight_whose_numbers_can_be_told(small):
     assert check["param"] == "w" and data["image"] == int(np.argmax(small.losses))
     before, after = layer.params["w"][at], layer.updated["w"][at]
     assert f"{before:.4g}" != f"{after:.4g}" and abs(layer.grads["w"][at]) > 1e-3
+    for number in (before, after, layer.grads["w"][at]):
+        assert len(f"{abs(number):.4g}".replace(".", "").strip("0")) == 4
 
 
 def test_a_sentence_about_another_number_is_found(browser, tmp_path, small):

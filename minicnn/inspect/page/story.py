@@ -26,7 +26,7 @@ def weight_of(t: Trace, image: int) -> Place | None:
     """The weight that the walk follows; None where there is no gradient.
 
     It is one of the first layer with weights whose gradient check does not take too long. Its gradient is large, in the
-    batch and in this image, and its step is seen in the first four digits.
+    batch and in this image, its step is seen in the first four digits, and all its numbers have four.
     """
     cost = costs(t)
     for i, layer in enumerate(t.layers):
@@ -42,8 +42,14 @@ def _tellable(layer: LayerTrace, image: int) -> int:
     some = np.argsort(-np.abs(grad), kind="stable")[:CANDIDATES]
     seen = np.abs(after - before)[some] >= 0.005 * np.abs(before)[some]  # five in the fourth digit
     largest = max(float(share.max()), 1e-300), max(float(np.abs(grad).max()), 1e-300)
-    score = np.minimum(share[some] / largest[0], np.abs(grad)[some] / largest[1]) + seen
+    written = [all(map(_four_digits, (grad[i], before[i], after[i]))) for i in some]
+    score = np.minimum(share[some] / largest[0], np.abs(grad)[some] / largest[1]) + seen + np.array(written)
     return int(some[int(np.argmax(np.nan_to_num(score)))])
+
+
+def _four_digits(value: float) -> bool:
+    """Whether the page writes the number with four digits: not 0.14, and not a power of ten."""
+    return abs(value) >= 1e-3 and len(f"{abs(value):.4g}".replace(".", "").strip("0")) == 4
 
 
 def _share(layer: LayerTrace, image: int) -> np.ndarray:
