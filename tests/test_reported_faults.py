@@ -13,7 +13,7 @@ from helpers import random
 import minicnn
 from minicnn.errors import InputError
 from minicnn.layers import Activation, BatchNormalization, Dense, Dropout, Input, Layer, ReLU
-from minicnn.models import Sequential, load_model
+from minicnn.models import Model, Sequential, load_model
 from minicnn.optimizers import SGD
 from minicnn.regularizers import L2
 
@@ -76,6 +76,30 @@ def test_dropout_in_a_layer_and_behind_it_draw_two_masks():
     model = Sequential([Input((1000,)), Block(), Dropout(0.5)])
     kept = (model(np.ones((8, 1000)), training=True) != 0).mean()
     assert abs(kept - 0.25) < 0.02
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_weights_inside_a_layer_of_ones_own_are_not_forgotten_in_silence(free, recwarn):
+    """Training sees the parameters of the layers of a network, not those that one of them holds."""
+
+    class Block(Same):
+        def build(self, input_shape, rng):
+            self.inner.build(input_shape, rng)
+
+    model = Sequential([Input((4,)), Block(inner=Sequential([Dense(4, name="hidden", trainable=free)])), Dense(2)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    said = [str(warning.message) for warning in recwarn]
+    assert (len(said) == 1 and "block_1 holds layers" in said[0] and "hidden" in said[0]) if free else not said
+
+
+def test_the_last_layer_is_the_one_that_computes_last(recwarn):
+    """Also where it was used before: its activation is what the loss takes."""
+    dense, x = Dense(3, activation="softmax"), Input((3,))
+    model = Model(x, dense(Dense(3)(dense(x))))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(np.ones((4, 3)), np.arange(4) % 3, verbose=0)
+    assert not [str(warning.message) for warning in recwarn]
 
 
 @pytest.mark.parametrize("layers", [None, [], [Dense(2)]])

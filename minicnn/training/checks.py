@@ -58,6 +58,23 @@ def warn_unless_probabilities(loss: Loss, layers: Sequence[Layer], stacklevel: i
         )
 
 
+def warn_of_hidden_weights(layers: Sequence[Layer], stacklevel: int) -> None:
+    """A UserWarning where a layer of the user's own holds others with weights: training does not see them."""
+    known = {id(p) for layer in layers for p in layer.params.values()}
+    for layer in layers:
+        lists = [value if isinstance(value, (list, tuple)) else [value] for value in vars(layer).values()]
+        held = [item for items in lists for item in items if isinstance(item, Layer)]
+        inner = [one for item in held for one in getattr(item, "flat_layers", [item])]
+        hidden = [one.name for one in inner if one.trainable and any(id(p) not in known for p in one.params.values())]
+        if hidden:
+            warnings.warn(
+                f"{layer.name} holds layers with weights of their own, which do not learn: {', '.join(hidden)}. Join "
+                "layers by calling them: x = Input(shape), y = Add()([x, layer(x)]), and Model(x, y), which may be a "
+                "layer of another model; or set their trainable = False.",
+                stacklevel=stacklevel,
+            )
+
+
 def check_array(name: str, array: Any) -> np.ndarray:
     """`array` as a NumPy array of numbers with at least one sample; else InputError. Nothing is copied needlessly."""
     if xp_of(array) is not np:

@@ -16,6 +16,7 @@ from minicnn.training.checks import (
     check_frequency,
     require_compiled,
     warn_of_a_single_sample,
+    warn_of_hidden_weights,
     warn_that_it_is_lost,
     warn_unless_probabilities,
     whole,
@@ -63,7 +64,9 @@ def fit(
         names = "val_x", "val_y", "validation_steps"
         validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, names, val_weights)
 
-    warn_unless_probabilities(model.loss, model.flat_layers, stacklevel=4)
+    layers = [node.layer for node in model.nodes]
+    warn_unless_probabilities(model.loss, layers, stacklevel=4)
+    warn_of_hidden_weights(layers, stacklevel=4)
     history = History()
     events = CallbackList(
         [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), history],
