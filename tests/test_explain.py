@@ -19,6 +19,7 @@ from minicnn import activations, random
 from minicnn.activations import Function
 from minicnn.constraints import MaxNorm, NonNeg, UnitNorm
 from minicnn.errors import InputError, UnknownNameError
+from minicnn.initializers import Constant
 from minicnn.inspect.explain import parse
 from minicnn.inspect.trace import Trace
 from minicnn.layers import (
@@ -43,6 +44,7 @@ from minicnn.layers import (
     MaxPooling2D,
     Multiply,
     Permute,
+    PReLU,
     ReLU,
     Rescaling,
     Reshape,
@@ -166,6 +168,7 @@ MODELS = {
     "moved": lambda: [Permute((3, 1, 2)), Reshape((4, -1)), Permute((2, 1)), *ends()],
     "cropped": lambda: [Cropping2D(((1, 0), (2, 1))), *ends()],
     "larger": lambda: [UpSampling2D((2, 1)), UpSampling2D((2, 3), interpolation="bilinear"), *ends()],
+    "prelu": lambda: [PReLU(Constant(0.25)), PReLU(Constant(-0.5), shared_axes=(1, 2)), *ends()],
     "nested": lambda: [Sequential([Conv2D(2, 3), Sequential([MaxPooling2D()])]), *ends()],
 }
 

@@ -17,6 +17,7 @@ from minicnn.backend import to_host
 from minicnn.constraints import MaxNorm
 from minicnn.errors import InputError
 from minicnn.gradcheck import check_layer
+from minicnn.initializers import Constant
 from minicnn.layers import (
     ELU,
     Activation,
@@ -41,6 +42,7 @@ from minicnn.layers import (
     MaxPooling2D,
     Multiply,
     Permute,
+    PReLU,
     ReLU,
     Rescaling,
     Reshape,
@@ -65,6 +67,8 @@ def square_activation() -> Function:
 CASES = {
     "InputLayer": (lambda: InputLayer((4, 3)), (4, 3)),
     "Flatten": (Flatten, (2, 3, 2)),
+    "PReLU": (lambda: PReLU(Constant(0.25)), (3, 2, 4)),
+    "PReLU shared": (lambda: PReLU(Constant(0.25), shared_axes=(1, 2)), (3, 2, 4)),
     "Rescaling": (lambda: Rescaling(1 / 4, -0.5), (3, 2, 1)),
     "Rescaling channels": (lambda: Rescaling([0.5, -2, 3], (1, 0, -1)), (2, 4, 3)),
     "Rescaling one for all": (lambda: Rescaling([0.5], 0.25), (2, 3)),

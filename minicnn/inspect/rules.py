@@ -265,6 +265,38 @@ def _rescaling_dx(case: Case) -> None:
     case.sum("dx", "dy · scale", one("dy", case.index, dy, "scale", _rescaling(case, "scale")))
 
 
+# ---- PReLU -----------------------------------------------------------------------------------------------------------
+
+
+def _prelu_slope(case: Case) -> tuple[tuple[int, ...], float]:
+    """(its place in alpha, the slope) of the number at case.index: places that share one have 1 in alpha's shape."""
+    alpha = case.layer.params["alpha"]
+    place = tuple(i if size > 1 else 0 for i, size in zip(case.index[1:], alpha.shape, strict=True))
+    return place, float(alpha[place])
+
+
+def _prelu_y(case: Case) -> None:
+    (place, slope), x = _prelu_slope(case), float(case.layer.x[case.index])
+    case.formula = "y = x above 0, else x · alpha"
+    text, factor = ("x", 1.0) if x > 0 else (f"x · alpha{list(place)}", slope)
+    case.sum("y", text, one("x", case.index, x, "alpha", factor))
+
+
+def _prelu_dx(case: Case) -> None:
+    (place, slope), x = _prelu_slope(case), float(case.layer.x[case.index])
+    case.formula = "dx = dy where x is above 0, else dy · alpha"
+    text, factor = ("dy", 1.0) if x > 0 else (f"dy · alpha{list(place)}", slope)
+    case.sum("dx", text, one("dy", case.index, case.dy[case.index], "alpha", factor))
+
+
+def _prelu_dalpha(case: Case) -> None:
+    x, shape = case.layer.x, case.layer.params["alpha"].shape
+    axes = (range(n) if size == 1 else [i] for i, size, n in zip(case.index, shape, x.shape[1:], strict=True))
+    rows = grid(range(len(x)), *axes)
+    case.formula = "dalpha = the sum of dy · min(x, 0) over all numbers with this slope"
+    case.sum("dalpha", "the sum of dy · min(x, 0)", products("dy", case.dy, rows, "min(x, 0)", np.minimum(x, 0), rows))
+
+
 # ---- batch normalisation ---------------------------------------------------------------------------------------------
 
 
@@ -604,6 +636,7 @@ RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"y": _dropout_y, "dx": _dropout_dx}),
     "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},
     "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
+    "PReLU": {"y": _prelu_y, "dx": _prelu_dx, "dalpha": _prelu_dalpha},
     **MERGES,
     **SHAPES,
     **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"), _ELEMENTWISE),
