@@ -502,3 +502,13 @@ def test_regression_by_heart():
     model = made(Dense(1), shape=(1,), loss="mse", optimizer=Adam(0.1))
     diagnosis = model.sanity_check(celsius[:, None], celsius * 1.8 + 32)
     assert diagnosis.ok and [finding.check for finding in diagnosis] == ["learning 20 images by heart"]
+
+
+def test_a_softmax_whose_outputs_are_judged_alone():
+    x, y = np.random.default_rng(0).normal(size=(64, 4)), np.eye(10)[np.arange(64) % 10]
+    model = Sequential([Input((4,)), Dense(10, activation="softmax")])
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+    (finding,) = model.diagnose(x, y)["last layer"]
+    assert finding.severity == "warning" and "categorical_crossentropy" in finding.fix
+    model.compile("sgd", "categorical_crossentropy")
+    assert model.diagnose(x, y)["last layer"][0].severity == "ok"

@@ -517,6 +517,14 @@ def test_terminate_on_nan_after_an_update(capsys):
     assert model.optimizer.iterations == 1
 
 
+def test_terminate_on_nan_may_raise():
+    model = Sequential([Input((4,)), Dense(1)])
+    model.compile(optimizers.SGD(1e30), "mse")
+    stop = callbacks.TerminateOnNaN(raise_error=True)
+    with pytest.raises(NotFiniteError, match="appeared"):
+        model.fit(random((20, 4)) * 1e5, random((20, 1)) * 1e5, epochs=9, verbose=0, callbacks=stop)
+
+
 def test_terminate_on_nan_changes_no_bit(two_shards):
     weights = []
     for watch in ([], [callbacks.TerminateOnNaN()]):

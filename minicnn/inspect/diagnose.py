@@ -379,6 +379,13 @@ def _last_layer(case: _Case) -> list[Finding]:
         )]  # fmt: skip
     y_pred = case.y_pred.reshape(-1, classes)
     fine = bool((y_pred >= 0).all() and (y_pred <= 1).all()) if binary else _are_probabilities(y_pred)
+    if binary and classes > 1 and _ends_in_softmax(case.model):
+        return [Finding(
+            "last layer", "warning", key, float(classes),
+            f"a softmax over {classes} outputs, each of which {type(loss).__name__} judges alone.",
+            'Softmax makes one choice of all of them; "accuracy" then counts outputs, and is high where most are 0.',
+            'For one class among several use loss="categorical_crossentropy"; for several at once activation="sigmoid".',
+        )]  # fmt: skip
     if from_logits or fine:
         text = "logits, as the loss expects." if from_logits else "probabilities, as the loss expects."
         return [Finding("last layer", "ok", key, float(y_pred.max()), text)]

@@ -73,13 +73,22 @@ class TerminateOnNaN(Callback):
     """Stop training as soon as a batch's loss, a gradient or a parameter is NaN or infinite, and say where it began.
 
     A batch whose loss or gradients are not finite is not learned from: the model keeps what it had learned before it.
+    raise_error: raise the NotFiniteError instead of stopping quietly; where its place is not known, a RuntimeError.
     """
 
     needs_nan_check = True
 
+    def __init__(self, raise_error: bool = False):
+        super().__init__()
+        self.raise_error = bool(raise_error)
+
     def on_batch_end(self, batch: int, logs: Logs = None) -> None:
         loss = (logs or {}).get("loss")
         error = None if self.place is None else self.place.not_finite
+        if self.raise_error and error is not None:
+            raise error
+        if self.raise_error and loss is not None and not math.isfinite(loss):
+            raise RuntimeError(f"batch {batch}: the loss is {float(loss)}")
         if error is not None:
             print(visible(f"Training stops. {error}"))
             self.model.stop_training = True
