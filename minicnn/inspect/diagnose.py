@@ -384,7 +384,7 @@ def _last_layer(case: _Case) -> list[Finding]:
             "last layer", "warning", key, float(classes),
             f"a softmax over {classes} outputs, each of which {type(loss).__name__} judges alone.",
             'Softmax makes one choice of all of them; "accuracy" then counts outputs, and is high where most are 0.',
-            'For one class among several use loss="categorical_crossentropy"; for several at once activation="sigmoid".',
+            'For one class among several loss="categorical_crossentropy"; for several at once activation="sigmoid".',
         )]  # fmt: skip
     if from_logits or fine:
         text = "logits, as the loss expects." if from_logits else "probabilities, as the loss expects."

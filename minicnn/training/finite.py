@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicnn.backend import Array, to_host, xp_of
+from minicnn.backend import Array, quiet, to_host, xp_of
 from minicnn.errors import NotFiniteError
 from minicnn.layers.context import Context
 from minicnn.layers.walk import Node, Observer
@@ -50,6 +50,7 @@ class Guard(Observer):
         self.lock = threading.Lock()  # the shards' threads all report here
         self.here = threading.local()  # of each shard: the prediction
 
+    @quiet
     def step(
         self, model: Any, x: Array, y: Array, workers: Workers, sample_weight: Array | None = None
     ) -> tuple[Any, list[Any]]:
