@@ -34,9 +34,11 @@ from minicnn.layers import (
     Flatten,
     GlobalAveragePooling2D,
     GlobalMaxPooling2D,
+    GroupNormalization,
     Input,
     InputLayer,
     Layer,
+    LayerNormalization,
     LeakyReLU,
     Maximum,
     MaxPooling2D,
@@ -123,6 +125,13 @@ CASES = {
     "Softmax images": (Softmax, (2, 3, 4)),
     "GlobalMaxPooling2D": (GlobalMaxPooling2D, (3, 5, 4)),
     "GlobalMaxPooling2D keepdims": (lambda: GlobalMaxPooling2D(keepdims=True), (2, 2, 3)),
+    "LayerNormalization": (LayerNormalization, (5,)),
+    "LayerNormalization images": (lambda: LayerNormalization(epsilon=1e-2), (2, 3, 4)),
+    "LayerNormalization of all": (lambda: LayerNormalization([1, -1, 2], center=False), (2, 3, 2)),
+    "LayerNormalization plain": (lambda: LayerNormalization(center=False, scale=False), (3, 4)),
+    "GroupNormalization": (lambda: GroupNormalization(2), (2, 3, 4)),
+    "GroupNormalization features": (lambda: GroupNormalization(3, scale=False), (6,)),
+    "GroupNormalization each": (lambda: GroupNormalization(-1, axis=3), (2, 3, 2)),
     "Reshape": (lambda: Reshape((4, 3)), (2, 3, 2)),
     "Reshape rest": (lambda: Reshape([3, -1, 2]), (12,)),
     "Permute": (lambda: Permute((2, 3, 1)), (2, 3, 4)),
@@ -372,6 +381,11 @@ def test_equal_largest_pixels_share_the_gradient():
         (UpSampling2D(), (4, 9), "UpSampling2D needs images"),
         (SpatialDropout2D(0.5), (9,), "SpatialDropout2D needs images"),
         (GlobalMaxPooling2D(), (9,), "GlobalMaxPooling2D needs images"),
+        (LayerNormalization([1, 2]), (4, 5, 6), "axis does not fit"),
+        (LayerNormalization([0, 1]), (4,), "axis does not fit"),
+        (LayerNormalization(3), (4,), "axis does not fit"),
+        (GroupNormalization(3), (4, 4, 8), "groups does not fit the samples"),
+        (GroupNormalization(2, axis=1), (4, 4, 8), "the channels are the last axis"),
     ],
 )
 def test_samples_that_do_not_fit(layer, shape, problem):
@@ -444,6 +458,7 @@ def grid(shape, scale=1.0):
 
 
 IMAGE, SMALL = grid((1, 5, 4, 2)), grid((1, 2, 3, 2))
+ROWS, SCALES = grid((2, 1, 2, 4), 2.0), [[1, 2, 0.5, -1], [0, 0.1, -0.3, 1]]
 ROW = np.array([[-2.0, -0.5, 0.0, 0.25, 3.0]], np.float32)
 
 # layer, weights, x, y of Keras. fmt: skip keeps one case a line.
@@ -468,6 +483,31 @@ KERAS = {
          0.8788497, 0.3959252],
     ),
     "GlobalAveragePooling2D": (GlobalAveragePooling2D(), [], IMAGE, [0.02470643, 0.006794029]),
+    "LayerNormalization": (
+        LayerNormalization(), SCALES, ROWS,
+        [0.4782201, 2.891139, -0.6776775, 2.118435, 1.065719, 1.798977, -0.9744897, 1.566228, 1.304422, 0.2434519,
+         -1.053978, 0.8681927, 1.193144, -1.197182, -0.9368417, 0.2708694],
+    ),
+    "LayerNormalization of images": (
+        LayerNormalization([1, 2, 3]), [grid((1, 2, 4)), grid((1, 2, 4), 0.5)], ROWS,
+        [0.2797053, 1.696135, 0.1531726, 0.504433, 1.162974, 0.8070214, 0.7150545, 0.01153307, 0.5184423, 0.5033573,
+         0.5219954, -0.4730034, 1.267864, -0.08685763, 0.6942617, -0.4526763],
+    ),
+    "GroupNormalization": (
+        GroupNormalization(2), SCALES, ROWS,
+        [-1.484365, 2.584232, -0.04273546, 1.672549, 0.4410732, -0.2976494, -0.8975365, -0.3530922, 0.9609416,
+         -0.9380057, -0.8352593, 0.3784119, 0.9423538, -2.668584, -0.7314448, -0.3118204],
+    ),
+    "GroupNormalization each": (
+        GroupNormalization(-1, epsilon=1e-2, center=False), SCALES[:1], ROWS,
+        [-0.9744043, 1.911242, 0.4807473, 0.9721143, 0.9744043, -1.911242, -0.4807476, -0.9721147, 0.107914, 1.96195,
+         -0.4079075, 0.9780116, -0.107914, -1.96195, 0.4079065, -0.9780117],
+    ),
+    "PReLU": (
+        PReLU(shared_axes=[1, 2]), [np.array([0.1, 0.2, -0.3, 0.5]).reshape(1, 1, 4)], ROWS,
+        [0.5910404, 1.818595, 0.3179017, -0.7727645, 1.457938, 1.169834, 0.5278175, -0.3582293, 1.944015, 0.2155073,
+         0.5998647, 0.2997544, 1.922305, -0.1590223, 0.5152242, 1.23767],
+    ),
     "GlobalMaxPooling2D": (GlobalMaxPooling2D(), [], IMAGE, [0.9998106, 0.99155]),
     "UpSampling2D": (
         UpSampling2D((2, 1)), [], SMALL,

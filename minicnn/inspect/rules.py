@@ -15,6 +15,7 @@ import numpy as np
 
 from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
 from minicnn.inspect.merge_rules import MERGES
+from minicnn.inspect.norm_rules import NORMS
 from minicnn.inspect.record import LayerTrace
 from minicnn.inspect.shape_rules import SHAPES
 from minicnn.kernels.geometry import Pads, pair, resolve_padding
@@ -638,6 +639,7 @@ RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
     "PReLU": {"y": _prelu_y, "dx": _prelu_dx, "dalpha": _prelu_dalpha},
     **MERGES,
+    **NORMS,
     **SHAPES,
     **dict.fromkeys(("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"), _ELEMENTWISE),
 }

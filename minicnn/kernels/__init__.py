@@ -68,6 +68,7 @@ from minicnn.kernels.norm import (
     batchnorm_moments,
     batchnorm_statistics,
 )
+from minicnn.kernels.norm_groups import groupnorm_backward, groupnorm_forward
 from minicnn.kernels.pool import (
     avgpool2d_backward,
     avgpool2d_forward,
@@ -123,6 +124,8 @@ __all__ = [
     "global_avgpool2d_forward",
     "global_maxpool2d_backward",
     "global_maxpool2d_forward",
+    "groupnorm_backward",
+    "groupnorm_forward",
     "hard_sigmoid_backward",
     "hard_sigmoid_forward",
     "im2col",

@@ -1161,3 +1161,47 @@ def global_maxpool2d_backward(dy: Array, x: Array, y: Array) -> Array:
             for i, j in winners:
                 dx[b, i, j, k] = float(dy[b, k]) / len(winners)
     return dx
+
+
+# --- Group normalisation ------------------------------------------------------------------------------------
+
+
+def group_of(x: Array, n: int, g: int, groups: int) -> list[tuple[int, ...]]:
+    """Where the numbers of group g of sample n lie: at all positions, the channels of the group."""
+    size = x.shape[-1] // groups
+    return [(n, *at, c) for at in np.ndindex(x.shape[1:-1]) for c in range(g * size, (g + 1) * size)]
+
+
+def groupnorm_forward(x: Array, gamma: Array, beta: Array, groups: int, eps: float) -> Array:
+    """Each group of channels of each sample gets mean 0 and variance 1; then the scale and shift of the channel."""
+    y = np.zeros(x.shape, dtype=x.dtype)
+    for n in range(len(x)):
+        for g in range(groups):
+            members = group_of(x, n, g, groups)
+            mean = sum(float(x[at]) for at in members) / len(members)
+            var = sum((float(x[at]) - mean) ** 2 for at in members) / len(members)
+            for at in members:
+                y[at] = (float(x[at]) - mean) / math.sqrt(var + eps) * float(gamma[at[-1]]) + float(beta[at[-1]])
+    return y
+
+
+def groupnorm_backward(
+    dy: Array, x: Array, gamma: Array, groups: int, eps: float, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """(dx, dgamma, dbeta): x changes its own y, and through the mean and the variance all others of its group."""
+    dx, dgamma, dbeta = np.zeros(x.shape), np.zeros(gamma.shape), np.zeros(gamma.shape)
+    for n in range(len(x)):
+        for g in range(groups):
+            members = group_of(x, n, g, groups)
+            mean = sum(float(x[at]) for at in members) / len(members)
+            var = sum((float(x[at]) - mean) ** 2 for at in members) / len(members)
+            x_hat = {at: (float(x[at]) - mean) / math.sqrt(var + eps) for at in members}
+            for at in members:
+                dgamma[at[-1]] += float(dy[at]) * x_hat[at]
+                dbeta[at[-1]] += float(dy[at])
+            slope = {at: float(dy[at]) * float(gamma[at[-1]]) for at in members}
+            mean_slope = sum(slope.values()) / len(members)
+            mean_product = sum(slope[at] * x_hat[at] for at in members) / len(members)
+            for at in members:
+                dx[at] = (slope[at] - mean_slope - x_hat[at] * mean_product) / math.sqrt(var + eps)
+    return dx.astype(x.dtype) if need_dx else None, dgamma.astype(x.dtype), dbeta.astype(x.dtype)

@@ -7,6 +7,7 @@ from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling, SpatialDropout2D
 from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.normalization_groups import GroupNormalization, LayerNormalization
 from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
 from minicnn.layers.reshaping import Cropping2D, Permute, Reshape, UpSampling2D
 
@@ -26,9 +27,11 @@ __all__ = [
     "Flatten",
     "GlobalAveragePooling2D",
     "GlobalMaxPooling2D",
+    "GroupNormalization",
     "Input",
     "InputLayer",
     "Layer",
+    "LayerNormalization",
     "LeakyReLU",
     "MaxPooling2D",
     "Maximum",

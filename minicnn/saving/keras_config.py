@@ -26,10 +26,10 @@ MAX_LAYERS = 1000
 LAYERS = {
     name: name
     for name in (
-        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Dense",
-        "Cropping2D", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "LeakyReLU",
-        "MaxPooling2D", "Maximum", "Multiply", "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D",
-        "Subtract", "UpSampling2D", "ZeroPadding2D",
+        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Cropping2D",
+        "Dense", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization",
+        "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Multiply", "PReLU", "Permute", "ReLU",
+        "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
     "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "GlobalAvgPool2D": "GlobalAveragePooling2D",
@@ -361,7 +361,7 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             arguments["kernel_size"] = (config["nb_row"], config["nb_col"])
         elif key == "axis":
             arguments |= _axis(file, name, kind, value, shape)
-        elif key in NEUTRAL and any(value == neutral for neutral in NEUTRAL[key]):
+        elif (kind, key) != ("GroupNormalization", "groups") and any(value == n for n in NEUTRAL.get(key, ())):
             continue
         elif key in taken and key not in ("name", "trainable"):
             arguments[key] = _value(file, name, key, value)
@@ -406,6 +406,8 @@ def _axis(file: Description, name: Any, kind: str, value: Any, shape: Shape | No
     if axis in allowed:
         return {}
     if kind in ("Concatenate", "Softmax") and not file.channels_first and isinstance(axis, int):
+        return {"axis": axis}
+    if kind == "LayerNormalization" and not file.channels_first:
         return {"axis": axis}
     raise _unsupported(file, name, "axis", value)
 
