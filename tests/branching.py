@@ -26,6 +26,7 @@ from minicnn.layers import (
     Multiply,
     Rescaling,
     Subtract,
+    UpSampling2D,
     ZeroPadding2D,
 )
 from minicnn.models import Model, Sequential
@@ -86,7 +87,17 @@ def nested(shape=(8, 8, 3), classes: int = 3) -> Model:
     return Model(x, Dense(classes, activation="softmax")(Flatten()(whole(y))), name="nested")
 
 
-NETWORKS = {"residual": residual, "inception": inception, "shared": shared, "nested": nested}
+def unet(shape=(8, 8, 3), classes: int = 3) -> Model:
+    """Ronneberger et al. (2015), two sizes high; its end is a class for the image, as that of the others."""
+    x = Input(shape)
+    large = Conv2D(4, 3, padding="same", activation="relu", name="large")(x)
+    small = Conv2D(6, 3, padding="same", activation="relu", name="small")(MaxPooling2D()(large))
+    y = Concatenate(name="up")([UpSampling2D(2)(small), large])
+    y = Conv2D(4, 3, padding="same", activation="relu")(y)
+    return Model(x, Dense(classes, activation="softmax")(Flatten()(Conv2D(2, 1)(y))), name="unet")
+
+
+NETWORKS = {"residual": residual, "inception": inception, "unet": unet, "shared": shared, "nested": nested}
 
 
 def made(name: str, seed: int = 0, optimizer="adam", dtype=np.float32, **compiled) -> Model:

@@ -330,7 +330,7 @@ def test_two_dropouts_of_one_layer_draw_two_masks():
 @names
 def test_cut_at_a_layer(name, way, tmp_path):
     model, (x, _) = made(name), batch()
-    layer = {"residual": "block_0", "inception": "cell", "shared": "average_1", "nested": "rescaling_1"}[name]
+    layer = {"residual": "block_0", "inception": "cell", "unet": "up", "shared": "average_1"}.get(name, "rescaling_1")
     right = model.trace(x, training=False)[layer].y
     if way == "loaded":
         model.save(tmp_path / "m.zip")

@@ -59,6 +59,16 @@ def test_celsius(tmp_path):
     assert abs(b - 32) < 5
 
 
+def test_segment(tmp_path):
+    out = run(tmp_path, "segment.py", "--images", 160, "--epochs", 4)
+    folder = tmp_path / "output" / "segment"
+    assert_pictures(folder, "masks.png")
+    model = load_model(folder / "model.zip")
+    assert model.output_shape == (None, 32, 32, 4) and model.class_names == ["background", "disc", "square", "triangle"]
+    right, empty = map(float, re.search(r"pixels ([\d.]+)% are right.* right in ([\d.]+)%", out).groups())
+    assert 50 < empty < 80 and right > 45, "it is 96.4 with all images and epochs"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 @pytest.mark.parametrize("script", ["celsius.py", "quickstart.py", "gallery.py"])
 def test_a_gpu_that_is_not_there_is_said_in_three_parts(tmp_path, script):
