@@ -167,7 +167,6 @@ MODELS = {
     "global average, as images": lambda: [GlobalAveragePooling2D(keepdims=True), *ends()],
     "global maximum": lambda: [GlobalMaxPooling2D(), *ends()],
     "global maximum, as images": lambda: [ReLU(), GlobalMaxPooling2D(keepdims=True), *ends()],
-    "learned slopes": lambda: [PReLU(Constant(0.25)), PReLU(Constant(-0.3), shared_axes=(1, 2)), *ends()],
     "norm of layers": lambda: [LayerNormalization(), LayerNormalization([1, 2, 3], 0.01, center=False), *ends()],
     "norm of groups": lambda: [Conv2D(4, 2), GroupNormalization(2), GroupNormalization(-1, scale=False), *ends()],
     "moved": lambda: [Permute((3, 1, 2)), Reshape((4, -1)), Permute((2, 1)), *ends()],

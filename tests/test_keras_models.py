@@ -408,6 +408,27 @@ def test_layers_that_move_numbers(tmp_path):
     np.testing.assert_allclose(model.predict(x, verbose=0).ravel(), cut.max(axis=(1, 2, 3)), rtol=1e-6)
 
 
+def test_normalisations_of_groups(tmp_path):
+    """groups=1 is a value like others for this layer, and not what a layer without groups has."""
+    norm = {"axis": -1, "epsilon": 0.001, "center": True, "scale": True}
+    entries = [
+        ("GroupNormalization", {**norm, "groups": 1, "batch_input_shape": [None, 2, 3, 4]}),
+        ("LayerNormalization", {**norm, "axis": [1, 2, 3], "rms_scaling": False}),
+    ]
+    weights = {
+        "l0": {"gamma": numbers(4), "beta": numbers(4)},
+        "l1": {"gamma": numbers(2, 3, 4), "beta": numbers(2, 3, 4)},
+    }
+    model = load_model(whole(tmp_path / "m.h5", sequential(*entries), weights))
+    assert model.layers[0].groups == 1
+    x = numbers(5, 2, 3, 4)
+    y = x
+    for arrays in weights.values():
+        mean, var = y.mean(axis=(1, 2, 3), keepdims=True), y.var(axis=(1, 2, 3), keepdims=True)
+        y = (y - mean) / np.sqrt(var + 0.001) * arrays["gamma"] + arrays["beta"]
+    np.testing.assert_allclose(model.predict(x, verbose=0), y, rtol=1e-4, atol=1e-5)
+
+
 def test_mixed_precision_is_computed_in_float32(tmp_path):
     config, arrays = dense(2, 3, batch_input_shape=[None, 3], dtype={"class_name": "DTypePolicy", "config": {
         "name": "mixed_float16"}})  # fmt: skip

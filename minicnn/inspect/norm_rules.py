@@ -1,4 +1,4 @@
-"""What PReLU and the normalisations of single samples compute: one rule for each question.
+"""What the normalisations of single samples compute: one rule for each question.
 
 The arithmetic is that of the kernels, written down once more for a single number: compare `minicnn/kernels`.
 """
@@ -11,40 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.inspect.explanation import Case, Index, bare, grid, one, products
-
-# ---- PReLU -----------------------------------------------------------------------------------------------------------
-
-
-def _slope(case: Case) -> tuple[str, float, Index]:
-    """(name, value, place) of the slope of this number."""
-    alpha = case.layer.params["alpha"]
-    at = tuple(0 if size == 1 else n for n, size in zip(case.index[1:], alpha.shape, strict=True))
-    return ("slope", 1.0, ()) if case.layer.x[case.index] > 0 else ("alpha", float(alpha[at]), at)
-
-
-def _prelu_y(case: Case) -> None:
-    name, slope, at = _slope(case)
-    case.formula = "y = x where x > 0, else alpha · x"
-    case.sum("y", f"x · {name}", one("x", case.index, case.layer.x[case.index], name, slope, at))
-
-
-def _prelu_dx(case: Case) -> None:
-    name, slope, at = _slope(case)
-    case.formula = "dx = dy where x > 0, else alpha · dy"
-    case.sum("dx", f"dy · {name}", one("dy", case.index, case.dy[case.index], name, slope, at))
-
-
-def _prelu_dalpha(case: Case) -> None:
-    x = case.layer.x
-    shared = zip(case.index, case.layer.params["alpha"].shape, x.shape[1:], strict=True)
-    at = grid(range(len(x)), *(range(whole) if size == 1 else [n] for n, size, whole in shared))
-    below = np.minimum(x[tuple(at.T)].astype(float), 0)
-    case.formula = "dalpha = the sum of dy · x over the numbers below 0 that this slope is for"
-    case.sum("dalpha", "the sum of dy · min(x, 0)", products("dy", case.dy, at, "min(x, 0)", below))
-
-
-# ---- layer and group normalisation -----------------------------------------------------------------------------------
+from minicnn.inspect.explanation import Case, bare, grid, one, products
 
 
 def _axes(case: Case) -> tuple[int, int]:
@@ -141,7 +108,6 @@ _NORMALIZED: dict[str, Callable[[Case], None]] = {
     "y": _normalized_y, "dx": _normalized_dx, "dgamma": _normalized_dgamma, "dbeta": _normalized_dbeta,
 }  # fmt: skip
 NORMS: dict[str, dict[str, Callable[[Case], None]]] = {
-    "PReLU": {"y": _prelu_y, "dx": _prelu_dx, "dalpha": _prelu_dalpha},
     "GroupNormalization": _NORMALIZED,
     "LayerNormalization": _NORMALIZED,
 }

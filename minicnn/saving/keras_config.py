@@ -55,7 +55,7 @@ IGNORED = {
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "activity_regularizer": (None,), "adjustment": (None,), "fused": (None, True, False), "groups": (1,), "mode": (0,),
     "noise_shape": (None,), "quantization_config": (None,), "renorm": (False,), "renorm_clipping": (None, {}),
-    "virtual_batch_size": (None,),
+    "rms_scaling": (False,), "virtual_batch_size": (None,),
 }  # fmt: skip
 
 
