@@ -27,14 +27,23 @@ from minicnn.layers import (
     Activation,
     BatchNormalization,
     Conv2D,
+    Cropping2D,
     Dense,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    GlobalMaxPooling2D,
+    GroupNormalization,
     Input,
     Layer,
+    LayerNormalization,
     MaxPooling2D,
+    Permute,
+    PReLU,
     Rescaling,
+    Reshape,
+    SpatialDropout2D,
+    UpSampling2D,
 )
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD, Adam, AdamW, RMSprop
@@ -94,6 +103,13 @@ CASES = {
     "a dropout with its own seed": lambda: ([Flatten(), Dropout(0.5, seed=3), Dense(6, activation="gelu")], "adam"),
     "frozen layers": lambda: (
         [Conv2D(3, 3, trainable=False), BatchNormalization(trainable=False), BatchNormalization(), Flatten()], "adam"
+    ),
+    "normalisations of samples": lambda: (
+        [Rescaling([0.1, 0.2]), Conv2D(4, 3), GroupNormalization(2), LayerNormalization(), PReLU(), Flatten()], "adam"
+    ),
+    "channels dropped, larger images": lambda: (
+        [Cropping2D(1), UpSampling2D((2, 1), interpolation="bilinear"), SpatialDropout2D(0.4), Permute((2, 1, 3)),
+         Reshape((4, -1, 4)), GlobalMaxPooling2D()], SGD(0.1),
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip
