@@ -11,6 +11,7 @@ from minicnn.errors import InputError
 from minicnn.inspect import prediction_grid, training_curves
 from minicnn.layers import Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential
+from minicnn.preprocessing.image import ImageInput
 from minicnn.utils import set_random_seed
 
 
@@ -21,6 +22,7 @@ def main(output: Path, device: str) -> None:
     # 6000 pictures to learn from, and 1000 others to be judged by. A picture is 28 x 28 pixels from 0 to 255;
     # networks like numbers from 0 to 1. The new last axis counts colour channels: grey has one.
     (x_train, y_train), (x_test, y_test) = toy.load_data()
+    image_input = ImageInput(28, 28, "grayscale").learn(x_train, aspect=1.0)  # what predict.py must know of them
     x_train = x_train[..., None].astype("float32") / 255
     x_test = x_test[..., None].astype("float32") / 255
 
@@ -37,7 +39,7 @@ def main(output: Path, device: str) -> None:
         Dense(64, activation="relu"),
         Dense(10, activation="softmax"),
     ])  # fmt: skip
-    model.class_names = list(toy.CLASS_NAMES)
+    model.class_names, model.image_input = list(toy.CLASS_NAMES), image_input
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     model.summary()
 
@@ -73,6 +75,7 @@ def main(output: Path, device: str) -> None:
     print("                            jupyter notebook examples/inside_a_cnn.ipynb")
     print("  learn why it works        read LEARN.md, fifteen questions of a page each")
     print("  write it yourself         python -m minicnn course")
+    print(f"  ask it about a picture    python examples/predict.py {output / 'model.zip'} IMAGE --prepare")
     print("  train on real photos      python examples/train_fashion_mnist.py --model cnn")
 
 

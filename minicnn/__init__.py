@@ -28,6 +28,7 @@ _NAMES = {
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }
+__all__ = [*sorted(_NAMES), *sorted(_SUBMODULES)]
 
 
 def __getattr__(name: str) -> Any:

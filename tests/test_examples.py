@@ -112,6 +112,8 @@ def test_quickstart(tmp_path):
     assert_pictures(folder, "training_curves.png", "predictions.png")
     for name in ("training_curves.png", "predictions.png", "model.zip", "step.html"):
         assert f"Written: {Path('output/quickstart') / name}" in out
+    picture = Path(ROOT, "examples", "pictures", "predictions.png")
+    assert " %" in run(tmp_path, "predict.py", folder / "model.zip", picture, "--prepare")
     *_, after = out.partition("\nNext:\n")
     assert str(Path("output/quickstart/step.html")) in after and "LEARN.md" in after
     for path in re.findall(r"examples/[\w.]+", after):

@@ -186,6 +186,16 @@ def test_a_shirt_on_black_is_no_sheet():
     assert ImageInput(28, 28, "grayscale", look=look).doubts(file_of(img)) == {}
 
 
+def test_dark_trousers_on_white_are_no_sheet():
+    look = Look(background=27.0, lighter=True, fill=1.0, density=0.3, by_mass=False, aspect=1.0)
+    img = Image.new("L", (300, 300), 255)
+    img.paste(40, (85, 40, 140, 270))
+    img.paste(40, (160, 40, 215, 270))
+    doubts, x = both(ImageInput(28, 28, "grayscale", look=look), img)
+    assert "invert" in doubts and "a sheet" not in doubts.get("center", "")
+    assert (x > 0.5).mean() > 0.2  # the legs, not the gap between them
+
+
 def test_the_lines_of_the_paper_are_no_ink():
     photo = np.array(own_digits.photo(8, 5, shadow=0.2, tilt=0.02)).astype(float)
     photo[::40] *= 0.65

@@ -114,6 +114,8 @@ def test_a_part_is_held_back_with_its_weights():
     ({"class_weight": [1, 2]}, "a dict of class numbers"),
     ({"class_weight": {"a": 1.0}}, "a dict of class numbers"),
     ({"class_weight": "balanced"}, "a dict of class numbers"),
+    ({"class_weight": {99: 2.0}}, "a weight for class 99"),
+    ({"class_weight": {-1: 2.0}}, "a weight for class -1"),
     ({"validation_freq": 0}, "whole number"),
     ({"validation_freq": "x"}, "whole number"),
 ])  # fmt: skip

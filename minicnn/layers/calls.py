@@ -31,7 +31,7 @@ class Calls:
         if not self.merges:
             x, shape = self._samples(x), np.shape(x)[1:]
         else:
-            x = [self._samples(item) for item in x]
+            x = self._lists_of_samples(x)
             shape = [item.shape[1:] for item in x]
         self.check_built(shape)
         self.output_shape(shape)  # raises InputError where it does not fit
@@ -50,10 +50,29 @@ class Calls:
             raise InputError(
                 self.name, "this is nothing that a layer can take.",
                 "an array of numbers, samples along its first axis.",
-                f"{type(x).__name__} of shape {array.shape}, {array.dtype}.", "for a single sample: layer(x[None]).",
+                f"{type(x).__name__} of shape {array.shape}, {array.dtype}.",
+                "for a single sample: layer(x[None]). To describe a network begin with x = Input(shape), and call each "
+                "layer on what the one before returned.",
             )  # fmt: skip
         dtypes = [p.dtype for p in (*self.params.values(), *self.state.values())]
         return xp_of(array).asarray(array, dtypes[0] if dtypes else array.dtype if array.dtype.kind == "f" else "f4")
+
+    def _lists_of_samples(self: Any, x: Any) -> list[Array]:
+        """The inputs of a merging layer as arrays: a list of them, not one array, and as many samples in each."""
+        kind = type(self).__name__
+        if not isinstance(x, (list, tuple)):
+            raise InputError(
+                self.name, f"{kind} joins several values.", "a list: layer([x, y]).",
+                f"an array of shape {np.shape(x)}." if hasattr(x, "shape") else f"{type(x).__name__}.",
+                "put the values into brackets.",
+            )  # fmt: skip
+        arrays = [self._samples(item) for item in x]
+        if len({len(item) for item in arrays}) > 1:
+            raise InputError(
+                self.name, "its inputs have different numbers of samples.", "as many in each.",
+                f"{', '.join(str(len(item)) for item in arrays)} samples.", "check that all were sliced alike.",
+            )  # fmt: skip
+        return arrays
 
     def _symbolic_call(self: Any, inputs: tuple[SymbolicTensor, ...]) -> SymbolicTensor:
         shapes = [value.sample_shape for value in inputs]

@@ -86,6 +86,12 @@ class Dense(WeightedLayer):
         return self.with_bias((input_shape[-1], self.units))
 
     def output_shape(self, input_shape: Shape) -> Shape:
+        if not input_shape:
+            raise InputError(
+                self.name, "Dense needs features.", "samples of shape (features,), so arrays of shape (N, features).",
+                "a single number for each sample.",
+                "for a single sample: x[None, :]; for N samples of one number each: x[:, None].",
+            )  # fmt: skip
         return (*input_shape[:-1], self.units)
 
     def forward(self, x: Array, ctx: Context) -> Array:

@@ -134,7 +134,7 @@ class Concatenate(_Merge):
         if not 0 <= axis < rank:
             raise InputError(
                 self.name, "there is no such axis.", f"an axis from 1 to {rank}, or from -{rank} to -1.",
-                f"axis={self.axis}, and inputs of {_listed(shapes)}.", "leave it out to join channels.",
+                f"axis={self.axis}, and {_listed(shapes)}.", "leave it out to join channels.",
             )  # fmt: skip
         rests = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}
         if len(rests) > 1:

@@ -136,7 +136,7 @@ class Network(Layer):
                 raise InputError(
                     self.name, "the output needs another input, too.",
                     f"a network that can be computed from {first.layer.name} alone.",
-                    f"{', '.join(readers)} reads {value.layer.name}, shape {value.shape}.",
+                    f"{', '.join(readers)} reads {value.layer.name}, another Input, of shape {value.shape}.",
                     "begin both ways with the same Input; a model has one.",
                 )  # fmt: skip
 

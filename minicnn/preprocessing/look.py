@@ -129,13 +129,14 @@ def differences(x: np.ndarray, look: Look, size: tuple[int, int]) -> dict[str, s
 def sheet(x: np.ndarray, look: Look) -> np.ndarray:
     """The inside of a sheet of paper that lies on a table; x (H, W, C) itself where none is seen.
 
-    A sheet is large, and covers the box around it far more than the strokes that the model knows. Where the model knows
-    clothes, or the like, a large bright thing is one of those.
+    A sheet is lighter than the table: dark trousers on white paper are none. It is large, and covers the box around
+    it far more than the strokes that the model knows. Where the model knows clothes, or the like, a large bright
+    thing is one of those.
     """
     if look.density > 0.5:
         return x
     gray = grey(x)
-    away = np.abs(gray - background(gray))
+    away = np.clip(gray - background(gray), 0, None)
     mask = away > max(away.max() / 3, 16)
     box = box_of(mask)
     if box is None:

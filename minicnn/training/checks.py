@@ -254,6 +254,13 @@ def _weights_of_classes(model: Any, y: np.ndarray, class_weight: Any) -> np.ndar
         raise InputError(
             "class_weight", "it does not fit.", "a dict of class numbers and weights.", f"{class_weight!r}.", fix
         )
+    classes = model.shapes[-1][-1] if model.shapes[-1] else 1
+    unknown = [k for k in class_weight if not 0 <= k < classes and k != getattr(model.loss, "ignore_class", None)]
+    if classes > 1 and unknown:
+        raise InputError(
+            "class_weight", "there is no such class.", f"class numbers 0…{classes - 1}, for {classes} outputs.",
+            f"a weight for class {unknown[0]}.", "number the classes from 0.",
+        )  # fmt: skip
     one_hot = not model.loss.sparse and y.ndim == 2 and y.shape[1] > 1
     labels = y.argmax(axis=1) if one_hot else y.reshape(len(y), -1)
     if not one_hot and labels.shape[1] != 1:
