@@ -304,9 +304,9 @@ class Optimizer(Configured):
             if self.clipvalue is not None:
                 xp_of(g).clip(g, -self.clipvalue, self.clipvalue, out=g)
             if self.clipnorm is not None:
-                g *= _shrink(_squares(g), self.clipnorm).astype(g.dtype)
+                g *= _shrink(sum_of_squares(g), self.clipnorm).astype(g.dtype)
         if self.global_clipnorm is not None:
-            total = sum(_squares(g) for (g,) in grads.values())
+            total = sum(sum_of_squares(g) for (g,) in grads.values())
             for (g,) in grads.values():
                 g *= _shrink(total, self.global_clipnorm).astype(g.dtype)
 
@@ -358,8 +358,10 @@ def _sum_shares(grads: dict[Key, list[Array]]) -> None:
         grads[key] = [g]
 
 
-def _squares(g: Array) -> Array:
-    return (g * g).sum().astype(np.float64)
+def sum_of_squares(g: Array) -> Array:
+    """The sum of g * g in float64: the square of a float32 number above 1.8e19 is infinite in float32."""
+    wide = g.astype(np.float64)
+    return (wide * wide).sum()
 
 
 def _shrink(squares: Array, largest: float) -> Array:

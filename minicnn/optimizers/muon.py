@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import checked
-from minicnn.optimizers.base import Key, Optimizer, names_of_parameter
+from minicnn.optimizers.base import Key, Optimizer, names_of_parameter, sum_of_squares
 from minicnn.optimizers.rules import Adam, adam_step, bias_correction
 from minicnn.schedules import LearningRateSchedule
 
@@ -24,7 +24,8 @@ def orthogonal(
 
     Newton and Schulz' iteration; the numbers are those of K. Jordan, "Muon" (2024). Matrix products only: no SVD.
     """
-    x = g / (xp_of(g).sqrt((g * g).sum()) + 1e-12)  # the largest singular value is at most the norm
+    norm = xp_of(g).sqrt(sum_of_squares(g)).astype(g.dtype)
+    x = g / (norm + 1e-12)  # the largest singular value is at most the norm
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(steps):

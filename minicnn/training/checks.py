@@ -268,7 +268,26 @@ def _weights_of_classes(model: Any, y: np.ndarray, class_weight: Any) -> np.ndar
             "class_weight", "a sample has more than one class.", "one class for each sample.",
             f"targets of shape {y.shape}.", "pass sample_weight: one weight for each position.",
         )  # fmt: skip
-    return np.array([float(class_weight.get(int(k), 1.0)) for k in labels.reshape(-1)])
+    labels = labels.reshape(-1)
+    classes, ignored = _class_count(model, y) or math.inf, getattr(model.loss, "ignore_class", None)
+    unknown = [k for k in class_weight if not 0 <= k < classes and k != ignored]
+    if unknown or (labels != np.floor(labels)).any():
+        count = "0, 1, 2, …" if classes == math.inf else f"0 to {classes - 1}"
+        raise InputError(
+            "class_weight", "its keys and the classes do not fit together.", f"whole class numbers: {count}.",
+            f"weights for {', '.join(map(str, class_weight))}; targets from {labels.min():g} to {labels.max():g}.",
+            "pass the numbers that y has; for targets that are no classes, sample_weight.",
+        )  # fmt: skip
+    return np.array([float(class_weight.get(int(k), 1.0)) for k in labels])
+
+
+def _class_count(model: Any, y: np.ndarray) -> int | None:
+    """How many classes the targets can have; None where the loss does not tell."""
+    if model.loss.sparse:
+        return model.shapes[-1][model.loss.axis]
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.shape[1]
+    return 2 if getattr(model.loss, "activation", None) == "sigmoid" else None
 
 
 def check_frequency(validation_freq: Any) -> Callable[[int], bool]:
@@ -319,6 +338,8 @@ def warn_of_a_single_sample(model: Any, batches: Any, stacklevel: int) -> bool:
     size, samples = batches.batch_size, batches.n
     if size == 1:
         cause = "The batch_size is 1: 16 or more gives it something to compare"
+    elif samples == 1:
+        cause = "There is one sample only: 16 or more give it something to compare"
     elif size is not None and samples is not None and samples % size == 1:
         cause = (
             f"The last batch holds the one sample that is left of {samples} in batches of {size}: take another "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,10 @@ class BackupAndRestore(Callback):
 
     backup_dir: a folder of this run's own. save_freq: "epoch", or after how many batches. double_checkpoint: keep the
     backup before the last one, too, in case the last cannot be read. delete_checkpoint: remove the backup when training
-    has ended well. Raises InputError at the beginning of fit where the backup is that of another model, optimizer or
-    amount of data, WriteError (an OSError) where the disk refuses. The learning rate may be changed in the script: the
-    new one then holds from the place where training goes on.
+    has ended well. Once the loss is NaN or infinite no backup is written any more, and the last one stays. Raises
+    InputError at the beginning of fit where the backup is that of another model, optimizer or amount of data,
+    WriteError (an OSError) where the disk refuses. The learning rate may be changed in the script: the new one then
+    holds from the place where training goes on.
     """
 
     priority = 1  # it writes down what the others have come to
@@ -80,14 +82,14 @@ class BackupAndRestore(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.save_freq != "epoch" and self.model.optimizer.iterations % int(self.save_freq) == 0:
-            self._save()
+            self._save_if_finite(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self.save_freq == "epoch":
-            self._save()
+            self._save_if_finite(logs)
 
     def on_train_end(self, logs: Logs = None) -> None:
-        if self.delete_checkpoint:
+        if self.delete_checkpoint and self._is_finite(logs):
             self.delete()
 
     def delete(self) -> None:
@@ -96,6 +98,13 @@ class BackupAndRestore(Callback):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it may not be there, or hold something else
             self.backup_dir.rmdir()
+
+    def _save_if_finite(self, logs: Logs) -> None:
+        if self._is_finite(logs):
+            self._save()
+
+    def _is_finite(self, logs: Logs) -> bool:
+        return self.place.not_finite is None and math.isfinite((logs or {}).get("loss", 0.0))
 
     def _save(self) -> None:
         model, optimizer = self.model, self.model.optimizer

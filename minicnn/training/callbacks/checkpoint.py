@@ -8,7 +8,7 @@ from typing import Any
 from minicnn.errors import InputError, visible
 from minicnn.files import checked_path, make_folder
 from minicnn.training.callbacks.base import Logs
-from minicnn.training.callbacks.monitor import MonitorCallback
+from minicnn.training.callbacks.monitor import MonitorCallback, unpacked
 
 
 def check_save_freq(where: str, save_freq: Any) -> str | int:
@@ -102,7 +102,15 @@ class ModelCheckpoint(MonitorCallback):
 
     def _path(self, names: dict[str, Any]) -> str:
         try:
-            return self.filepath.format(**names)
+            return self.filepath.format(**{name: unpacked(value) for name, value in names.items()})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                "ModelCheckpoint filepath",
+                problem=f"{self.filepath!r} cannot be filled in.",
+                expected="in braces a name and a format that its value has: {epoch:02d}, {val_loss:.2f}.",
+                received=f"{error}.",
+                fix="correct the braces, or leave that name out.",
+            ) from None
         except (KeyError, IndexError) as error:
             raise InputError(
                 "ModelCheckpoint filepath",

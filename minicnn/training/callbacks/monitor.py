@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from minicnn.errors import InputError, unknown_name
+from minicnn.reading import shortened
 from minicnn.training.callbacks.base import Callback, Logs
+
+
+def unpacked(value: Any) -> Any:
+    """The number in an array of one, which a callback may have put into the logs; else value itself."""
+    return value.item() if getattr(value, "size", None) == 1 else value
 
 
 class MonitorCallback(Callback):
@@ -28,7 +35,7 @@ class MonitorCallback(Callback):
         """The watched number."""
         logs = logs or {}
         if self.monitor in logs:
-            return float(logs[self.monitor])
+            return self._number(logs[self.monitor])
         where = f"{type(self).__name__} monitor"
         if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
             raise InputError(
@@ -39,6 +46,18 @@ class MonitorCallback(Callback):
                 fix="pass validation_data or validation_split to fit, or monitor a name from above.",
             )
         raise unknown_name(where, self.monitor, logs)
+
+    def _number(self, value: Any) -> float:
+        try:
+            return float(unpacked(value))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{type(self).__name__} monitor",
+                problem=f"what the logs hold as {self.monitor!r} is not one number.",
+                expected="a number, or an array of one.",
+                received=f"{shortened(repr(value), 60)}.",
+                fix="let the callback that writes it into the logs write one number, such as a mean.",
+            ) from error
 
     def improves(self, value: float, reference: float | None) -> bool:
         """Whether value is better than reference by more than min_delta. All but NaN is better than None."""
