@@ -16,12 +16,16 @@ import fuzz
 from minicnn.datasets import cifar10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _archives_of_their_own_size():
+    whole = cifar10._PER_BATCH  # the fuzzer's archives of photos are small ones
+    yield
+    cifar10._PER_BATCH = whole
+
+
 @pytest.fixture(scope="module")
 def answers():
-    whole = cifar10._PER_BATCH  # the fuzzer's archives of photos are small ones
-    found = list(fuzz.run(200, seed=1))
-    cifar10._PER_BATCH = whole
-    return found
+    return list(fuzz.run(200, seed=1))
 
 
 def test_damaged_files_end_in_success_or_in_an_error_of_ours(answers):
