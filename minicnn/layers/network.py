@@ -71,6 +71,7 @@ class Network(Layer):
     _shapes: list[Shape]
     sample_shape: Shape | None
     _cached: tuple[int, tuple[Node, ...], tuple[Shape, ...]] = (-1, (), ())
+    _counted: tuple[int, int] = (-1, 0)
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):
         self._begin(name)
@@ -364,7 +365,7 @@ class Network(Layer):
             )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_values": [], "_cached": (-1, (), ())}
+        return {**super().__getstate__(), "_values": [], "_cached": (-1, (), ()), "_counted": (-1, 0)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -386,8 +387,14 @@ class Network(Layer):
         return walk.backward(ctx.nodes, ctx.contexts, dy)
 
     def macs(self, input_shape: Shape) -> int:
-        shapes = self._shapes if self.built and tuple(input_shape) == self.sample_shape else self._infer(input_shape)
-        return sum(layer.macs(input_shape_of(layer, inputs, shapes)) for layer, inputs in self._uses)
+        own = self.built and tuple(input_shape) == self.sample_shape
+        if own and self._counted[0] == _changes:
+            return self._counted[1]
+        shapes = self._shapes if own else self._infer(input_shape)
+        total = sum(layer.macs(input_shape_of(layer, inputs, shapes)) for layer, inputs in self._uses)
+        if own:  # every fit and predict asks for it
+            self._counted = _changes, total
+        return total
 
     # ---- weights --------------------------------------------------------------------------------------------------
 
