@@ -398,6 +398,7 @@ def test_killed_in_the_middle_and_started_again(server: Server, tmp_path: Path, 
         if process.poll() is None and list(tmp_path.glob("*.part")):
             break
         time.sleep(0.01)
+    time.sleep(0.5)  # the file is there a moment before whoever clears it away
     process.send_signal(number)
     process.communicate()
     left = list(tmp_path.iterdir())
