@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from minicnn import kernels
+from minicnn.arguments import in_words
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, checked, unknown_name
 
 
+@in_words
 @dataclass(frozen=True)
 class Function:
     """An activation: y = forward(x), and dx = backward(dy, kept), where `keeps` says what is kept: "x" or "y".
@@ -33,6 +35,7 @@ class Function:
     with_slope: Callable[[Array], tuple[Array, Array]] | None = None
     options: Callable[..., Function] | None = None
 
+    @in_words
     def __call__(self, x: Any, *arguments: Any, **options: Any) -> Array:
         """f(x) for an array of numbers. Raises InputError."""
         array = xp_of(x).asarray(x)

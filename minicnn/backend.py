@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
@@ -66,6 +67,7 @@ class Device(str):
 _entered: ContextVar[tuple[tuple[Device, Any], ...]] = ContextVar("minicnn.device", default=())
 
 
+@in_words
 def device(name: str) -> Device:
     """The device "cpu", "gpu" (the first one), "gpu:1", or "auto": the GPU where there is one.
 
@@ -133,6 +135,7 @@ def best_device() -> Device:
         return Device("cpu")
 
 
+@in_words
 def set_tf32(allow: bool) -> None:
     """Whether the GPU may round the inputs of float32 matrix products to TF32; it may not, unless you say so.
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 
 
+@in_words
 class PyDataset:
     """Base class of your own data: define `__len__`, how many batches, and `__getitem__(i)`, batch i as (x, y).
 
@@ -102,6 +104,7 @@ def check_seed(seed: Any) -> None:
         )  # fmt: skip
 
 
+@in_words
 def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
     """One-hot vectors from class numbers.
 

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn import gradcheck_hints, html
+from minicnn.arguments import in_words
 from minicnn.backend import Array, Device, current_device, move, to_host, xp_of
 from minicnn.errors import InputError, visible
 from minicnn.layers.base import Layer, Shape
@@ -162,6 +163,7 @@ def _row(a: ArrayReport) -> tuple[str, ...]:
 # ---- the four checks ----------------------------------------------------------------------------------------------
 
 
+@in_words
 def check_function(
     forward: Callable[..., Array],
     backward: Callable[..., Any],
@@ -204,6 +206,7 @@ def check_function(
     return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, rates)
 
 
+@in_words
 def check_loss(
     loss: Any,
     y_true: Any,
@@ -237,6 +240,7 @@ def check_loss(
     return check_function(forward, backward, {"y_pred": floats}, dy, seed, max_elements, step, tolerance)
 
 
+@in_words
 def check_layer(
     layer: Layer,
     x: Any,
@@ -282,6 +286,7 @@ def check_layer(
         return _check(title, prepare, _elements(max_elements), dy, seed, step, tolerance, _rates(layer))
 
 
+@in_words
 def check_model(
     model: Any,
     x: Array,

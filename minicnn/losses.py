@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minicnn import kernels
+from minicnn.arguments import in_words
 from minicnn.backend import Array, xp_of
-from minicnn.errors import InputError, checked
+from minicnn.errors import InputError, UnknownNameError, checked
 from minicnn.layers.base import Context
 from minicnn.objective import Loss
 from minicnn.registry import Configured, names_of, resolve, snake_case
@@ -448,6 +449,10 @@ _KNOWN = names_of(
 )  # fmt: skip
 
 
+_LETTERS = str.maketrans("", "", " _-")
+_ANY_CROSSENTROPY = ("crossentropy", "crossentropyloss", "ce", "logloss", "nll", "nllloss", "softmaxcrossentropy")
+
+
 class _Values:
     """A loss as a function: mean_squared_error(y_true, y_pred) -> the values of all samples, before any mean."""
 
@@ -455,6 +460,7 @@ class _Values:
         self.loss, self.__name__ = loss, snake_case(loss.__name__)
         self.__doc__ = f"The values of {loss.__name__}, one for each sample or position; options as its own."
 
+    @in_words
     def __call__(self, y_true: Any, y_pred: Any, **options: Any) -> Array:
         loss = self.loss(**{"reduction": None, **options})
         values = loss(y_true, y_pred)
@@ -489,4 +495,10 @@ def get(identifier: Any) -> Loss:
             "    and compare the two: minicnn.gradcheck.check_loss(loss, y_true, y_pred).assert_ok().",
         )  # fmt: skip
     name = identifier if isinstance(identifier, (str, dict)) else repr(identifier)
+    if isinstance(name, str) and name.lower().translate(_LETTERS) in _ANY_CROSSENTROPY:
+        raise UnknownNameError(
+            "loss", "there is more than one cross-entropy.", "the one that fits the targets.", f"{name!r}.",
+            'for class numbers "sparse_categorical_crossentropy", for one-hot rows "categorical_crossentropy", for yes '
+            'or no "binary_crossentropy".',
+        )  # fmt: skip
     return resolve("loss", name, _KNOWN, Loss)

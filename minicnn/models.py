@@ -20,6 +20,7 @@ import numpy as np
 
 import minicnn.metrics
 from minicnn import losses, optimizers
+from minicnn.arguments import in_words
 from minicnn.backend import device as device_of
 from minicnn.backend import explained_memory, move, quiet
 from minicnn.errors import InputError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from minicnn.preprocessing.image_input import ImageInput
 
 
+@in_words
 class Model(Network):
     """A network that branches and learns: Keras' functional API.
 
@@ -249,6 +251,7 @@ class Model(Network):
         """The outputs for one batch, on the host."""
         return self.predict(x, batch_size=max(1, len(x)), verbose=0)
 
+    @in_words
     @quiet
     def __call__(self, x: Any, training: bool = False) -> Any:
         """The outputs for one batch, in one piece and without a bar; a symbolic value for a symbolic value.
@@ -380,6 +383,7 @@ class Sequential(Chain, Model):
         return layer
 
 
+@in_words
 def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = None) -> Any:
     """The model that `save` wrote, or Keras (.keras, .h5): see minicnn.saving.load_model."""
     from minicnn.saving import load_model as load

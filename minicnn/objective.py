@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.base import Context
@@ -72,6 +73,7 @@ class Loss(Configured):
         """How many values the mean of a batch is taken over: samples (N of y_pred if None) times positions."""
         return (batch_size or len(y_pred)) * math.prod(self.positions(y_pred.shape[1:]))
 
+    @in_words
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss of a batch, or an array of values where reduction is None.
 

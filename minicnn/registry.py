@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minicnn.activations import Function
+from minicnn.arguments import in_words
 from minicnn.errors import checked, unknown_name
 
 if TYPE_CHECKING:
@@ -25,13 +26,19 @@ class Configured:
 
     The constructor stores its arguments under their own names. get_config finds them there by its signature, so that
     neither method has to be written in a class. ranges: argument -> (what it must be, an example), as
-    minicnn.errors.checked takes them; checked whenever the attribute is set.
+    minicnn.errors.checked takes them; checked whenever the attribute is set. A constructor raises InputError for
+    arguments that it does not have.
     """
 
     ranges: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
 
+    @in_words
+    def __init__(self) -> None: ...
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = in_words(cls.__init__)  # type: ignore[method-assign]
         if cls.__module__.startswith("minicnn.") and not cls.__name__.startswith("_"):
             _OWN.setdefault(cls.__name__, []).append(cls)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.batches import PyDataset, to_categorical
 from minicnn.errors import InputError
 
@@ -27,6 +28,7 @@ def __getattr__(name: str) -> Any:
 Sequence = PyDataset  # its name in Keras 2
 
 
+@in_words
 def set_random_seed(seed: int) -> None:
     """Make a run repeatable: seeds Python's `random`, NumPy's global generator and minicnn's own.
 

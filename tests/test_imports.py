@@ -18,6 +18,7 @@ ROOT = Path(minicnn.__file__).parent
 # From the bottom up. A module may import from its own room and from those before it.
 ROOMS = [
     ["errors", "file_kinds"],
+    ["arguments"],
     ["reading"],
     ["backend", "files", "html"],
     ["kernels"],

@@ -139,3 +139,13 @@ def test_the_gradient_of_a_square_is_that_of_a_product_with_itself():
     x = random((2, 3))
     dy = random((2, 3), seed=1)
     np.testing.assert_allclose(sum(kernels.multiply_backward(dy, [x, x])), 2 * x * dy)
+
+
+def test_the_largest_of_more_than_127():
+    xs = [np.full((1, 2), k, np.float32) for k in range(300)]
+    y, winner = kernels.maximum_forward(xs)
+    assert y[0, 0] == 299
+    assert winner[0, 0] == 299
+    dxs = kernels.maximum_backward(np.ones((1, 2), np.float32), winner, [(1, 2)] * 300)
+    assert [k for k, dx in enumerate(dxs) if dx.any()] == [299]
+    assert kernels.maximum_forward(xs[:128])[1].dtype == np.int8

@@ -7,6 +7,7 @@ gradient of the loss reaches every block directly, through the sums.
 
 from __future__ import annotations
 
+from minicnn.arguments import in_words
 from minicnn.layers import (
     Activation,
     Add,
@@ -27,6 +28,7 @@ BLOCKS = 3  # of each width
 WIDTHS = (16, 32, 64)
 
 
+@in_words
 def ResNet20(  # noqa: N802 - the name that Keras would give it
     input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, weight_decay: float = 1e-4,
     name: str = "resnet20",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minicnn.arguments import in_words
 from minicnn.layers import (
     Activation,
     BatchNormalization,
@@ -17,6 +18,7 @@ from minicnn.layers import (
 from minicnn.models import Sequential
 
 
+@in_words
 def SmallVGGNet(width: int, height: int, depth: int, classes: int) -> Sequential:  # noqa: N802
     """A new network for images of (height, width, depth), with a probability for each of `classes` at the end.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.datasets.fetch import DataFile, check_md5, find
 from minicnn.errors import InputError
 from minicnn.layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, Input, MaxPooling2D
@@ -52,6 +53,7 @@ CLASS_INDEX = DataFile(
 )
 
 
+@in_words
 def VGG16(  # noqa: N802
     include_top: bool = True,
     weights: Any = "imagenet",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from minicnn.arguments import in_words
 from minicnn.datasets import cifar10, fashion_mnist, mnist, toy
 from minicnn.datasets.fetch import Data, DownloadError, Split
 from minicnn.datasets.idx import read_idx
@@ -33,6 +34,7 @@ _SETS: dict[str, tuple[Callable[[], Data], tuple[str, ...]]] = {
 }
 
 
+@in_words
 def load(name: str) -> tuple[Split, Split, tuple[str, ...]]:
     """(train, test, class_names) of a data set by its name; train and test are (x, y).
 

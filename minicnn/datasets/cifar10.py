@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.datasets.cifar_pickle import read_batch
 from minicnn.datasets.fetch import Data, DataFile, check_md5, find, how_to_replace, places
 from minicnn.errors import BrokenFileError
@@ -45,6 +46,7 @@ _MAX_PICKLE = 64 << 20  # bytes
 _AROUND = ("", "cifar-10", "cifar10", "CIFAR10", "cifar-10-batches-py-target")
 
 
+@in_words
 def load_data() -> Data:
     """((x_train, y_train), (x_test, y_test)), all uint8: x (50000, 32, 32, 3), y (50000, 1), or 10000.
 

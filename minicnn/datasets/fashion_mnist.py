@@ -6,6 +6,7 @@ learning algorithms", 2017.
 
 from __future__ import annotations
 
+from minicnn.arguments import in_words
 from minicnn.datasets import idx_sets
 from minicnn.datasets.fetch import Data
 
@@ -23,6 +24,7 @@ CLASS_NAMES = (
 )
 
 
+@in_words
 def load_data() -> Data:
     """((x_train, y_train), (x_test, y_test)): x (60000 and 10000, 28, 28) uint8, y (60000 and 10000,) uint8.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import BrokenFileError
 from minicnn.file_kinds import what_is
 from minicnn.reading import GROWTH, MAX_SMALL, checked, fill, open_file
@@ -23,6 +24,7 @@ FIX = "fetch the file again, or make it again."
 OWN = "for data of your own, call minicnn.datasets.read_idx(path); else put the published file in its place."
 
 
+@in_words
 def read_idx(
     path: str | os.PathLike[str], expected_shape: tuple[int, ...] | None = None, digest: Any = None
 ) -> np.ndarray:

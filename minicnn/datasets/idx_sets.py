@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.datasets import fetch
 from minicnn.datasets.fetch import Data, DataFile, download, how_to_replace, places
 from minicnn.datasets.idx import read_idx
@@ -75,6 +76,7 @@ COUNTS = {
 }  # fmt: skip
 
 
+@in_words
 def load(files: tuple[DataFile, ...]) -> Data:
     """The four arrays of one of the sets, as Keras returns them.
 
@@ -191,6 +193,7 @@ def _content_md5(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@in_words
 def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """(x (N, side, side) uint8, y (N,) uint8) of a table of square grey images: MNIST as CSV, or one's own.
 

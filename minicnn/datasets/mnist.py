@@ -6,12 +6,14 @@ Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning app
 
 from __future__ import annotations
 
+from minicnn.arguments import in_words
 from minicnn.datasets import idx_sets
 from minicnn.datasets.fetch import Data
 
 CLASS_NAMES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
+@in_words
 def load_data() -> Data:
     """((x_train, y_train), (x_test, y_test)): x (60000 and 10000, 28, 28) uint8, y (60000 and 10000,) uint8.
 

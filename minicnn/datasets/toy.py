@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.datasets.fashion_mnist import CLASS_NAMES
 from minicnn.datasets.fetch import Data, Split
 from minicnn.errors import InputError
@@ -36,6 +37,7 @@ Garment = list[tuple[np.ndarray, Any]]  # (shape, tone): a tone of 0 is black, o
 Pick = Callable[[float, float], np.ndarray]  # pick(low, high): one uniform random number per image, (n, 1, 1)
 
 
+@in_words
 def load_data(color: bool = False, n_train: int = 6000, n_test: int = 1000, seed: int = 0) -> Data:
     """((x_train, y_train), (x_test, y_test)), generated; the same seed gives the same bytes.
 

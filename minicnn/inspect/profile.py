@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from minicnn import html
+from minicnn.arguments import in_words
 from minicnn.errors import InputError, visible
 from minicnn.files import atomic_write
 from minicnn.training import profiling
@@ -68,6 +69,7 @@ class Row:
         return self.flops / self.seconds / 1e9 if self.seconds else 0.0
 
 
+@in_words
 class profile:  # noqa: N801 - used like a function
     """A `with` block in which minicnn takes the time of all that it does in this process, in any thread.
 

@@ -76,14 +76,15 @@ def average_backward(dy: Array, shapes: Shapes) -> list[Array]:
 
 
 def maximum_forward(xs: Sequence[Array]) -> tuple[Array, Array]:
-    """(y, winner): the largest of the xs at each place, and which one that is; of equal ones the first (int8)."""
+    """(y, winner): the largest of the xs at each place, and which one that is; of equal ones the first (an int)."""
     xp = xp_of(xs[0])
     y = xp.zeros(tuple(max(sizes) for sizes in zip(*(x.shape for x in xs), strict=True)), xs[0].dtype)
     y[...] = xs[0]
-    winner = xp.zeros(y.shape, np.int8)
+    kind = np.min_scalar_type(-len(xs)).type  # the smallest that counts them: dozens of arrays, a byte each
+    winner = xp.zeros(y.shape, kind)
     for k, x in enumerate(xs[1:], start=1):
         larger = (x > y) | (x != x)  # as np.maximum: NaN is passed on
-        y, winner = xp.where(larger, x, y), xp.where(larger, np.int8(k), winner)
+        y, winner = xp.where(larger, x, y), xp.where(larger, kind(k), winner)
     return y, winner
 
 

@@ -1026,7 +1026,7 @@ def average_backward(dy: Array, shapes) -> list[Array]:
 
 def maximum_forward(xs) -> tuple[Array, Array]:
     """y = the largest x_k, and its k; of equal ones the first."""
-    return _merged(max, xs), _merged(lambda v: v.index(max(v)), xs).astype("i1")
+    return _merged(max, xs), _merged(lambda v: v.index(max(v)), xs).astype(np.min_scalar_type(-len(xs)))
 
 
 def maximum_backward(dy: Array, winner: Array, shapes) -> list[Array]:

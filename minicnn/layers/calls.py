@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
 from minicnn.layers.context import Context
@@ -18,6 +19,7 @@ class Calls:
 
     _outputs: list[SymbolicTensor]  # what the calls on symbolic values gave
 
+    @in_words
     def __call__(self: Any, x: Any, training: bool = False) -> Any:
         """The output for x: an array of numbers for an array, a symbolic value for a symbolic value.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array
 from minicnn.errors import InputError, checked, checked_number
 from minicnn.kernels import (
@@ -41,6 +42,7 @@ class InputLayer(Layer):
         return dy
 
 
+@in_words
 def Input(shape: Shape, name: str | None = None) -> SymbolicTensor:  # noqa: N802 - Keras' name
     """The symbolic value with which a network begins: samples of this shape, without the batch axis.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.backend import Array, Device, current_device, explained_memory, move
 from minicnn.errors import InputError, shortened, unknown_name
 from minicnn.layers import walk
@@ -226,6 +227,7 @@ class Network(Layer):
         """The layers that compute, each once, in order, those of inner networks in their places."""
         return list(self.layers_by_key.values())
 
+    @in_words
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of this name or index. Raises UnknownNameError."""
         if index is not None:
@@ -298,6 +300,7 @@ class Network(Layer):
                 f"samples of shape {tuple(shape)}.", "build a new model.",
             )  # fmt: skip
 
+    @in_words
     def build(self, input_shape: Any, rng: np.random.Generator | None = None) -> None:
         """Create all parameters for inputs of this shape, with the batch axis: (None, 28, 28, 1), as in Keras.
 
@@ -435,6 +438,7 @@ class Network(Layer):
         """Copies of all arrays on the host, layer by layer: parameters, then state."""
         return [array for layer in self.flat_layers for array in layer.get_weights()]
 
+    @in_words
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Copy arrays in, in the order of get_weights. Raises InputError before anything is changed."""
         counts = [len(layer.params) + len(layer.state) for layer in self.flat_layers]
@@ -596,6 +600,7 @@ class Chain(Network):
         if not trainable:
             self.trainable = False
 
+    @in_words
     def add(self, layer: Any) -> None:
         """Put a layer on top. Where it cannot take the shape that reaches it: InputError, and nothing has changed."""
         layer = self._checked(layer)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, check_callable
 from minicnn.objective import numbers
@@ -64,6 +65,7 @@ class Metric(Configured):
         self.total = self.total + total
         self.count += count
 
+    @in_words
     def update(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count the samples of a batch. Raises InputError."""
         y_true, y_pred = numbers("y_true", y_true), numbers("y_pred", y_pred)
@@ -77,6 +79,7 @@ class Metric(Configured):
             )  # fmt: skip
         self.add(self.sum(y_true, y_pred, weights), len(y_true))
 
+    @in_words
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Count the samples of a batch, and say the result."""
         self.update(y_true, y_pred, sample_weight)
@@ -93,6 +96,7 @@ class Metric(Configured):
         """Forget all samples."""
         self.total, self.count = 0.0, 0
 
+    @in_words
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Keras' name for update."""
         self.update(y_true, y_pred, sample_weight)

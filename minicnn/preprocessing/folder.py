@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.batches import Epochs, check_seed, to_categorical
 from minicnn.errors import BrokenFileError, InputError, visible
 from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, read_image
@@ -34,6 +35,7 @@ LABEL_MODES = ("int", "categorical", "binary", None)
 SUBSETS = ("training", "validation", "both", None)
 
 
+@in_words
 def image_dataset_from_directory(
     directory: Any,
     labels: Any = "inferred",
@@ -267,15 +269,15 @@ def class_images(directory: str, names: Sequence[str], follow_links: bool) -> tu
         if not paths:
             instead = f" ({some_endings(other)})" if other else ""
             warnings.warn(
-                visible(f"There are no images in the class folder {name!r} of {directory}{instead}."), stacklevel=4
+                visible(f"There are no images in the class folder {name!r} of {directory}{instead}."), stacklevel=5
             )
         elif (why := _all_broken(paths)) is not None:
             warnings.warn(
                 visible(f"None of the {len(paths)} images of the class {name!r} can be read: {paths[0]}: {why}"),
-                stacklevel=4,
+                stacklevel=5,
             )
     if len(names) == 1:
-        warnings.warn(visible(f"There is only one class, {names[0]!r}: nothing to tell it apart from."), stacklevel=4)
+        warnings.warn(visible(f"There is only one class, {names[0]!r}: nothing to tell it apart from."), stacklevel=5)
     _warn_of_unread(directory, others)
     return found, others
 
@@ -297,7 +299,7 @@ def _warn_of_unread(directory: str, others: Counter[str]) -> None:
     if unread:
         warnings.warn(
             visible(f"{directory}: {some_endings(unread)} left out: save them as JPEG or PNG to have them read."),
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -412,7 +414,7 @@ def _is_class(name: str) -> bool:
 
 
 def _cannot_list(error: OSError) -> None:
-    warnings.warn(f"A folder cannot be read and is left out: {error}", stacklevel=4)
+    warnings.warn(f"A folder cannot be read and is left out: {error}", stacklevel=5)
 
 
 def _given(labels: Any, count: int) -> np.ndarray:

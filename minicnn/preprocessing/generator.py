@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minicnn import random
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.preprocessing.iterators import DirectoryIterator, NumpyArrayIterator
 from minicnn.preprocessing.loading import Size, check_channels_last, check_choice
@@ -20,6 +21,7 @@ from minicnn.preprocessing.warp import FILL_MODES
 BLOCK = 256  # images that fit looks at together
 
 
+@in_words
 class ImageDataGenerator:
     """Batches of images, each changed at random, then normalised. The arguments of Keras' generator, in the same units.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.preprocessing.loading import (
     CHANNELS,
@@ -22,6 +23,7 @@ from minicnn.preprocessing.look import Look, differences, look_of, sheet
 SWITCHES = ("keep_aspect_ratio", "invert", "contrast", "center")
 
 
+@in_words
 @dataclass(frozen=True)
 class ImageInput:
     """The size of a model's images, their channels, what their numbers are multiplied with, and what they look like.

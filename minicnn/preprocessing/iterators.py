@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.batches import Epochs, to_categorical
 from minicnn.errors import InputError
 from minicnn.preprocessing.folder import ImageReader, check_folder, class_folders, class_images, say
@@ -19,6 +20,7 @@ SUBSETS = ("training", "validation", None)
 CLASS_MODES = ("categorical", "binary", "sparse", "input", None)
 
 
+@in_words
 class Iterator(Epochs):
     """Batches without end: `for x, y in iterator` goes on for ever, `len(iterator)` batches an epoch.
 
@@ -74,6 +76,7 @@ class Iterator(Epochs):
             save_img(os.path.join(self.save_to_dir, name), image, scale=stretch)
 
 
+@in_words
 class NumpyArrayIterator(Iterator):
     """See `ImageDataGenerator.flow`. x stays as it is, uint8 for example; a batch is float32."""
 
@@ -109,6 +112,7 @@ class NumpyArrayIterator(Iterator):
         return x if self.y is None else (x, self.y[samples])
 
 
+@in_words
 class DirectoryIterator(Iterator):
     """See `ImageDataGenerator.flow_from_directory`.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError, unknown_name
 from minicnn.files import atomic_write
 from minicnn.reading import open_image
@@ -21,6 +22,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 Size = tuple[int, int]
 
 
+@in_words
 def load_img(
     path: Any,
     color_mode: str = "rgb",
@@ -43,7 +45,7 @@ def load_img(
     """
     img, notes = read_image(path, color_mode, target_size, interpolation, keep_aspect_ratio)
     for note in notes:
-        warnings.warn(f"{getattr(path, 'name', path)}: {note}", stacklevel=2)
+        warnings.warn(f"{getattr(path, 'name', path)}: {note}", stacklevel=3)
     return img
 
 
@@ -130,6 +132,7 @@ def centred_box(size: Size, wanted: Size) -> tuple[int, int, int, int]:
     return left, top, left + box_width, top + box_height
 
 
+@in_words
 def img_to_array(img: Any, data_format: str | None = None, dtype: Any = np.float32) -> np.ndarray:
     """A Pillow image as an array (height, width, channels) of numbers from 0 to 255; a grey one has 1 channel."""
     check_channels_last(data_format)
@@ -144,6 +147,7 @@ def img_to_array(img: Any, data_format: str | None = None, dtype: Any = np.float
     return x
 
 
+@in_words
 def array_to_img(x: Any, data_format: str | None = None, scale: bool = True, dtype: Any = None) -> Image:
     """An array (height, width, channels) with 1, 3 or 4 channels as a Pillow image.
 
@@ -168,6 +172,7 @@ def array_to_img(x: Any, data_format: str | None = None, scale: bool = True, dty
     return Image.fromarray(x[:, :, 0] if x.shape[2] == 1 else x)
 
 
+@in_words
 def save_img(
     path: Any, x: Any, data_format: str | None = None, file_format: str | None = None, scale: bool = True, **kwargs: Any
 ) -> None:
@@ -187,7 +192,7 @@ def save_img(
     file_format = pillow_format(file_format)
     img = array_to_img(x, data_format, scale)
     if file_format == "JPEG" and img.mode == "RGBA":
-        warnings.warn("JPEG has no transparency: it is dropped.", stacklevel=2)
+        warnings.warn("JPEG has no transparency: it is dropped.", stacklevel=3)
         img = img.convert("RGB")
     if not isinstance(path, (str, os.PathLike)):
         img.save(path, format=file_format, **kwargs)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 
 EVEN = 25.0  # a background is one where its brightness differs by less than so much from image to image
@@ -24,6 +25,7 @@ NEAR_BY_MASS, NEAR_BY_BOX = 0.07, 0.13
 SAMPLES = 2000  # images that are looked at
 
 
+@in_words
 @dataclass(frozen=True)
 class Look:
     """The look of images with one background, in shares of the side and levels from 0 to 255.

@@ -42,14 +42,14 @@ def load_model(filepath: Any, models: dict[str, Any]) -> Any:
     if described.channels_first:
         warnings.warn(
             f"{filepath} was made for images with the channels first; this model takes them last: "
-            "x.transpose(0, 2, 3, 1).", stacklevel=4,
+            "x.transpose(0, 2, 3, 1).", stacklevel=5,
         )  # fmt: skip
     try:
         _compile(model, told)
     except (InputError, TypeError, ValueError, KeyError, AttributeError) as error:
         warnings.warn(
             f"{filepath}: the model is not compiled, since minicnn does not know all that Keras was told: "
-            f"{str(error).splitlines()[0]}", stacklevel=4,
+            f"{str(error).splitlines()[0]}", stacklevel=5,
         )  # fmt: skip
     own = (keras_config.read_member(filepath, "metadata.json") or {}).get("minicnn", {})
     with checked(filepath, "what minicnn noted in it makes no sense.", "what model.save() wrote.", _FIX):

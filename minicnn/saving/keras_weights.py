@@ -157,7 +157,7 @@ def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name
         if described is not None and not by_name and not skip_mismatch:
             plan.notes += keras_compare.differences(described, model)
     for text in [*(f"Left out: {problem}" for _, problem in plan.problems), *plan.notes]:
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)
     fill()
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from minicnn import activations
 from minicnn.backend import move, to_host, xp_of
 from minicnn.errors import BrokenFileError, InputError, shortened
-from minicnn.files import write_zip
+from minicnn.files import checked_path, write_zip
 from minicnn.layers.base import Shape, checked_shape
 from minicnn.layers.network import Network, typed
 from minicnn.layers.walk import input_shape_of, shapes_of
@@ -44,6 +44,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, WriteError (an OSError) where the
     disk refuses. A path that ends in .keras: see minicnn/saving/keras_writer.py.
     """
+    filepath = checked_path("save", filepath)
     model.require_built("it cannot be saved")
     _check_not_shared(model, {})
     if str(filepath).endswith(".keras"):
@@ -82,6 +83,7 @@ def _check_not_shared(network: Network, owners: dict[int, str]) -> None:
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     """Write parameters and state only. Raises as save_model does."""
+    filepath = checked_path("save_weights", filepath)
     model.require_built("it has no weights to save")
     write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
 
@@ -95,6 +97,7 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
     or holds NaN, UnknownNameError for a class that is neither minicnn's nor in custom_objects. No memory is taken for
     a parameter before its array was found in the file.
     """
+    filepath = checked_path("load_model", filepath)
     if keras_weights.is_keras_file(filepath):
         return keras_model.load_model(filepath, models)
     with opened_archive(filepath) as (config, archive):
@@ -122,6 +125,7 @@ def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name
     warning, what does not fit. Files of Keras: see minicnn/saving/keras_weights.py. Raises BrokenFileError, and changes
     nothing, where an array is missing, of another shape, or not finite.
     """
+    filepath = checked_path("load_weights", filepath)
     model.require_built("it cannot take weights")
     if keras_weights.is_keras_file(filepath):
         keras_weights.load_weights(model, filepath, skip_mismatch, by_name)
@@ -198,11 +202,11 @@ def _what_fits(
         if found is None:
             continue
         if skip_mismatch and {k: a.shape for k, a in found.items()} != {k: a.shape for k, a in mine.items()}:
-            warnings.warn(f"Left out: {layer}, of which {filepath} has none or one of another size.", stacklevel=4)
+            warnings.warn(f"Left out: {layer}, of which {filepath} has none or one of another size.", stacklevel=5)
         else:
             chosen |= found.keys() | mine.keys()
     if theirs and not by_name:
-        warnings.warn(f"Left out: {', '.join(theirs)} in {filepath}, which the model does not have.", stacklevel=4)
+        warnings.warn(f"Left out: {', '.join(theirs)} in {filepath}, which the model does not have.", stacklevel=5)
     return chosen
 
 

@@ -254,6 +254,11 @@ def _weights_of_classes(model: Any, y: np.ndarray, class_weight: Any) -> np.ndar
         raise InputError(
             "class_weight", "it does not fit.", "a dict of class numbers and weights.", f"{class_weight!r}.", fix
         )
+    if any(w < 0 for w in class_weight.values()):
+        raise InputError(
+            "class_weight", "a weight is below 0: the model would learn to miss that class.", "weights of 0 or more.",
+            f"{class_weight!r}.", "0 leaves a class out; to count it less than others, a number below 1.",
+        )  # fmt: skip
     classes = model.shapes[-1][-1] if model.shapes[-1] else 1
     unknown = [k for k in class_weight if not 0 <= k < classes and k != getattr(model.loss, "ignore_class", None)]
     if classes > 1 and unknown:
@@ -370,7 +375,7 @@ def warn_of_another_order(x: Any) -> None:
         warnings.warn(
             "The data that predict was given is shuffled: its outputs are in the order of the batches, not in that of "
             "the files, of `classes` or of `labels`. Make it with shuffle=False to compare them.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.activations import Function
+from minicnn.arguments import in_words
 from minicnn.backend import Array, module_for, xp_of
 from minicnn.constraints import Constraint
 from minicnn.initializers import Initializer
@@ -33,6 +34,7 @@ MAX_IN_VAIN = 4
 _wanted = False
 
 
+@in_words
 def set_cuda_graph(use: bool) -> None:
     """Whether `fit` on a GPU captures its step as CUDA graphs and replays them; it does not, unless you say so.
 
@@ -98,7 +100,7 @@ class GraphedStep:
             self.graphs.clear()
             warnings.warn(
                 f"The training step cannot be captured as a CUDA graph; it runs as without set_cuda_graph. The cause: "
-                f"{type(error).__name__}: {error}", stacklevel=7,
+                f"{type(error).__name__}: {error}", stacklevel=8,
             )  # fmt: skip
         return self.graphs.get(batch)
 

@@ -63,6 +63,8 @@ def training_batches(
             y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",
             f"both, {x_name} of type {type(x).__name__}.", f"let the generator yield x, y; leave {y_name} out.",
         )  # fmt: skip
+    refuse_several(x_name, "input", x, len(y) if hasattr(y, "__len__") else None)
+    refuse_several(y_name, "output", y, len(x) if hasattr(x, "__len__") else None)
     x, y, *weights = check(check_array(x_name, x), check_array(y_name, y), sample_weight)
     return ArrayBatches(x, y, size, steps, shuffle, model.rng, training, weights[0] if weights else None)
 
@@ -84,8 +86,34 @@ def prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batc
         return SequenceBatches(x, steps, "x", check, pair=pair)
     if is_iterable_of_batches(x):
         return GeneratorBatches(x, steps, "x", check, pair)
+    if model.built and isinstance(x, (list, tuple)) and np.ndim(x[0] if len(x) else 0) > len(model.sample_shape):
+        refuse_several("x", "input", x, None)
     x = check_input(model, check_array("x", x), "x")
     return ArrayBatches(x, x, size, steps)
+
+
+def refuse_several(name: str, role: str, arrays: Any, samples: int | None) -> None:
+    """InputError where a list or dict of arrays was given, as Keras takes it for models of several inputs or outputs.
+
+    samples: how many there are, so that a list of so many samples is none of whole arrays; None where it is known not
+    to be one.
+    """
+    if not isinstance(arrays, (list, tuple, dict)) or not arrays:
+        return
+    parts = list(arrays.values()) if isinstance(arrays, dict) else list(arrays)
+    several = all(hasattr(part, "shape") and np.ndim(part) for part in parts)
+    if several and (isinstance(arrays, dict) or samples is None or len(arrays) != samples == len(parts[0])):
+        shapes = ", ".join(str(np.shape(part)) for part in parts)
+        fix = f"pass that one: {name}[0]."
+        if len(parts) > 1:
+            fix = (
+                f"np.concatenate({name}, axis=-1) joins them, for example to images of more channels."
+                if role == "input" else "train a model for each; Concatenate joins outputs of one loss."
+            )
+        raise InputError(
+            name, f"a model has one {role}, and this is a {type(arrays).__name__} of arrays.", "one array of samples.",
+            f"{len(parts)} array{'s' * (len(parts) > 1)} of shape {shapes}.", fix,
+        )  # fmt: skip
 
 
 def parts_of(validation_data: Any) -> tuple[Any, Any, Any]:

@@ -65,8 +65,8 @@ def fit(
         validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, names, val_weights)
 
     layers = [node.layer for node in model.nodes]
-    warn_unless_probabilities(model.loss, layers, stacklevel=4)
-    warn_of_hidden_weights(layers, stacklevel=4)
+    warn_unless_probabilities(model.loss, layers, stacklevel=5)
+    warn_of_hidden_weights(layers, stacklevel=5)
     history = History()
     events = CallbackList(
         [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), history],
@@ -92,7 +92,7 @@ def fit(
                 logs = _train_epoch(model, step, place, workers, events, bar)
                 if not (lost or model.stop_training or math.isfinite(logs["loss"])):
                     lost = True
-                    warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=4)
+                    warn_that_it_is_lost(model, logs["loss"], epoch, stacklevel=5)
                 if validation is not None and is_validated(epoch + 1):
                     judged = _evaluate(model, validation, workers, events)
                     logs.update({f"val_{name}": value for name, value in judged.items()})
@@ -118,7 +118,7 @@ def _train_epoch(
         for x, y, *weights in each("data", on_device(batches, model.device)):
             events.call("on_train_batch_begin", place.step)
             if len(x) == 1 and not place.warned:
-                place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=5)
+                place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=6)
             with interrupts_wait():
                 place.advance(*step(model, x, y, workers, *weights), len(x))
             if events.listens("on_train_batch_end"):

@@ -15,6 +15,7 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array, quiet
 from minicnn.errors import InputError
 from minicnn.training.profiling import POOL_NAME, carried, stage
@@ -37,6 +38,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+@in_words
 def set_num_threads(n: int | None) -> None:
     """How many threads training and prediction may use. None: as many as there are usable cores (the default)."""
     global _num_threads
@@ -48,6 +50,7 @@ def set_num_threads(n: int | None) -> None:
     _num_threads = None if n is None else int(n)
 
 
+@in_words
 def get_num_threads() -> int:
     """How many threads training and prediction may use."""
     return usable_cores() if _num_threads is None else _num_threads

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.inspect.figures.drawing import (
@@ -251,6 +252,7 @@ class _Run:
 # ---- the figures ---------------------------------------------------------------------------------------------------
 
 
+@in_words
 def saliency(model: Any, image: Any, target: int | None = None, cmap: str = "binary", save: Any = None) -> Figure:
     """Which pixels move the logit of a class: its gradient by the image, beside the image.
 
@@ -279,6 +281,7 @@ def saliency(model: Any, image: Any, target: int | None = None, cmap: str = "bin
     return saved(figure, save)
 
 
+@in_words
 def grad_cam(
     model: Any, image: Any, target: int | None = None, layer: str | None = None, cmap: str = "binary", save: Any = None
 ) -> Figure:
@@ -327,6 +330,7 @@ def grad_cam(
     return saved(figure, save)
 
 
+@in_words
 def occlusion(
     model: Any,
     image: Any,

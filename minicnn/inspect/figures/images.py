@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from minicnn.arguments import in_words
 from minicnn.inspect.figures.drawing import (
     FAINT,
     OTHER,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@in_words
 def show_image(image: Any, ax: Axes | None = None, cmap: str = "binary", save: Any = None) -> Figure:
     """One image with the pixels' coordinates and, if it is grey, a colour bar of its numbers.
 
@@ -45,6 +47,7 @@ def show_image(image: Any, ax: Axes | None = None, cmap: str = "binary", save: A
     return saved(figure, save)
 
 
+@in_words
 def image_grid(
     images: Any,
     labels: Any,

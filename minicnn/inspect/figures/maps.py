@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import to_host
 from minicnn.errors import InputError
 from minicnn.inspect.figures.drawing import (
@@ -57,6 +58,7 @@ MOST_CHANNELS = 16  # input channels of a filter that are drawn
 # ---- filters and maps ----------------------------------------------------------------------------------------------
 
 
+@in_words
 def filters(source: Any, layer: str | None = None, ax: Axes | None = None, save: Any = None) -> Figure:
     """The weights of a convolution on one common scale: white is 0; faint filters are framed.
 
@@ -107,6 +109,7 @@ def filters(source: Any, layer: str | None = None, ax: Axes | None = None, save:
     return saved(figure, save)
 
 
+@in_words
 def feature_maps(
     t: Trace, layer: str | None = None, sample: int = 0, cmap: str = "binary", ax: Axes | None = None, save: Any = None
 ) -> Figure:
@@ -141,6 +144,7 @@ def feature_maps(
     return saved(_maps(t, sample, maps, (dead, silent), "; ".join(found), note, record.key, cmap, ax), save)
 
 
+@in_words
 def gradient_maps(
     t: Trace, layer: str | None = None, sample: int = 0, cmap: str = "binary", ax: Axes | None = None, save: Any = None
 ) -> Figure:
@@ -357,6 +361,7 @@ def top_activations(
     return values, which, np.stack([at // width, at % width], axis=-1)
 
 
+@in_words
 def top_patches(
     model: Any,
     images: Any,

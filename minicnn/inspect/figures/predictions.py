@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.backend import to_host
 from minicnn.inspect.figures.drawing import (
     FAINT,
@@ -40,6 +41,7 @@ MOST_BARS = 12  # with more classes than this only the likeliest are drawn
 MOST_NUMBERS = 20  # with more classes than this a confusion matrix has no room for numbers
 
 
+@in_words
 def prediction_grid(
     images: Any,
     probabilities: Any,
@@ -64,6 +66,7 @@ def prediction_grid(
     return saved(_pairs(images, probabilities, labels, names, columns, cmap), save)
 
 
+@in_words
 def misclassified(
     images: Any,
     probabilities: Any,
@@ -100,6 +103,7 @@ def misclassified(
     return saved(_pairs(shown_images, p[shown], labels[shown], names, columns, cmap, finding), save)
 
 
+@in_words
 def confusion_matrix(
     labels: Any,
     predictions: Any,

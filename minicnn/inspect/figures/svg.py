@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
 from minicnn.inspect.figures.drawing import FAINT, OTHER, TEXT, counted, shortened
@@ -20,6 +21,7 @@ FILLS = {
 }  # fmt: skip
 
 
+@in_words
 def architecture(model: Any, save: Any = None) -> str:
     """The layers from the input to the classes as an SVG text: name, kind, output shape, parameters.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.inspect.figures.drawing import (
     TEXT,
@@ -43,6 +44,7 @@ HEADLINES = {
 }
 
 
+@in_words
 def im2col_figure(
     image: Any = None,
     kernel: Any = None,
@@ -118,6 +120,7 @@ def im2col_figure(
     return saved(figure, save)
 
 
+@in_words
 def convolution_figure(
     which: str = "y", at: IntPair = 0, image: Any = None, kernel: Any = None, dy: Any = None, save: Any = None
 ) -> Figure:
@@ -198,6 +201,7 @@ def convolution_figure(
     return saved(figure, save)
 
 
+@in_words
 def winograd_figure(d: Any = None, g: Any = None, save: Any = None) -> Figure:
     """Winograd's F(2, 3): two outputs of a kernel of three weights from four products instead of six.
 

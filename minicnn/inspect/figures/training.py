@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.inspect.figures.drawing import (
     FAINT,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SLOW, FAST = 1e-4, 1e-2  # a step that moves a kernel by this share of its size: hardly at all, too far
 
 
+@in_words
 def training_curves(history: Any, classes: int | None = None, save: Any = None) -> Figure:
     """Loss and every metric by epoch, training and validation, with the best epoch of each marked.
 
@@ -116,6 +118,7 @@ def _classes_of(model: Any) -> int | None:
 # ---- one step: from a trace ----------------------------------------------------------------------------------------
 
 
+@in_words
 def gradient_flow(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
     """The size of the gradient in each layer: does the signal of the loss reach the first one?
 
@@ -157,6 +160,7 @@ def _flow_in_words(names: list[str], kernels: np.ndarray) -> str:
             "The gradient arrives: ") + what  # fmt: skip
 
 
+@in_words
 def update_ratios(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
     """By which share of its size the step moves each array of weights: between 1e-4 and 1e-2 is healthy.
 
@@ -205,6 +209,7 @@ def update_ratios(t: Trace, ax: Axes | None = None, save: Any = None) -> Figure:
     return saved(figure, save)
 
 
+@in_words
 def activation_histograms(traces: Trace | Mapping[str, Trace], save: Any = None) -> Figure:
     """How the activations are spread in each layer; for several traces, such as of several initialisations, a row each.
 

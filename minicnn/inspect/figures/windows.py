@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 from minicnn.inspect.figures.drawing import (
     FAINT,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 40
 
 
+@in_words
 def padding_figure(
     sizes: Sequence[int] = (5, 6), kernel: int = 3, stride: int = 2, padding: Padding = "same", save: Any = None
 ) -> Figure:
@@ -75,6 +77,7 @@ def padding_figure(
     return saved(figure, save)
 
 
+@in_words
 def receptive_field_figure(model: Any, place: int | None = None, save: Any = None) -> Figure:
     """Which pixels one output of the last layer with maps sees, layer by layer, on one axis: its receptive field.
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from minicnn.arguments import in_words
 from minicnn.errors import InputError, unknown_name
 from minicnn.training.profiling import stage
 
@@ -32,6 +33,12 @@ class Callback:
     priority = 0  # hooks are called in the order of the list; those of a higher priority after the others'
     needs_nan_check = False  # whether fit shall look where NaN or infinity begins, and leave it in place.not_finite
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = in_words(cls.__init__)  # type: ignore[method-assign]
+
+    @in_words
     def __init__(self) -> None:
         self.model: Any = None
         self.params: dict[str, Any] = {}
