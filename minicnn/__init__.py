@@ -23,6 +23,7 @@ _NAMES = {
     "load_model": "minicnn.models",
     "profile": "minicnn.inspect.profile",
     "device": "minicnn.backend",
+    "keep_memory": "minicnn.training.allocator",
     "set_tf32": "minicnn.backend",
     "set_cuda_graph": "minicnn.training.graph",
     "set_num_threads": "minicnn.training.shards",

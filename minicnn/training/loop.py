@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
+from minicnn.training.allocator import keep_memory
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
 from minicnn.training.checks import (
@@ -79,7 +80,7 @@ def fit(
     if finite or any(callback.needs_nan_check for callback in events.callbacks):
         guard = Guard(model, place, thorough=finite)
     lost = False
-    with _workers(model, batch_size, batches, "fit") as workers:
+    with keep_memory(), _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
         step = step_for(model) if guard is None else guard.step
         events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
