@@ -114,6 +114,8 @@ def weights_of_batch(
     Weights as Keras takes them: class numbers that are ignored leave the mean over the others.
     """
     weights, ignored, n = None, getattr(loss, "ignore_class", None), len(y_true)
+    if sample_weight is None and ignored is None:
+        return None
     positions = loss.positions(output_shape)
     if sample_weight is not None:
         weights = xp_of(y_true).asarray(numbers("sample_weight", sample_weight), np.float64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Layer(Calls, Configured):
 
     merges = False
     input_shape: Shape | None = None
+    _changes: ClassVar[int] = 0  # of names, and of what networks are made of: what was put together may be out of date
 
     def __init__(
         self, name: str | None = None, trainable: bool = True, input_shape: Shape | None = None, **unknown
@@ -73,6 +74,11 @@ class Layer(Calls, Configured):
         self.constraints: dict[str, Any] = {}
         self.regularizers: dict[str, Any] = {}
         self._outputs: list[SymbolicTensor] = []  # what its calls on symbolic values gave
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "name":
+            Layer._changes += 1
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Create the parameters for samples of `input_shape` (no batch axis); `rng` draws their first values."""

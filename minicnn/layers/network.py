@@ -31,14 +31,6 @@ MAX_LAYERS = 1000  # of a network that is read from a file
 ELSEWHERE = 'end what else uses the GPU (`nvidia-smi` lists it), or use device="cpu".'
 
 
-_changes = 0  # of the structure of any network of this process: what was put together before may be out of date
-
-
-def _structure_changed() -> None:
-    global _changes
-    _changes += 1
-
-
 class OutputShape(tuple):
     """A shape that can be called: Keras has model.output_shape as a tuple, a layer here has it as a method."""
 
@@ -195,7 +187,7 @@ class Network(Layer):
     def _flat(self) -> tuple[tuple[Node, ...], tuple[Shape, ...]]:
         """(nodes, shapes at the input and after each), put together once, until a network or a layer's name changes."""
         stamp, nodes, shapes = self._cached
-        if stamp == _changes and all(node.key.endswith(node.layer.name) for node in nodes):
+        if stamp == Layer._changes:
             return nodes, shapes
         found: list[Node] = []
         sizes: list[Shape] = [self.sample_shape or ()]
@@ -214,7 +206,7 @@ class Network(Layer):
             return values[-1]
 
         place(self, -1, "")
-        self._cached = _changes, tuple(found), tuple(sizes)
+        self._cached = Layer._changes, tuple(found), tuple(sizes)
         return self._cached[1:]
 
     @property
@@ -330,7 +322,7 @@ class Network(Layer):
             layer.build_once(input_shape_of(layer, inputs, shapes), self.rng)
         self._move_arrays(self.layers)
         self._shapes, self.sample_shape, self.built = shapes, shapes[0], True
-        _structure_changed()
+        Layer._changes += 1
         self._link()
         self.built_hook()
 
@@ -391,12 +383,12 @@ class Network(Layer):
 
     def macs(self, input_shape: Shape) -> int:
         own = self.built and tuple(input_shape) == self.sample_shape
-        if own and self._counted[0] == _changes:
+        if own and self._counted[0] == Layer._changes:
             return self._counted[1]
         shapes = self._shapes if own else self._infer(input_shape)
         total = sum(layer.macs(input_shape_of(layer, inputs, shapes)) for layer, inputs in self._uses)
         if own:  # every fit and predict asks for it
-            self._counted = _changes, total
+            self._counted = Layer._changes, total
         return total
 
     # ---- weights --------------------------------------------------------------------------------------------------
@@ -622,14 +614,14 @@ class Chain(Network):
                 self._build(sample_shape)
             except BaseException:
                 self._uses.pop()
-                _structure_changed()
+                Layer._changes += 1
                 layer.name, layer.named = name, named
                 raise
 
     def _append(self, layer: Layer) -> None:
         self._take(layer, self.layers)
         self._uses.append((layer, (len(self._uses) - 1,)))
-        _structure_changed()
+        Layer._changes += 1
 
     def _checked(self, layer: Any) -> Layer:
         """The layer that was given; InputError for anything else, and for one that is in the chain already."""
@@ -662,7 +654,7 @@ class Chain(Network):
                 "look at model.layers first.",
             )  # fmt: skip
         layer, _ = self._uses.pop()
-        _structure_changed()
+        Layer._changes += 1
         if self.built:
             self._shapes.pop()
             layer._outputs.remove(self._values.pop())

@@ -9,30 +9,53 @@ from contextlib import contextmanager
 from typing import Any
 
 
-@contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """A block that Ctrl-C does not tear apart: KeyboardInterrupt is raised at its end.
+class Interrupts:
+    """What Ctrl-C does for the length of a `with` block: it comes at once, but not inside `waiting()`.
+
+        with Interrupts() as interrupts:
+            while …:
+                with interrupts.waiting():      KeyboardInterrupt is raised at the end of this block
+                    …
 
     So no parameter is ever left half updated, and weights, optimizer and count of steps belong together. A second
     Ctrl-C does not wait. Where the program handles SIGINT in its own way, or this is not the main thread (which alone
     receives it), nothing is changed.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came = False
 
-    def note(number: int, frame: Any) -> None:
-        nonlocal came
-        if came:
+    def __enter__(self) -> Interrupts:
+        self.inside, self.came = False, False
+        self.before: Any = None  # the handler that this one stands for; None: nothing is changed
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), Interrupts):
+                self.before = before
+                signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.before is not None and signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.came or not self.inside:
             signal.default_int_handler(number, frame)
-        came = True
+        self.came = True
 
-    signal.signal(signal.SIGINT, note)
-    try:
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that Ctrl-C does not tear apart."""
+        self.inside = True
+        try:
+            yield
+        finally:
+            self.inside = False
+            if self.came:
+                self.came = False
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """A single block that Ctrl-C does not tear apart: KeyboardInterrupt is raised at its end. See Interrupts."""
+    with Interrupts() as interrupts, interrupts.waiting():
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt

@@ -26,7 +26,7 @@ from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
 from minicnn.training.inference import Plan
 from minicnn.training.inputs import Batches, hold_back, parts_of, prediction_batches, training_batches
-from minicnn.training.interrupts import interrupts_wait
+from minicnn.training.interrupts import Interrupts
 from minicnn.training.memory import check_step_fits
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
@@ -115,12 +115,13 @@ def _train_epoch(
     """One pass over the training batches: the mean loss and metrics over all samples, as they were being learned."""
     if place.step == 0:
         place.running = RunningMeans(model)
-    with closing(place.batches.epoch(first=place.step)) as batches:  # ends the thread that makes them, whatever happens
+    epoch = place.batches.epoch(first=place.step)
+    with Interrupts() as interrupts, closing(epoch) as batches:  # ends the thread that makes them, whatever happens
         for x, y, *weights in each("data", on_device(batches, model.device)):
             events.call("on_train_batch_begin", place.step)
             if len(x) == 1 and not place.warned:
                 place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=6)
-            with interrupts_wait():
+            with interrupts.waiting():
                 place.advance(*step(model, x, y, workers, *weights), len(x))
             if events.listens("on_train_batch_end"):
                 events.call("on_train_batch_end", place.step - 1, place.running.logs())

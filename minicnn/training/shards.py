@@ -64,8 +64,7 @@ def shards_for(samples: int, macs_per_sample: int) -> int:
 def split(samples: int, shards: int) -> list[slice]:
     """`samples` cut into at most `shards` runs whose lengths differ by one at most; none is empty."""
     shards = max(1, min(shards, samples))
-    edges = [k * samples // shards for k in range(shards + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(k * samples // shards, (k + 1) * samples // shards) for k in range(shards)]
 
 
 class AllReduce:

@@ -58,9 +58,8 @@ def gradients(
 
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)
     weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1])
-    results = workers.run(one_shard, len(shards))
-    metrics = [sum(values) for values in zip(*(m for _, _, m in results), strict=True)]
-    return [contexts for contexts, _, _ in results], sum(loss for _, loss, _ in results), metrics
+    contexts, losses, metrics = zip(*workers.run(one_shard, len(shards)), strict=True)
+    return list(contexts), sum(losses), [sum(values) for values in zip(*metrics, strict=True)]
 
 
 def judge(
@@ -79,9 +78,9 @@ def judge(
 @quiet
 def update(model: Any, shards: Sequence[Contexts], workers: Workers, observer: Observer | None = None) -> Any:
     """Move the parameters by the gradients in all shards' contexts. The regularizers' penalty before the step."""
-    nodes, penalty = model.nodes, model.penalty()
+    nodes = model.nodes
     apply_state(nodes, shards[0])  # the same in every shard: statistics are those of the whole batch
-    params, grads = collected(nodes, shards)
+    params, grads, penalty = collected(nodes, shards)
     observed(observer).update(grads, lambda: model.optimizer.apply(params, grads, workers))
     constrain(nodes)
     return penalty
@@ -89,11 +88,12 @@ def update(model: Any, shards: Sequence[Contexts], workers: Workers, observer: O
 
 def collected(
     nodes: Sequence[Node], shards: Sequence[Contexts]
-) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[Array]]]:
-    """(parameters, gradients of each shard) of what learns, by (layer's key, parameter's name).
+) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[Array]], Any]:
+    """(parameters, gradients of each shard) of what learns, by (layer's key, parameter's name); the penalty.
 
     The regularizers' gradients are in them. A layer that is used twice has the sum of both gradients.
     """
+    penalty: Any = 0
     params: dict[tuple[str, str], Array] = {}
     grads: dict[tuple[str, str], list[Array]] = {}
     for i, node in enumerate(nodes):
@@ -106,8 +106,9 @@ def collected(
             params[key, name], grads[key, name] = p, parts
             regularizer = layer.regularizers.get(name)
             if regularizer is not None:
+                penalty = penalty + regularizer.penalty(p)
                 parts[0] += regularizer.gradient(p)
-    return params, grads
+    return params, grads, penalty
 
 
 def constrain(nodes: Sequence[Node]) -> None:
