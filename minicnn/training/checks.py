@@ -21,6 +21,7 @@ from minicnn.layers.normalization import BatchNormalization
 from minicnn.losses import BinaryCrossentropy, CategoricalCrossentropy
 from minicnn.objective import Loss, weights_of_batch
 
+PIECE = 1 << 18  # numbers that are looked at together: what is noted of them stays in the cache
 _NO_PROBABILITIES = ("linear", "relu", "leaky_relu", "elu", "gelu", "tanh")
 
 
@@ -197,7 +198,7 @@ def check_finite(name: str, x: np.ndarray, dtype: np.dtype) -> None:
     """InputError where x holds NaN or infinity, or what becomes infinity in `dtype`; walks through it in pieces."""
     if x.dtype.kind != "f":
         return
-    step, largest = max(1, (1 << 22) // max(1, x[:1].size)), np.finfo(dtype).max
+    step, largest = max(1, PIECE // max(1, x[:1].size)), np.finfo(dtype).max
     for start in range(0, len(x), step):
         part = x[start : start + step]
         fits = np.isfinite(part) if x.dtype.itemsize <= dtype.itemsize else np.abs(part) <= largest
