@@ -16,7 +16,19 @@ from minicnn.callbacks import Callback
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.layers import Dense, Input
 from minicnn.models import Sequential, load_model
-from minicnn.optimizers import SGD, Adam, AdamW, Lion, MultiOptimizer, Muon, Optimizer, OptimizerMap, RMSprop, base
+from minicnn.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Lion,
+    MultiOptimizer,
+    Muon,
+    Nadam,
+    Optimizer,
+    OptimizerMap,
+    RMSprop,
+    base,
+)
 from minicnn.optimizers.base import BLOCK
 from minicnn.optimizers.muon import orthogonal
 from minicnn.schedules import CosineDecay, ExponentialDecay, PiecewiseConstantDecay
@@ -228,7 +240,49 @@ def test_adam_by_the_paper():
         expected -= 0.01 * (m / (1 - 0.9**t)) / np.sqrt(v / (1 - 0.999**t))
         optimizer.apply({KEYS[0]: p}, {KEYS[0]: [gradient.copy()]})
         np.testing.assert_allclose(p, expected, rtol=1e-12)
-        np.testing.assert_allclose(optimizer.state[KEYS[0]], [m, v], rtol=1e-12)
+        means = optimizer.means_of(KEYS[0], optimizer.state[KEYS[0]])
+        np.testing.assert_allclose([means["m"], means["v"]], [m, v], rtol=1e-12)
+        sums = optimizer.state_of(KEYS[0], means)
+        np.testing.assert_allclose(sums, optimizer.state[KEYS[0]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [Adam, lambda *args: Adam(*args, amsgrad=True), Nadam])
+def test_another_beta_between_two_steps(make):
+    """`state` holds sums, whose share in the means is another one then: they are changed for it. Schedules do that."""
+    optimizer, p, q = make(0.01), random((7,), 1), random((7,), 1)
+    m, v, largest = np.zeros(7), np.zeros(7), np.zeros(7)
+    product = 1.0
+    for t in range(1, 7):
+        g = random((7,), t)
+        optimizer.beta_1, optimizer.beta_2 = b1, b2 = 0.9 - 0.05 * t, 0.99 + 0.001 * t
+        optimizer.apply({KEYS[0]: p}, {KEYS[0]: [g.copy()]})
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        largest = np.maximum(v, largest)
+        if make is Nadam:
+            now, then = (b1 * (1 - 0.5 * 0.96**k) for k in (t, t + 1))
+            product = np.prod([b1 * (1 - 0.5 * 0.96**k) for k in range(1, t + 1)])
+            ahead = then * m / (1 - product * then) + (1 - now) * g / (1 - product)
+            q -= 0.01 * ahead / (np.sqrt(v / (1 - b2**t)) + 1e-7)
+        else:
+            spread = largest if optimizer.amsgrad else v
+            q -= 0.01 * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(spread) + 1e-7)
+        np.testing.assert_allclose(p, q, rtol=1e-10)
+
+
+def test_nadam_goes_on_from_any_step():
+    """The product of the weights so far is kept from step to step, and found anew where the count is another one."""
+    through, p, q = Nadam(0.01), random((5,), 1), random((5,), 1)
+    for t in range(8):
+        if t == 4:
+            resumed = Nadam(0.01)
+            resumed.state, resumed.iterations = {KEYS[0]: [s.copy() for s in through.state[KEYS[0]]]}, 4
+            q[...] = p
+        through.apply({KEYS[0]: p}, {KEYS[0]: [random((5,), t)]})
+        if t >= 4:
+            resumed.apply({KEYS[0]: q}, {KEYS[0]: [random((5,), t)]})
+            np.testing.assert_array_equal(p, q)
+    through.iterations = 4  # back, as NaN's guard does it
+    assert through._weights(4) == np.prod([through._weight(k) for k in range(1, 5)])
 
 
 def test_clipping_leaves_small_gradients_alone():
@@ -335,7 +389,7 @@ def test_a_parameter_that_joins_later_starts_with_state_of_zeros():
     optimizer, p, q = Adam(0.1), np.ones(2), np.ones(2)
     optimizer.apply({KEYS[0]: p}, {KEYS[0]: [np.ones(2)]})
     optimizer.apply({KEYS[1]: q}, {KEYS[1]: [np.ones(2)]})
-    np.testing.assert_allclose(optimizer.state[KEYS[1]], [[0.1, 0.1], [0.001, 0.001]])
+    np.testing.assert_allclose(optimizer.state[KEYS[1]], [[1, 1], [1, 1]])
 
 
 # --- Configuration ------------------------------------------------------------------------------------------
@@ -631,7 +685,7 @@ def test_each_parameter_goes_by_its_own_optimizer():
     for key, p in params.items():
         np.testing.assert_array_equal(p, alone[key])
     assert optimizer.iterations == 3 and optimizer.learning_rate == 0.1
-    assert optimizer.slots_of(("dense_2", "w")) == ("m", "v") and optimizer.slots_of(("dense_1", "w")) == ()
+    assert optimizer.slots_of(("dense_2", "w")) == ("m_sum", "v_sum") and optimizer.slots_of(("dense_1", "w")) == ()
 
 
 @pytest.mark.parametrize(

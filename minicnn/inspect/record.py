@@ -29,7 +29,7 @@ class LayerTrace:
     Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
     params, grads, updated: the parameters before the step, the loss's derivatives by them, and the parameters after it.
     applied: the gradients as the optimizer took them, with regularizer and clipping; empty for a frozen layer.
-    slots, slots_after: the optimizer's arrays, "w/m". state, state_after: running statistics.
+    slots, slots_after: the optimizer's arrays, "w/m"; of Adam the means. state, state_after: running statistics.
     """
 
     key: str

@@ -179,8 +179,9 @@ def _backward_pass(
             if key not in optimizer.state:
                 continue
             first, after = before.get(key) or optimizer.new_state(key, record.params[name]), optimizer.state[key]
-            for slot, old, new in zip(optimizer.slots_of(key), first, after, strict=True):
-                record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new)
+            new = optimizer.means_of(key, after)
+            for slot, old in optimizer.means_of(key, first).items():
+                record.slots[f"{name}/{slot}"], record.slots_after[f"{name}/{slot}"] = _copy(old), _copy(new[slot])
     again = _contexts(copied, t.training, False, t.optimizer["iterations"], t.seed)
     y_pred = forward(nodes, again, copied.as_input(t.x))
     losses = sample_losses(loss, y_true, y_pred, again[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +61,8 @@ class Optimizer(Configured):
     """
 
     slots: Sequence[str] = ()  # the arrays that `update` is given, by name
+    # Slots that are fading sums, s = beta s + g, and not the textbooks' means, (1 - beta) s: the mean's name, its beta.
+    sums: ClassVar[Mapping[str, tuple[str, str]]] = {}
     whole = False  # whether `update` takes whole parameters, in their own shape, instead of pieces of them
     ranges: ClassVar[dict[str, Any]] = {
         "weight_decay": (["of 0 or more"], 0.004),
@@ -110,6 +112,17 @@ class Optimizer(Configured):
         self._stored: tuple[str, ...] | None = None  # the slots that the arrays in `state` are for
         self._undecayed: list[str] = []
         self._owner: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Where another beta is set between two steps, the means stay as they are: their sums are changed for it."""
+        slots, old = [slot for slot, (_, beta) in self.sums.items() if beta == name], vars(self).get(name)
+        super().__setattr__(name, value)
+        if not slots or old is None or old == value:
+            return
+        for key, arrays in self.state.items():
+            for slot, array in zip(self.slots_of(key), arrays, strict=True):
+                if slot in slots:
+                    array *= (1 - old) / (1 - value)
 
     # ---- the learning rate -------------------------------------------------------------------------------------------
 
@@ -174,11 +187,9 @@ class Optimizer(Configured):
 
     def decay_of(self, key: Key, p: Array) -> float:
         """What share of this parameter times the rate each step takes away."""
-        return 0.0 if self._is_undecayed(key) else self.weight_decay or 0.0
+        return 0.0 if self._undecayed and self._is_undecayed(key) else self.weight_decay or 0.0
 
     def _is_undecayed(self, key: Key) -> bool:
-        if not self._undecayed:
-            return False
         path = "/".join(names_of_parameter(key))
         return any(re.search(name, path) for name in self._undecayed)
 
@@ -207,6 +218,22 @@ class Optimizer(Configured):
         make = {"accumulated": lambda: xp_of(p).zeros_like(p), "average": p.copy}  # only what is wanted: it is large
         return [first[name] if name in first else make[name]() for name in self.slots_of(key)]
 
+    def means_of(self, key: Key, arrays: Sequence[Array]) -> dict[str, Array]:
+        """The arrays of a parameter's `state` as textbooks have them, by name: Adam's m and v."""
+        means = {}
+        for slot, array in zip(self.slots_of(key), arrays, strict=True):
+            name, beta = self.sums.get(slot, (slot, ""))
+            means[name] = array * (1 - getattr(self, beta)) if beta else array
+        return means
+
+    def state_of(self, key: Key, means: Mapping[str, Array]) -> list[Array]:
+        """The opposite of means_of: arrays for `state`. KeyError where one is missing."""
+        arrays = []
+        for slot in self.slots_of(key):
+            name, beta = self.sums.get(slot, (slot, ""))
+            arrays.append(means[name] / (1 - getattr(self, beta)) if beta else means[name])
+        return arrays
+
     def apply(self, params: Arrays, grads: dict[Key, list[Array]], workers: Any = None) -> None:
         """One step for all parameters, in place.
 
@@ -214,15 +241,13 @@ class Optimizer(Configured):
         first share is used up as scratch. workers: a minicnn.training.shards.Workers that shares the work, or None.
         """
         self._make_state(params)
-        if not self.gradient_accumulation_steps or self._accumulate(grads):
+        complete, lr = not self.gradient_accumulation_steps or self._accumulate(grads), float(self.learning_rate)
+        vars(self)["iterations"] += 1  # what is set from outside is checked; our own count need not be
+        if complete:
             if self.clipnorm is not None or self.clipvalue is not None or self.global_clipnorm is not None:
                 self._clip(grads)
-            lr = float(self.learning_rate)
-            self.iterations += 1
             if not self._apply_on_gpu(params, grads, lr):
                 self._apply_in_pieces(params, grads, lr, workers)
-        else:
-            self.iterations += 1
         if self.use_ema:
             self._average(params)
 
@@ -230,6 +255,8 @@ class Optimizer(Configured):
         """Arrays for parameters that have none; where an option was switched on or off, those of its name."""
         names = self.slots_of()
         stored = names if self._stored is None else self._stored
+        if stored == names and self.state.keys() >= params.keys():
+            return
         if stored != names:
             self.state = {key: arrays for key, arrays in self.state.items() if key in params}
         for key, p in params.items():
@@ -250,15 +277,18 @@ class Optimizer(Configured):
             if self.whole:
                 pieces.append((key, [*used, *grads[key]], ..., decay))
                 continue
-            arrays = [a.reshape(-1) for a in (*used, *grads[key])]
-            copied += [(a, flat) for a, flat in zip(used, arrays, strict=False) if not a.flags.c_contiguous]
+            arrays = []
+            for a in (*used, *grads[key]):
+                arrays.append(a.reshape(-1))
+                if len(arrays) <= len(used) and not a.flags.c_contiguous:
+                    copied.append((a, arrays[-1]))
             step = min(BLOCK, -(-p.size // n)) if xp_of(p) is np else p.size
             for start in range(0, p.size, step):
                 pieces.append((key, arrays, slice(start, min(start + step, p.size)), decay))
 
         def work(k: int, _: Any = None) -> None:
             for key, arrays, place, decay in pieces[k::n]:
-                p, *rest = (a[place] for a in arrays)
+                p, *rest = [a[place] for a in arrays]
                 slots, (g, *shares) = rest[:n_slots], rest[n_slots:]
                 for share in shares:
                     g += share
@@ -283,9 +313,8 @@ class Optimizer(Configured):
 
     def _apply_on_gpu(self, params: Arrays, grads: dict[Key, list[Array]], lr: float) -> bool:
         """The step in one launch, where the parameters are on a GPU and there is a kernel for the rule."""
-        if not all(cuda.serves(p) and p.flags.c_contiguous for p in params.values()) or self._undecayed:
-            return False
-        rule = self.gpu_rule(lr)
+        ours = all(cuda.serves(p) and p.flags.c_contiguous for p in params.values())
+        rule = self.gpu_rule(lr) if ours and not self._undecayed else None
         if rule is None or len({p.dtype for p in params.values()}) != 1:
             return False
         rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minicnn.backend import Array
@@ -107,6 +107,12 @@ class MultiOptimizer(Optimizer):
 
     def new_state(self, key: Key, p: Array) -> list[Array]:
         return self.optimizer_of(key).new_state(key, p)
+
+    def means_of(self, key: Key, arrays: Sequence[Array]) -> dict[str, Array]:
+        return self.optimizer_of(key).means_of(key, arrays)
+
+    def state_of(self, key: Key, means: Mapping[str, Array]) -> list[Array]:
+        return self.optimizer_of(key).state_of(key, means)
 
     def apply(self, params: Arrays, grads: dict[Key, list[Array]], workers: Any = None) -> None:
         step = self.iterations

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from minicnn.backend import Array, xp_of
 from minicnn.errors import checked
 from minicnn.optimizers.base import Key, Optimizer, names_of_parameter, sum_of_squares
-from minicnn.optimizers.rules import Adam, adam_step, bias_correction
+from minicnn.optimizers.rules import Adam, adam_numbers, adam_step
 from minicnn.schedules import LearningRateSchedule
 
 
@@ -52,7 +52,7 @@ class Muon(Optimizer):
     size away again. K. Jordan, "Muon: An optimizer for hidden layers" (2024).
     """
 
-    slots = ("m", "v")
+    slots = ("m_sum", "v_sum")
     whole = True
     ranges: ClassVar[dict[str, Any]] = {
         **Optimizer.ranges,
@@ -103,8 +103,9 @@ class Muon(Optimizer):
     def update_parameter(self, key: Key, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         m, v = slots
         if not self._is_matrix(key, p):
-            alpha = lr * self.adam_lr_ratio * bias_correction(self.updates, self.adam_beta_1, self.adam_beta_2)
-            adam_step(p, g, [m, v], alpha, self.adam_beta_1, self.adam_beta_2, self.epsilon)
+            rate, beta_1, beta_2 = lr * self.adam_lr_ratio, self.adam_beta_1, self.adam_beta_2
+            alpha, epsilon = adam_numbers(rate, self.updates, beta_1, beta_2, self.epsilon)
+            adam_step(p, g, [m, v], alpha, beta_1, beta_2, epsilon)
             return
         if self.normalize:
             p *= math.sqrt(p.shape[-1]) / float(xp_of(p).sqrt((p * p).sum()) + 1e-12)

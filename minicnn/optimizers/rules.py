@@ -56,9 +56,14 @@ class SGD(Optimizer):
             p -= lr * g
             return
         (m,) = slots
+        step = lr * g
         m *= self.momentum
-        m -= lr * g
-        p += self.momentum * m - lr * g if self.nesterov else m
+        m -= step
+        if self.nesterov:
+            p -= step
+            p += self.momentum * m
+        else:
+            p += m
 
     def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
         if type(self).update is not SGD.update:  # somebody's own rule
@@ -69,17 +74,26 @@ class SGD(Optimizer):
         return {**super().get_config(), **({"learning_rate": self._rate} if self.decay else {})}
 
 
+def adam_numbers(lr: float, step: int, beta_1: float, beta_2: float, epsilon: float) -> tuple[float, float]:
+    """(alpha, epsilon) of step 1, 2, … as they are for the sums m_sum and v_sum: see Adam."""
+    alpha = lr * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    root = math.sqrt(1 - beta_2)
+    return alpha * (1 - beta_1) / root, epsilon / root
+
+
 def adam_step(
     p: Array, g: Array, slots: list[Array], alpha: float, beta_1: float, beta_2: float, epsilon: float
 ) -> None:
-    """The formulas of Adam. slots: m and v, and with AMSGrad the largest v so far."""
+    """The formulas of Adam, in ten passes over memory. slots: the sums of m and v, and with AMSGrad the largest v's.
+
+    alpha, epsilon: from adam_numbers.
+    """
     m, v = slots[:2]
-    xp, t = xp_of(p), g - m  # t: one temporary array for all three formulas
-    t *= 1 - beta_1
-    m += t
-    xp.multiply(g, g, out=t)
-    t -= v
-    t *= 1 - beta_2
+    xp = xp_of(p)
+    m *= beta_1
+    m += g
+    v *= beta_2
+    t = g * g
     v += t
     if len(slots) > 2:
         v = xp.maximum(v, slots[2], out=slots[2])
@@ -90,20 +104,20 @@ def adam_step(
     p -= t
 
 
-def bias_correction(step: int, beta_1: float, beta_2: float) -> float:
-    """What the rate is multiplied by at step 1, 2, …, because m and v begin at 0."""
-    return math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
-
-
 class Adam(Optimizer):
     """Adam: the gradient's running mean m, divided by the square root of its running square v.
 
-    m += (1 - beta_1) (g - m)      v += (1 - beta_2) (g² - v)      p -= alpha * m / (sqrt(v) + epsilon)
+    m = beta_1 m + (1 - beta_1) g      v = beta_2 v + (1 - beta_2) g²      p -= alpha * m / (sqrt(v) + epsilon)
     alpha = lr * sqrt(1 - beta_2^t) / (1 - beta_1^t), t = 1, 2, …
 
     m and v start at 0 and are too small at first: alpha corrects that, and m and v themselves stay as they are.
     D. Kingma, J. Ba, "Adam" (2015), algorithm 1 in the form at the end of section 2 (epsilon is "epsilon hat" there).
     amsgrad: divide by the largest v so far, so that steps never grow again. S. Reddi et al. (2018), algorithm 2.
+
+    `state` holds sums, m_sum = m / (1 - beta_1) and v_sum = v / (1 - beta_2), for then two factors are left out:
+
+    m_sum = beta_1 m_sum + g      v_sum = beta_2 v_sum + g²
+    m / (sqrt(v) + epsilon) = (1 - beta_1) / r * m_sum / (sqrt(v_sum) + epsilon / r),   r = sqrt(1 - beta_2)
     """
 
     ranges: ClassVar[dict[str, Any]] = {
@@ -127,21 +141,26 @@ class Adam(Optimizer):
         super().__init__(learning_rate, *common, **named)
         self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
 
+    sums: ClassVar[dict[str, tuple[str, str]]] = {
+        "m_sum": ("m", "beta_1"), "v_sum": ("v", "beta_2"), "v_max_sum": ("v_max", "beta_2")
+    }  # fmt: skip
+
     @property
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("m", "v", "v_max") if self.amsgrad else ("m", "v")
+        return ("m_sum", "v_sum", "v_max_sum") if self.amsgrad else ("m_sum", "v_sum")
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
-        adam_step(p, g, slots, self._alpha(lr), self.beta_1, self.beta_2, self.epsilon)
+        alpha, epsilon = self._numbers(lr)
+        adam_step(p, g, slots, alpha, self.beta_1, self.beta_2, epsilon)
 
-    def _alpha(self, lr: float) -> float:
-        return lr * bias_correction(self.updates, self.beta_1, self.beta_2)
+    def _numbers(self, lr: float) -> tuple[float, float]:
+        return adam_numbers(lr, self.updates, self.beta_1, self.beta_2, self.epsilon)
 
     def gpu_rule(self, lr: float) -> tuple[str, tuple[float, ...]] | None:
         if type(self).update is not Adam.update or self.amsgrad:  # somebody's own rule
             return None
-        decay = (self.weight_decay or 0.0) * lr
-        return "adam", (self._alpha(lr), decay, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
+        alpha, epsilon = self._numbers(lr)
+        return "adam", (alpha, (self.weight_decay or 0.0) * lr, self.beta_1, self.beta_2, epsilon)
 
 
 class AdamW(Adam):
@@ -170,6 +189,8 @@ class Nadam(Adam):
     p -= lr (u_{t+1} m / (1 - U_{t+1}) + (1 - u_t) g / (1 - U_t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
     """
 
+    _product = (0, 0.0, 1.0)  # t, beta_1 and U_t of the last step
+
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule = 0.001,
@@ -188,16 +209,28 @@ class Nadam(Adam):
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         m, v = slots
-        m += (g - m) * (1 - self.beta_1)
-        v += (g * g - v) * (1 - self.beta_2)
+        m *= self.beta_1
+        m += g
+        v *= self.beta_2
+        v += g * g
         t = self.updates
-        now, next_ = self._weight(t), self._weight(t + 1)
-        product = math.prod(self._weight(k) for k in range(1, t + 1))
-        ahead = m * (next_ / (1 - product * next_)) + g * ((1 - now) / (1 - product))
-        p -= lr * ahead / (xp_of(p).sqrt(v / (1 - self.beta_2**t)) + self.epsilon)
+        now, next_, product = self._weight(t), self._weight(t + 1), self._weights(t)
+        of_m, of_v = (1 - self.beta_1) * next_ / (1 - product * next_), (1 - self.beta_2) / (1 - self.beta_2**t)
+        ahead = m * (lr * of_m) + g * (lr * (1 - now) / (1 - product))
+        p -= ahead / (xp_of(p).sqrt(v * of_v) + self.epsilon)
 
     def _weight(self, step: int) -> float:
         return self.beta_1 * (1 - 0.5 * 0.96**step)
+
+    def _weights(self, step: int) -> float:
+        """The product of the weights up to this step; threads that come at once find the same."""
+        last, beta_1, product = self._product
+        if step < last or beta_1 != self.beta_1:
+            last, product = 0, 1.0
+        for k in range(last + 1, step + 1):
+            product *= self._weight(k)
+        self._product = step, self.beta_1, product
+        return product
 
 
 class RMSprop(Optimizer):
@@ -234,14 +267,20 @@ class RMSprop(Optimizer):
 
     def update(self, p: Array, g: Array, slots: list[Array], lr: float) -> None:
         named = dict(zip(self.slots, slots, strict=True))
-        v = named["v"]
-        v += (g * g - v) * (1 - self.rho)
+        v, xp = named["v"], xp_of(p)
+        step = g * g
+        step -= v
+        step *= 1 - self.rho
+        v += step
         spread = v
         if self.centered:
             mean = named["mean"]
             mean += (g - mean) * (1 - self.rho)
             spread = v - mean * mean
-        step = lr * g / xp_of(p).sqrt(spread + self.epsilon)
+        xp.add(spread, self.epsilon, out=step)
+        xp.sqrt(step, out=step)
+        xp.divide(g, step, out=step)
+        step *= lr
         if self.momentum:
             m = named["momentum"]
             m *= self.momentum

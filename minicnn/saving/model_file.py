@@ -2,7 +2,7 @@
 
     config.json                 architecture, loss, optimizer, class names, image input, random generator; plain JSON
     params/conv2d_1/w.npy       parameters        state/batch_normalization_1/moving_mean.npy       running statistics
-    optimizer/conv2d_1/w/m.npy  the optimizer's arrays
+    optimizer/conv2d_1/w/m_sum.npy    the optimizer's arrays
 
 A file is written aside and renamed when it is complete: what stood there before is never half overwritten.
 """
@@ -263,7 +263,7 @@ def set_weights_by_name(model: Any, archive: Archive, filepath: Any, chosen: set
 
 
 def slots_by_name(model: Any) -> dict[str, np.ndarray]:
-    """The optimizer's arrays on the host: "optimizer/conv2d_1/w/m", …; none where there is no optimizer."""
+    """The optimizer's arrays on the host: "optimizer/conv2d_1/w/m_sum", …; none where there is no optimizer."""
     if model.optimizer is None:
         return {}
     return {
@@ -274,22 +274,30 @@ def slots_by_name(model: Any) -> dict[str, np.ndarray]:
 
 
 def set_slots_by_name(model: Any, archive: Archive, filepath: Any) -> None:
-    """The optimizer's arrays: all of a parameter, or none where it has not been updated yet."""
+    """The optimizer's arrays: all of a parameter, or none where it has not been updated yet.
+
+    Files of before Adam held sums have its means.
+    """
     if model.optimizer is None:
         return
-    model.optimizer.state = {}
+    optimizer = model.optimizer
+    optimizer.state = {}
     left = {name for name in archive.arrays if name.startswith("optimizer/")}
     for key, layer in model.layers_by_key.items():
         for name, p in layer.params.items():
-            names = [f"optimizer/{key}/{name}/{slot}" for slot in model.optimizer.slots_of((key, name))]
-            if left.isdisjoint(names):
-                continue
-            for slot in names:
-                _check_array(archive, slot, p.shape, filepath)
-            model.optimizer.state[key, name] = [
-                move(_finite(archive, slot, filepath).astype(p.dtype), model.device) for slot in names
-            ]
-            left.difference_update(names)
+            slots = optimizer.slots_of((key, name))
+            means = [optimizer.sums.get(slot, (slot,))[0] for slot in slots]
+            for stored in dict.fromkeys((tuple(slots), tuple(means))):
+                names = [f"optimizer/{key}/{name}/{slot}" for slot in stored]
+                if left.isdisjoint(names):
+                    continue
+                for slot in names:
+                    _check_array(archive, slot, p.shape, filepath)
+                arrays = [move(_finite(archive, slot, filepath).astype(p.dtype), model.device) for slot in names]
+                if stored != slots:
+                    arrays = optimizer.state_of((key, name), dict(zip(means, arrays, strict=True)))
+                optimizer.state[key, name] = arrays
+                left.difference_update(names)
     for name in left:
         raise BrokenFileError(
             filepath, f"{shortened(name)} has no place in the model's optimizer.", "an array for each parameter.",

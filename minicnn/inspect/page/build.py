@@ -407,9 +407,13 @@ def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
         optimizer = optimizers.get({"class_name": t.optimizer["class_name"], "config": config})
         optimizer.schedule, optimizer.learning_rate = None, t.optimizer["learning_rate"]
         optimizer.iterations = t.optimizer["iterations"]
-        slots = [layer.slots[f"{name}/{slot}"].copy() for slot in optimizer.slots_of()]
+        means = {
+            slot.removeprefix(f"{name}/"): array.copy()
+            for slot, array in layer.slots.items()
+            if slot.startswith(f"{name}/")
+        }
         p = layer.params[name].copy()
-        optimizer.state = {("", name): slots}
+        optimizer.state = {("", name): optimizer.state_of(("", name), means)}
         optimizer.apply({("", name): p}, {("", name): [layer.applied[name].copy()]})
         rule = constraints.get(constraint)
         assert rule is not None

@@ -44,14 +44,14 @@ extern "C" __global__ void sgd(
 // One thread: some numbers of one parameter, by the rule of `minicnn.optimizers.Adam`. alpha = the rate with both
 // corrections for the moments' start at 0. Reads p, g, m, v and writes p, m, v once: 28 bytes a number in float32.
 extern "C" __global__ void adam(
-    const u64* __restrict__ table, int PARAMETERS, Real alpha, Real decay, Real keep_1, Real keep_2, Real epsilon
+    const u64* __restrict__ table, int PARAMETERS, Real alpha, Real decay, Real beta_1, Real beta_2, Real epsilon
 ) {
     Part part = my_part(table, PARAMETERS);
     for (u64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
         Real p = part.p[i], g = part.g[i], m = part.a[i], v = part.b[i];
         p -= p * decay;
-        m += (g - m) * keep_1;  // keep_1 = 1 - beta_1
-        v += (g * g - v) * keep_2;
+        m = m * beta_1 + g;  // sums, of which alpha and epsilon make means
+        v = v * beta_2 + g * g;
         part.a[i] = m;
         part.b[i] = v;
         part.p[i] = p - m / (sqrt(v) + epsilon) * alpha;
