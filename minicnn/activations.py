@@ -143,11 +143,12 @@ def _over(rows: Function, axis: int) -> Function:
     if axis == -1:
         return rows
     return Function(
-        f"{rows.name} over axis {axis}", partial(_turned, rows.forward, axis), partial(_turned, rows.backward, axis)
-    )
+        f"{rows.name} over axis {axis}", partial(_turned, rows.forward, axis=axis),
+        partial(_turned, rows.backward, axis=axis),
+    )  # fmt: skip
 
 
-def _turned(function: Callable[..., Array], axis: int, *arrays: Array) -> Array:
+def _turned(function: Callable[..., Array], *arrays: Array, axis: int) -> Array:
     xp = xp_of(arrays[0])
     turned = [xp.ascontiguousarray(xp.moveaxis(a, axis, -1)) for a in arrays]
     return xp.ascontiguousarray(xp.moveaxis(function(*turned), -1, axis))

@@ -344,6 +344,23 @@ class Model(Network):
 
         save_model(self, filepath, overwrite)
 
+    def to_onnx(
+        self, filepath: Any, layout: str = "nhwc", fold_batch_norm: bool = True, overwrite: bool = True
+    ) -> None:
+        """Write a network for onnxruntime and the like, which computes what `predict` does: see docs/onnx.md.
+
+        layout: of the images that it takes: "nhwc", channels last as here, or "nchw", which saves it a transposition.
+        fold_batch_norm: a batch normalisation becomes part of the convolution or dense layer before it. Dropout is left
+        out. class_names and image_input ride along as metadata, JSON texts.
+        Raises InputError for a layer or an activation that ONNX has no rule for, and where the package onnx is missing;
+        FileExistsError unless `overwrite`, WriteError.
+        """
+        from minicnn.saving.onnx_file import save_onnx
+        from minicnn.training.inference import plan
+
+        self.require_built("it cannot be written as ONNX")
+        save_onnx(self, plan(self.nodes) if fold_batch_norm else self.nodes, filepath, layout, overwrite)
+
     def save_weights(self, filepath: Any, overwrite: bool = True) -> None:
         """Write parameters and state into one file: see minicnn.saving.save_weights."""
         from minicnn.saving import save_weights

@@ -601,3 +601,21 @@ def test_keras_itself_opens_it(tmp_path):
         script += "np.save(f + '/y.npy', m.predict(np.load(f + '/x.npy'), verbose=0))"
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["m.zip", "m.keras"])
+def test_the_input_keeps_its_name(tmp_path, name):
+    chain = Sequential([Input((4, 4, 1), name="pixels"), Flatten(), Dense(2, name="last")])
+    x = Input((4, 4, 1), name="pixels")
+    graph = Model(x, Add()([x, Conv2D(1, 1)(x)]))
+    for model in (chain, graph):
+        model.save(tmp_path / name)
+        again = load_model(tmp_path / name)
+        assert again.input.layer.name == "pixels" and again.input_name == "pixels"
+        again.save(tmp_path / f"again_{name}")
+        assert load_model(tmp_path / f"again_{name}").input_name == "pixels"
+    unnamed = Sequential([Input((3,)), Dense(2)])
+    unnamed.save(tmp_path / "m.zip")
+    assert load_model(tmp_path / "m.zip").input_name is None and "input_name" not in unnamed.get_config()
+    with pytest.raises(InputError, match="a layer cannot have this name"):
+        Sequential([Input((3,), name="a/b"), Dense(2)])

@@ -56,6 +56,7 @@ class Network(Layer):
     One input and one output. A layer that was called twice is there once and used twice, with the same weights; a
     network may be a layer of another one. Raises InputError where the output cannot be computed from the input.
     device: where the arrays are and the work is done. sample_shape: of one sample of the input, without batch axis.
+    input_name: that of its Input, where one was given.
     """
 
     # The layers in topological order, each with the places of what it reads; -1 is the network's input.
@@ -63,6 +64,7 @@ class Network(Layer):
     _values: list[SymbolicTensor]  # of the input and of each use, once the shapes are known
     _shapes: list[Shape]
     sample_shape: Shape | None
+    input_name: str | None
     _cached: tuple[int, tuple[Node, ...], tuple[Shape, ...]] = (-1, (), ())
     _counted: tuple[int, int] = (-1, 0)
 
@@ -76,6 +78,7 @@ class Network(Layer):
         self._uses = [(v.layer, tuple(place[source.number] for source in v.inputs)) for v in values]
         self._name_layers()
         self._values = [first, *values]
+        self._take_input(first.layer)
         self.sample_shape, self.built = first.sample_shape, True
         self._shapes = [value.sample_shape for value in self._values]
         self._move_arrays(self.layers)
@@ -84,7 +87,7 @@ class Network(Layer):
 
     def _begin(self, name: str | None) -> None:
         self._uses, self._values, self._shapes = [], [], []
-        self.sample_shape = None
+        self.sample_shape = self.input_name = None
         super().__init__(name=name)
         self.rng = random.new_generator()
         self.device: Device = current_device()
@@ -140,15 +143,24 @@ class Network(Layer):
         for k, layer in enumerate(layers):
             self._take(layer, layers[:k])
 
-    def _take(self, layer: Layer, others: Sequence[Layer]) -> None:
-        """Give the layer a name that none of the others has, or check the one that it was given."""
-        if not isinstance(layer.name, str) or not _can_name_a_layer(layer.name):
+    def _take_input(self, layer: Layer) -> None:
+        """Note the name of the Input, where the network begins with one that has a name."""
+        if isinstance(layer, InputLayer) and layer.named:
+            self.input_name = self._checked_name(layer.name)
+
+    def _checked_name(self, name: Any) -> str:
+        if not isinstance(name, str) or not _can_name_a_layer(name):
             raise InputError(
                 self.name, "a layer cannot have this name.",
                 f"a text of at most {MAX_NAME} characters, without slashes and control characters.",
-                f"name={shortened(repr(layer.name))}.",
+                f"name={shortened(repr(name))}.",
                 'for example name="features"; "inner/dense_1" is dense_1 of the model inner.',
             )  # fmt: skip
+        return name
+
+    def _take(self, layer: Layer, others: Sequence[Layer]) -> None:
+        """Give the layer a name that none of the others has, or check the one that it was given."""
+        self._checked_name(layer.name)
         taken = {other.name for other in others}
         if not layer.named:
             # From now on it is the layer's own: a second model that shares the layer must not rename it in the first.
@@ -332,7 +344,7 @@ class Network(Layer):
     def _link(self) -> None:
         """Symbolic values for the input and each use, where there are none yet: `layer.output` is one of them."""
         if not self._values:
-            self._values = [Input(self._shapes[0])]
+            self._values = [Input(self._shapes[0], self.input_name)]
         for i in range(len(self._values) - 1, len(self._uses)):
             layer, inputs = self._uses[i]
             value = SymbolicTensor(layer, tuple(self._values[j + 1] for j in inputs), self._shapes[i + 1])
@@ -506,7 +518,8 @@ class Network(Layer):
         }
 
     def _layers_config(self, layers: Sequence[Layer]) -> dict[str, Any]:
-        return {
+        named = {} if self.input_name is None else {"input_name": self.input_name}
+        return named | {
             "name": self.name,
             "input_shape": None if self.sample_shape is None else list(self.sample_shape),
             "layers": [{"class_name": type(layer).__name__, "config": layer.get_config(),
@@ -560,9 +573,13 @@ class Network(Layer):
             if i not in read:
                 raise ValueError(f"nothing reads the output of {layer.name}")
         network._name_layers()
-        shape = config["input_shape"]
-        network.sample_shape = None if shape is None else checked_shape(network.name, shape)
+        network._restore_input(config)
         return network
+
+    def _restore_input(self, config: dict[str, Any]) -> None:
+        shape, name = config["input_shape"], config.get("input_name")
+        self.sample_shape = None if shape is None else checked_shape(self.name, shape)
+        self.input_name = None if name is None else self._checked_name(name)
 
     def build_known(self) -> None:
         """Build what is known to fit: the network, or those of its inner networks that know their input."""
@@ -603,6 +620,7 @@ class Chain(Network):
                     self.name, "Input is not the first layer.", "one Input, before all other layers.",
                     f"Input after {before}.", "move it to the front, or leave it out.",
                 )  # fmt: skip
+            self._take_input(layer)
             self.sample_shape = layer.input_shape
             return
         name, named, sample_shape = layer.name, layer.named, self.sample_shape
@@ -669,8 +687,7 @@ class Chain(Network):
         network = cls(name=typed(config, "name", str))
         for layer in cls._restored_layers(config, custom_objects):
             network._append(network._checked(layer))  # nothing is built, also where a layer knows its shape
-        shape = config["input_shape"]
-        network.sample_shape = None if shape is None else checked_shape(network.name, shape)
+        network._restore_input(config)
         return network
 
 

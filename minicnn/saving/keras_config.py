@@ -195,7 +195,8 @@ def build(file: Description, models: dict[str, Any], entry: dict[str, Any], shap
 
 
 def _build_chain(file: Description, models: Any, entries: list[Any], name: Any, shape: Shape) -> Built:
-    built = Built(models["Sequential"]([layers.Input(shape)], name=_text(name)))
+    start = layers.Input(shape, _input_name(entries))
+    built = Built(models["Sequential"]([start], name=_text(name)))
     for entry in entries:
         made = _part(file, models, entry, [shape])
         config = entry["config"] if isinstance(entry["config"], dict) else {}
@@ -213,8 +214,9 @@ def _build_graph(file: Description, models: Any, config: Any, entries: list[Any]
     calls = _in_order(file, entries, first)
     chained = [first, *((_entry_name(entry), 0) for entry, _, _ in calls)]
     if chained[-1] == last and [reads for _, _, reads in calls] == [[value] for value in chained[:-1]]:
-        return _build_chain(file, models, [entry for entry, _, _ in calls], name, shape)
-    start = layers.Input(shape)
+        inputs = [entry for entry in entries if entry["class_name"] == "InputLayer"]
+        return _build_chain(file, models, [*inputs, *(entry for entry, _, _ in calls)], name, shape)
+    start = layers.Input(shape, _input_name(entries))
     values: dict[tuple[str, int], Any] = {first: start}
     made: dict[str, Layer | Built | None] = {first[0]: None}
     for entry, i, reads in calls:
@@ -251,6 +253,11 @@ def _entry_name(entry: dict[str, Any]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a {entry['class_name']} without a name")
     return name
+
+
+def _input_name(entries: list[dict[str, Any]]) -> str | None:
+    """The name of the network's InputLayer; None where there is none."""
+    return next((_text(e["config"].get("name")) for e in entries if e["class_name"] == "InputLayer"), None)
 
 
 def _text(name: Any) -> str | None:

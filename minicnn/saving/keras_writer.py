@@ -112,7 +112,8 @@ def _network(network: Network) -> dict[str, Any]:
     shape = [None, *network.shapes[0]]
     config: dict[str, Any] = {"name": network.name, "trainable": True}
     if isinstance(network, Chain):
-        config["layers"] = [_input("input_layer", shape), *(part.entry for part, _ in _uses(network))]
+        start = _input(network.input_name or "input_layer", shape)
+        config["layers"] = [start, *(part.entry for part, _ in _uses(network))]
         config["build_input_shape"] = shape
         return _object("keras", "Sequential", config) | {"build_config": {"input_shape": shape}}
     config |= _graph(network, shape)
@@ -127,7 +128,8 @@ def _graph(network: Network, shape: list[Any]) -> dict[str, Any]:
     """Layers, and what each of their calls reads."""
     uses = _uses(network)
     taken = {part.name for part, _ in uses}
-    start = next(name for i in range(len(taken) + 1) if (name := f"input_layer{f'_{i}' if i else ''}") not in taken)
+    wanted = network.input_name or "input_layer"
+    start = next(name for i in range(len(taken) + 1) if (name := f"{wanted}{f'_{i}' if i else ''}") not in taken)
     entries = [_input(start, shape) | {"name": start, "inbound_nodes": []}]
     calls: dict[str, list[Any]] = {name: [] for name in taken}
     shapes = iter(network.shapes[1:])
