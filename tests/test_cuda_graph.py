@@ -27,6 +27,7 @@ from minicnn.layers import (
     Activation,
     BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Cropping2D,
     Dense,
     Dropout,
@@ -111,6 +112,9 @@ CASES = {
     "channels dropped, larger images": lambda: (
         [Cropping2D(1), UpSampling2D((2, 1), interpolation="bilinear"), SpatialDropout2D(0.4), Permute((2, 1, 3)),
          Reshape((4, -1, 4)), GlobalMaxPooling2D()], SGD(0.1),
+    ),
+    "convolutions of other kinds": lambda: (
+        [Conv2DTranspose(3, 3, strides=2, activation="relu"), Conv2DTranspose(2, 3), Flatten()], "adam"
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip

@@ -31,6 +31,7 @@ from minicnn.layers import (
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Cropping2D,
     Dense,
     Dropout,
@@ -147,6 +148,11 @@ MODELS = {
     "conv dilated": lambda: [Conv2D(3, 2, dilation_rate=(2, 3), padding=((1, 2), (0, 1)), activation="tanh"), *ends()],
     "conv stride (2, 3), no bias": lambda: [Conv2D(2, 3, strides=(2, 3), padding=1, use_bias=False), *ends()],
     "conv softmax": lambda: [Conv2D(3, 2, activation="softmax"), *ends()],
+    "conv transposed": lambda: [Conv2DTranspose(3, (3, 2), strides=2, activation="relu"), *ends()],
+    "conv transposed, same": lambda: [
+        Conv2DTranspose(2, 3, padding="same", dilation_rate=2, use_bias=False),
+        Conv2DTranspose(3, 3, (3, 2), "same", (2, 0), activation="tanh"), *ends(),
+    ],
     "dense": lambda: [Flatten(), Dense(7, activation="elu"), Dense(5, activation="gelu"), *ends()],
     "dense on images": lambda: [Dense(5, activation="leaky_relu"), *ends()],
     "dense, softmax in between": lambda: [Flatten(), Dense(5, activation="softmax"), *ends()],
@@ -186,7 +192,7 @@ def whats(layer):
     parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}
     asked = {"y": layer.y, "dy": layer.dy, **parts}
     for name in ("z", "dz"):
-        if name in layer.kept and (name == "dz" or layer.kind in ("Conv2D", "Dense")):
+        if name in layer.kept and (name == "dz" or layer.weighted):
             asked[name] = layer.kept[name]
     asked |= {f"d{name}": g for name, g in layer.grads.items()}
     return asked | {f"update:{name}": p for name, p in (layer.updated | layer.state_after).items()}

@@ -26,6 +26,8 @@ KERAS = {
     "Concatenate": "axis",
     "Conv2D": "filters, kernel_size, strides, padding, data_format, dilation_rate, groups, activation, use_bias, "
               f"{INITIALIZED}, {CONSTRAINED}",
+    "Conv2DTranspose": "filters, kernel_size, strides, padding, output_padding, data_format, dilation_rate, "
+                       f"activation, use_bias, {INITIALIZED}, {CONSTRAINED}",
     "Cropping2D": "cropping, data_format",
     "Dense": f"units, activation, use_bias, {INITIALIZED}, {CONSTRAINED}",
     "Dropout": "rate, noise_shape, seed",
@@ -48,8 +50,8 @@ KERAS = {
     "ZeroPadding2D": "padding, data_format",
 }  # fmt: skip
 NEEDED = {
-    "Activation": ["relu"], "Conv2D": [2, 3], "Dense": [2], "Dropout": [0.5], "Permute": [(1, 2, 3)], "Rescaling": [2],
-    "Reshape": [(12, 12)], "SpatialDropout2D": [0.5],
+    "Activation": ["relu"], "Conv2D": [2, 3], "Conv2DTranspose": [2, 3], "Dense": [2], "Dropout": [0.5],
+    "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)], "SpatialDropout2D": [0.5],
 }  # fmt: skip
 IMAGES = (6, 6, 4)
 # Values that fit nothing, or only a few arguments: then they must do what they say.

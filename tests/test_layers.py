@@ -28,6 +28,7 @@ from minicnn.layers import (
     Concatenate,
     Context,
     Conv2D,
+    Conv2DTranspose,
     Cropping2D,
     Dense,
     Dropout,
@@ -54,6 +55,7 @@ from minicnn.layers import (
     UpSampling2D,
     ZeroPadding2D,
 )
+from minicnn.layers.weighted import BiasedLayer
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD
 from minicnn.regularizers import L2
@@ -99,6 +101,12 @@ CASES = {
     "Conv2D one pixel": (lambda: Conv2D(2, 3, padding="same"), (1, 1, 1)),
     "Conv2D frozen": (lambda: Conv2D(2, 2, trainable=False), (3, 3, 2)),
     **{f"Conv2D {name}": ((lambda a: lambda: Conv2D(3, 2, activation=a))(name), (3, 4, 2)) for name in ACTIVATIONS},
+    "Conv2DTranspose": (lambda: Conv2DTranspose(3, 3), (3, 4, 2)),
+    "Conv2DTranspose stride": (lambda: Conv2DTranspose(2, (3, 2), strides=(2, 3), activation="tanh"), (2, 3, 3)),
+    "Conv2DTranspose same": (lambda: Conv2DTranspose(2, 3, 2, "same", use_bias=False), (3, 2, 2)),
+    "Conv2DTranspose same even": (lambda: Conv2DTranspose(2, (4, 2), 3, "same", (2, 1)), (2, 3, 1)),
+    "Conv2DTranspose dilated": (lambda: Conv2DTranspose(2, 3, padding="same", dilation_rate=2), (3, 4, 2)),
+    "Conv2DTranspose apart": (lambda: Conv2DTranspose(2, 2, strides=3, activation="relu"), (2, 2, 2)),
     "MaxPooling2D": (MaxPooling2D, (4, 6, 2)),
     "MaxPooling2D leaves pixels over": (lambda: MaxPooling2D((2, 3)), (5, 7, 3)),
     "MaxPooling2D overlapping": (lambda: MaxPooling2D(3, strides=2, padding="same"), (5, 4, 2)),
@@ -282,7 +290,7 @@ def test_without_dx_the_other_gradients_stay_the_same(case):
         y = layer.forward(x, ctx)
         dx = layer.backward(random(y.shape, 2, np.float32), ctx)
         grads.append(ctx.grads)
-    if isinstance(layer, (Conv2D, Dense, BatchNormalization, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D)):
+    if isinstance(layer, (BiasedLayer, BatchNormalization, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D)):
         assert dx is None, "dx was computed although nobody needs it"
     for name in grads[0]:
         np.testing.assert_array_equal(grads[0][name], grads[1][name])
@@ -379,6 +387,8 @@ def test_equal_largest_pixels_share_the_gradient():
         (Permute((2, 1)), (5, 2, 3), "dims does not fit the samples"),
         (Cropping2D(2), (4, 9, 1), "nothing is left of the image"),
         (UpSampling2D(), (4, 9), "UpSampling2D needs images"),
+        (Conv2DTranspose(2, 3), (4, 9), "Conv2DTranspose needs images"),
+        (Conv2DTranspose(2, 2, 2, "same", 0), (4, 9, 1), "output_padding does not fit the kernel"),
         (SpatialDropout2D(0.5), (9,), "SpatialDropout2D needs images"),
         (GlobalMaxPooling2D(), (9,), "GlobalMaxPooling2D needs images"),
         (LayerNormalization([1, 2]), (4, 5, 6), "axis does not fit"),
@@ -396,7 +406,7 @@ def test_samples_that_do_not_fit(layer, shape, problem):
 def test_other_names():
     assert layers.MaxPool2D is MaxPooling2D and layers.AvgPool2D is AveragePooling2D
     assert layers.GlobalMaxPool2D is GlobalMaxPooling2D and layers.GlobalAvgPool2D is GlobalAveragePooling2D
-    assert layers.Convolution2D is Conv2D
+    assert layers.Convolution2D is Conv2D and layers.Convolution2DTranspose is Conv2DTranspose
 
 
 def test_dropout_that_is_alike_in_the_whole_batch():

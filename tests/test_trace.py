@@ -19,6 +19,7 @@ from minicnn.layers import (
     AveragePooling2D,
     BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Cropping2D,
     Dense,
     Dropout,
@@ -46,6 +47,7 @@ from minicnn.models import Sequential
 N, SHAPE, K = 5, (8, 7, 2), 4
 LAYERS = {
     "Conv2D": lambda: Conv2D(3, 3, activation="relu"),
+    "Conv2DTranspose": lambda: Conv2DTranspose(3, 3, strides=2, activation="relu"),
     "Dense": lambda: Dense(3, activation="gelu"),
     "MaxPooling2D": lambda: MaxPooling2D(2),
     "AveragePooling2D": lambda: AveragePooling2D(2),
@@ -272,7 +274,8 @@ def test_every_layer_kind(kind, training):
         assert {a.dtype for a in (layer.x, layer.y, layer.dy, layer.dx)} == {np.dtype(np.float32)}
     assert record.dx.any()
     assert set(record.kept) == {
-        "Conv2D": {"z", "dz", "mask"}, "Dense": {"z", "dz"}, "MaxPooling2D": {"winner"},
+        **dict.fromkeys(("Conv2D", "Conv2DTranspose"), {"z", "dz", "mask"}), "Dense": {"z", "dz"},
+        "MaxPooling2D": {"winner"},
         "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz"}, "ELU": {"z", "dz"},
         "Softmax": {"z", "dz", "max", "exp", "sum"}, "BatchNormalization": {"mean", "var", "x_hat", "of_batch"},
         **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"mask"} if training else set()),

@@ -82,7 +82,7 @@ def parse(t: Trace, text: str) -> tuple[str, str, Index]:
 def _whats(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
     """What can be explained of a layer, and the recorded arrays."""
     known = {"y": layer.y}
-    if layer.kind in ("Conv2D", "Dense"):
+    if layer.weighted:
         known["z"] = layer.kept["z"]
     if layer.dy is not None and layer.dx is not None:
         parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}

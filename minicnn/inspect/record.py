@@ -10,6 +10,7 @@ import numpy as np
 from minicnn import layers
 from minicnn.errors import unknown_name, visible
 from minicnn.layers.base import Layer
+from minicnn.layers.weighted import BiasedLayer
 
 Arrays = dict[str, np.ndarray]
 Values = Any  # an array; of a merging layer the list of its inputs
@@ -54,6 +55,11 @@ class LayerTrace:
         """One line: the shapes, and the names of the parameters."""
         names = f", {', '.join(self.params)}" if self.params else ""
         return visible(f"LayerTrace({self.key!r}, {self.kind}: x {_shape(self.x)} -> y {_shape(self.y)}{names})")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it is a sum of products with learned kernels, z, and its activation: convolutions and Dense."""
+        return issubclass(layers.named(self.kind) or Layer, BiasedLayer)
 
     def made(self) -> Layer | None:
         """A new layer of this class and configuration, without weights; None for a class of the user's own.

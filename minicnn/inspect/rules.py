@@ -27,13 +27,18 @@ EPSILON = 1e-7  # the losses' guard against log(0)
 
 
 class Windows:
-    """Where the windows of a layer lie, on each of the two axes."""
+    """Where the windows of a layer lie, on each of the two axes.
+
+    A transposed convolution stamps its windows into y: `size` is that of y, `out` that of x.
+    """
 
     def __init__(self, layer: LayerTrace):
         config = layer.config
-        window = config["kernel_size"] if layer.kind == "Conv2D" else config["pool_size"]
+        window = config.get("kernel_size") or config["pool_size"]
         stride = window if config["strides"] is None else config["strides"]
         self.size, self.out = layer.x.shape[1:3], layer.y.shape[1:3]
+        if layer.kind == "Conv2DTranspose":
+            self.size, self.out = self.out, self.size
         self.kernel, self.stride, self.dilation = pair(window), pair(stride), pair(config.get("dilation_rate", 1))
         self.pads: Pads = resolve_padding(self.size, self.kernel, self.stride, self.dilation, config["padding"])
 
@@ -97,6 +102,39 @@ def _conv_dw(case: Case) -> None:
     n, oh, h, ow, w = (column[order] for column in (n, oh, h, ow, w))
     case.formula = "dw = the sum of x · dz over all images and positions: what this weight was multiplied with"
     x_at, dz_at = _stack(n, h, w, c), _stack(n, oh, ow, o)
+    case.sum("dw", "the sum of x · dz", products("x", layer.x, x_at, "dz", layer.kept["dz"], dz_at))
+    _tell_dz(case)
+
+
+def _transposed_y(case: Case) -> None:
+    n, row, column, f = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, h, j, w, c = windows.pairs(windows.seen_by(0, row), windows.seen_by(1, column), range(layer.x.shape[3]))
+    case.note(f"{len(i) // layer.x.shape[3]} pixels of x stamp this one, in each of {layer.x.shape[3]} channels.")
+    x_at, w_at = _stack(n, h, w, c), _stack(i, j, f, c)
+    rule = "the sum of x · w over all pixels whose stamp reaches this one, and their channels"
+    _weighted(case, rule, products("x", layer.x, x_at, "w", layer.params["w"], w_at))
+
+
+def _transposed_dx(case: Case) -> None:
+    n, h, w, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    i, row, j, column, f = windows.pairs(windows.seen(0, h), windows.seen(1, w), range(layer.y.shape[3]))
+    case.formula = "dx = the sum of dz · w over the stamp of this pixel: a convolution of dz"
+    dz_at, w_at = _stack(n, row, column, f), _stack(i, j, f, c)
+    case.sum("dx", "the sum of dz · w", products("dz", layer.kept["dz"], dz_at, "w", layer.params["w"], w_at))
+    cut = math.prod(windows.kernel) - len(i) // layer.y.shape[3]
+    if cut:
+        case.note(f"{cut} of the stamp's {math.prod(windows.kernel)} pixels lie beyond the border, and were cut off.")
+    _tell_dz(case)
+
+
+def _transposed_dw(case: Case) -> None:
+    i, j, f, c = case.index
+    windows, layer = Windows(case.layer), case.layer
+    h, row, w, column, n = windows.pairs(windows.moved(0, i), windows.moved(1, j), range(len(layer.x)))
+    case.formula = "dw = the sum of x · dz over all images and pixels: each of them has stamped with this weight"
+    x_at, dz_at = _stack(n, h, w, c), _stack(n, row, column, f)
     case.sum("dw", "the sum of x · dz", products("x", layer.x, x_at, "dz", layer.kept["dz"], dz_at))
     _tell_dz(case)
 
@@ -498,7 +536,7 @@ def _phi(z: float) -> float:
 def input_gradient(case: Case) -> None:
     """The gradient with respect to an activation's input; dx of an activation that is a layer of its own."""
     t, layer, at, name = case.t, case.layer, case.index, case.what
-    activation, source = _activation(case), "z" if layer.kind in ("Conv2D", "Dense") else "x"
+    activation, source = _activation(case), "z" if layer.weighted else "x"
     if case.is_last and t.fused:
         case.note(f"The loss and {activation.name} are differentiated as one: from the logits directly.")
         loss_gradient(case)
@@ -629,6 +667,7 @@ def _unfused_categorical(case: Case, row: np.ndarray, target: np.ndarray, n: int
 _ELEMENTWISE: dict[str, Callable[[Case], None]] = {"y": _activation_y, "dx": input_gradient}
 RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     "Conv2D": {"y": _conv_y, "dx": _conv_dx, "dw": _conv_dw, "db": _bias_gradient},
+    "Conv2DTranspose": {"y": _transposed_y, "dx": _transposed_dx, "dw": _transposed_dw, "db": _bias_gradient},
     "Dense": {"y": _dense_y, "dx": _dense_dx, "dw": _dense_dw, "db": _bias_gradient},
     "MaxPooling2D": {"y": _max_y, "dx": _max_dx},
     "AveragePooling2D": {"y": _average_y, "dx": _average_dx},

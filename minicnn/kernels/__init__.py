@@ -41,6 +41,7 @@ from minicnn.kernels.activations_more import (
     softsign_forward,
 )
 from minicnn.kernels.conv import conv2d_backward, conv2d_forward
+from minicnn.kernels.conv_transpose import conv2d_transpose_backward, conv2d_transpose_forward
 from minicnn.kernels.dense import dense_backward, dense_forward
 from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask, mask_for
 from minicnn.kernels.gelu import gelu_backward, gelu_forward, gelu_with_slope
@@ -108,6 +109,8 @@ __all__ = [
     "concatenate_forward",
     "conv2d_backward",
     "conv2d_forward",
+    "conv2d_transpose_backward",
+    "conv2d_transpose_forward",
     "dense_backward",
     "dense_forward",
     "dropout_backward",

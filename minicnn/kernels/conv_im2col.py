@@ -42,10 +42,10 @@ def backward(dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool) -> 
         matmul(cols.T, dy[tile].reshape(-1, c_out), out=share)
         if k > 0:
             dw += share
-    return _input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
+    return input_gradient(dy, w, windows) if need_dx else None, dw.reshape(w.shape)
 
 
-def _input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
+def input_gradient(dy: Array, w: Array, windows: Windows) -> Array:
     """dx (N, H, W, C_in): every output pixel gives dy * w back to the window that it saw.
 
     With stride 1 a pixel x[i] is seen by the outputs y[i + top - kh*d], so dx is itself a convolution: of dy, with

@@ -89,6 +89,29 @@ def output_size(
     return height, width
 
 
+def transposed_size(
+    size: IntPair, kernel: IntPair, stride: IntPair, dilation: IntPair, padding: Padding, extra: IntPair | None
+) -> tuple[int, int]:
+    """(OH, OW): how large an image is in which the window fits `size` (H, W) times.
+
+    With a stride several are: the `extra` (output_padding) pixels say which one, counted as in Keras from
+    (size - 1) * stride + span, or + span % 2 where the padding is "same". None takes size * stride for "same", and for
+    "valid" the smallest in which the strides fit, too.
+    """
+    extras = (None, None) if extra is None else pair(extra)
+    height, width = (
+        _transposed(n, (k - 1) * d + 1, s, padding == "same", more)
+        for n, k, s, d, more in zip(pair(size), pair(kernel), pair(stride), pair(dilation), extras, strict=True)
+    )
+    return height, width
+
+
+def _transposed(size: int, span: int, stride: int, same: bool, extra: int | None) -> int:
+    if extra is None:
+        return size * stride if same else (size - 1) * stride + max(span, stride)
+    return (size - 1) * stride + (span % 2 if same else span) + extra
+
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of one convolution or pooling: everything about it but the numbers."""
@@ -109,6 +132,15 @@ class Windows:
         pads = resolve_padding(image, kernel, stride, dilation, padding)
         out = output_size(image, kernel, stride, dilation, pads)
         return cls(pair(kernel), pair(stride), pair(dilation), pads, image, out)
+
+    @classmethod
+    def transposed(
+        cls, shape: tuple[int, ...], kernel: IntPair, stride: IntPair, padding: Padding, dilation: IntPair,
+        extra: IntPair | None,
+    ) -> Windows:  # fmt: skip
+        """The windows for which the small image of `shape` (N, H, W, C) is the output: of a transposed convolution."""
+        image = transposed_size(shape[1:3], kernel, stride, dilation, padding, extra)
+        return cls.of((shape[0], *image, shape[3]), kernel, stride, padding, dilation)
 
     @property
     def padded(self) -> tuple[int, int]:

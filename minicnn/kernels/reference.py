@@ -182,6 +182,81 @@ def conv2d_backward(
     return dx, dw.astype(w.dtype), db.astype(w.dtype)
 
 
+# --- Transposed convolution: the other way round ------------------------------------------------------------
+
+
+def conv2d_transpose_forward(
+    x: Array, w: Array, b: Array | None = None, stride=1, padding="valid", dilation=1, output_padding=None
+) -> Array:
+    """Every pixel stamps each kernel, times its number, into a larger image; where stamps overlap, they are added up.
+
+    x (N, H, W, C). w (KH, KW, F, C): for each channel of x a window of KH x KW cells with F channels. b (F,) or None.
+    Returns y (N, OH, OW, F), of x's dtype; output_padding: see transposed_size. The pixel (h, w) stamps the output
+    pixels (h*stride + kh*dilation, w*stride + kw*dilation): those at which a convolution of y with the same window
+    would look for its output (h, w). So these are the loops of conv2d_backward, in which dy is spread over dx.
+    """
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (N, H, W, _), (KH, KW, F, _) = x.shape, w.shape
+    OH, OW = transposed_size((H, W), (KH, KW), stride, dilation, padding, output_padding)
+    pads = resolve_padding((OH, OW), (KH, KW), stride, dilation, padding)
+
+    y_padded = pad(np.zeros((N, OH, OW, F)), pads)
+    for n, row, column, c in np.ndindex(x.shape):
+        for kh, kw, f in np.ndindex(KH, KW, F):
+            down, right = row * sh + kh * dil_h, column * sw + kw * dil_w
+            y_padded[n, down, right, f] += float(x[n, row, column, c]) * w[kh, kw, f, c]
+    y = crop(y_padded, pads, np.float64)
+    return (y if b is None else y + b).astype(x.dtype)
+
+
+def conv2d_transpose_backward(
+    dy: Array, x: Array, w: Array, stride=1, padding="valid", dilation=1, output_padding=None, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """The same loops; each product hands dy to both of its factors. Returns (dx, dw, db), dx None unless need_dx.
+
+    dx[n, h, w] collects dy from where the pixel was stamped: it is a convolution of dy.
+    """
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (KH, KW, F, _) = w.shape
+    pads = resolve_padding(dy.shape[1:3], (KH, KW), stride, dilation, padding)
+    dy_padded = pad(dy, pads)
+
+    dx, dw = np.zeros(x.shape), np.zeros(w.shape)
+    for n, row, column, c in np.ndindex(x.shape):
+        for kh, kw, f in np.ndindex(KH, KW, F):
+            g = dy_padded[n, row * sh + kh * dil_h, column * sw + kw * dil_w, f]
+            dx[n, row, column, c] += g * w[kh, kw, f, c]
+            dw[kh, kw, f, c] += g * x[n, row, column, c]
+    db = np.zeros(F)
+    for n, row, column, f in np.ndindex(dy.shape):
+        db[f] += dy[n, row, column, f]
+    return dx.astype(x.dtype) if need_dx else None, dw.astype(w.dtype), db.astype(w.dtype)
+
+
+def transposed_size(size, kernel, stride, dilation, padding, output_padding) -> tuple[int, int]:
+    """(OH, OW) of a transposed convolution of images of `size` (H, W): see transposed_length."""
+    extras = (None, None) if output_padding is None else pair(output_padding)
+    axes = zip(pair(size), pair(kernel), pair(stride), pair(dilation), extras, strict=True)
+    rows, columns = (transposed_length(length, k, s, d, padding, extra) for length, k, s, d, extra in axes)
+    return rows, columns
+
+
+def transposed_length(length: int, kernel: int, stride: int, dilation: int, padding: str, extra: int | None) -> int:
+    """How long the axis becomes into which `length` cells stamp a window of `kernel` cells.
+
+    With padding "valid" the stamps are whole: the last one begins at (length - 1) * stride. With "same" the axis is
+    `stride` times as long, and what the stamps reach beyond it is cut off. `extra` cells (output_padding) are added at
+    the end; None: as many as make a stride of each cell. An example with 2 cells, a window of 3 and a stride of 2:
+
+        0 1 2 . .      valid: 5        0 1 2 . |       same: 4
+        . . 0 1 2                      . . 0 1 | 2
+    """
+    reach = (kernel - 1) * dilation + 1
+    if padding == "same":
+        return length * stride if extra is None else (length - 1) * stride + reach % 2 + extra
+    return (length - 1) * stride + (max(reach, stride) if extra is None else reach + extra)
+
+
 # --- im2col: convolution as one matrix product --------------------------------------------------------------
 
 

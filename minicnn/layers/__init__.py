@@ -4,6 +4,7 @@ from minicnn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, S
 from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
+from minicnn.layers.conv_transpose import Conv2DTranspose
 from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling, SpatialDropout2D
 from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
 from minicnn.layers.normalization import BatchNormalization
@@ -21,6 +22,7 @@ __all__ = [
     "Concatenate",
     "Context",
     "Conv2D",
+    "Conv2DTranspose",
     "Cropping2D",
     "Dense",
     "Dropout",
@@ -51,6 +53,7 @@ __all__ = [
 # Keras' other names for the same classes.
 AvgPool2D = AveragePooling2D
 Convolution2D = Conv2D
+Convolution2DTranspose = Conv2DTranspose
 GlobalAvgPool2D = GlobalAveragePooling2D
 GlobalMaxPool2D = GlobalMaxPooling2D
 MaxPool2D = MaxPooling2D

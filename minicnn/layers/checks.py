@@ -11,10 +11,11 @@ from minicnn.kernels.geometry import IntPair, Padding, output_size, pair, resolv
 from minicnn.layers.base import Layer, Shape
 
 
-def positive(layer: Layer, argument: str, value: Any) -> Any:
-    """`value`, an int or a pair of ints, all of them at least 1; else InputError."""
+def positive(layer: Layer, argument: str, value: Any, least: int = 1) -> Any:
+    """`value`, an int or a pair of ints, all of them at least `least`; else InputError."""
     numbers = value if isinstance(value, Sequence) and len(value) == 2 else (value,)
-    _whole(layer, argument, value, numbers, "a whole number above 0, or a pair of them.")
+    allowed = "above 0" if least else "of 0 or more"
+    _whole(layer, argument, value, numbers, f"a whole number {allowed}, or a pair of them.", least)
     return tuple(map(int, value)) if isinstance(value, Sequence) else int(value)
 
 
@@ -24,11 +25,13 @@ def count(layer: Layer, argument: str, value: Any) -> int:
     return int(value)
 
 
-def _whole(layer: Layer, argument: str, value: Any, numbers: Sequence[Any], expected: str) -> None:
+def _whole(
+    layer: Layer, argument: str, value: Any, numbers: Sequence[Any], expected: str, least: int = 1
+) -> None:
     """The callers make ints of them: a uint8 from a label is a whole number, too, but products with it wrap at 256."""
-    if not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in numbers):
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= least for n in numbers):
         raise InputError(
-            layer.name, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}=3."
+            layer.name, f"{argument} does not fit.", expected, f"{value!r}.", f"for example {argument}={2 * least + 1}."
         )
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minicnn.backend import Array
 from minicnn.kernels import conv2d_backward, conv2d_forward
 from minicnn.kernels.conv_choice import ALGORITHMS, check_algorithm, check_can, choose
@@ -68,11 +66,8 @@ class Conv2D(WeightedLayer):
         self.groups = not_built(self, "groups", count(self, "groups", groups), (1,), fix)
         self.algorithm = check_algorithm(algorithm)
 
-    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self.create(self.array_shapes(input_shape)["w"], rng)
-
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        return self.with_bias((*pair(self.kernel_size), input_shape[-1], self.filters))
+        return self.with_bias(self.filters, w=(*pair(self.kernel_size), input_shape[-1], self.filters))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
@@ -92,7 +87,7 @@ class Conv2D(WeightedLayer):
         dx, dw, db = conv2d_backward(
             dz, ctx.x, self.params["w"], *self._geometry(), need_dx=ctx.need_dx, algorithm=self.algorithm
         )
-        ctx.grads = {"w": dw, "b": db} if self.use_bias else {"w": dw}
+        self.graded(ctx, db, w=dw)
         return dx
 
     def macs(self, input_shape: Shape) -> int:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from minicnn.arguments import in_words
 from minicnn.backend import Array
 from minicnn.errors import InputError, checked, checked_number
@@ -81,11 +79,8 @@ class Dense(WeightedLayer):
         )  # fmt: skip
         self.units = count(self, "units", units)
 
-    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self.create(self.array_shapes(input_shape)["w"], rng)
-
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        return self.with_bias((input_shape[-1], self.units))
+        return self.with_bias(self.units, w=(input_shape[-1], self.units))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if not input_shape:
@@ -103,7 +98,7 @@ class Dense(WeightedLayer):
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
         dx, dw, db = dense_backward(dz, ctx.x, self.params["w"], need_dx=ctx.need_dx)
-        ctx.grads = {"w": dw, "b": db} if self.use_bias else {"w": dw}
+        self.graded(ctx, db, w=dw)
         return dx
 
     def macs(self, input_shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""What Dense and Conv2D share: a kernel, a bias, an activation, and the arguments that go with them."""
+"""What Dense and the convolutions share: kernels, a bias, an activation, and the arguments that go with them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,72 @@ from minicnn.errors import checked
 from minicnn.layers.base import ActivatedLayer, Context, Shape, not_built
 
 
-class WeightedLayer(ActivatedLayer):
-    """A layer of parameters w (the kernel, outputs last) and b (one bias for each output), and an activation.
+class BiasedLayer(ActivatedLayer):
+    """A layer of kernels of any names, b (one bias for each output), and an activation.
 
     activation: a name or a minicnn.activations.Function. use_bias: False leaves b out. The initializers draw the first
-    values, the regularizers add to the loss, the constraints are applied after every step; names or objects.
+    values, the regularizers add to the loss, the constraints are applied after every step; names or objects. A subclass
+    says by `learn` how its kernels begin, and by `array_shapes` which shapes they have.
     """
+
+    def __init__(
+        self,
+        activation: Any,
+        use_bias: bool,
+        bias_initializer: Any,
+        bias_regularizer: Any,
+        activity_regularizer: None,
+        bias_constraint: Any,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.initializers: dict[str, initializers.Initializer] = {}
+        self.activation: Any = activations.get(activation)
+        self.use_bias = checked(self.name, "use_bias", use_bias, bool, False)
+        fix = "use kernel_regularizer, a penalty on the weights."
+        self.activity_regularizer = not_built(self, "activity_regularizer", activity_regularizer, (None,), fix)
+        self.learn("b", "bias", bias_initializer, bias_regularizer, bias_constraint)
+
+    def learn(self, name: str, argument: str, initializer: Any, regularizer: Any, constraint: Any) -> None:
+        """Take the three arguments of the parameter `name`, which are called <argument>_initializer and so on."""
+        self.initializers[name] = initializers.get(initializer) or initializers.GlorotUniform()
+        self.regularizers[name] = regularizers.get(regularizer)
+        self.constraints[name] = constraints.get(constraint)
+        setattr(self, f"{argument}_initializer", self.initializers[name])
+        setattr(self, f"{argument}_regularizer", self.regularizers[name])
+        setattr(self, f"{argument}_constraint", self.constraints[name])
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        shapes = self.array_shapes(input_shape)
+        self.params = {name: self.initializers[name](shape, rng) for name, shape in shapes.items()}
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias b; None without one."""
+        return self.params.get("b")
+
+    def with_bias(self, outputs: int, **kernels: Shape) -> dict[str, Shape]:
+        """The shapes of the parameters: those of the kernels, and of one bias for each output."""
+        return {**kernels, "b": (outputs,)} if self.use_bias else kernels
+
+    def activated(self, product: Callable[[Array | None], Array], ctx: Context) -> Array:
+        """y = activation(product(b)), where `product` is the layer's own sum, which adds the bias that it is given.
+
+        On the CPU a bias is best added there, to numbers that are in the cache; on the GPU together with ReLU.
+        """
+        b = self.params.get("b")
+        if b is None or self.activation is not activations.relu or xp_of(b) is np:
+            return self.activate(product(b), ctx, overwrite=not ctx.need_backward)
+        ctx.saved = kernels.bias_relu(product(None), b)
+        return ctx.saved
+
+    def graded(self, ctx: Context, b: Array, **kernels: Array) -> None:
+        """Write the gradients of the parameters into the context: that of the bias where there is one."""
+        ctx.grads = {**kernels, "b": b} if self.use_bias else kernels
+
+
+class WeightedLayer(BiasedLayer):
+    """A layer of a single kernel w, whose arguments are kernel_initializer, kernel_regularizer, kernel_constraint."""
 
     def __init__(
         self,
@@ -33,47 +93,12 @@ class WeightedLayer(ActivatedLayer):
         bias_constraint: Any,
         **layer,
     ):
-        super().__init__(**layer)
-        self.activation: Any = activations.get(activation)
-        self.use_bias = checked(self.name, "use_bias", use_bias, bool, False)
-        self.kernel_initializer: Any = initializers.get(kernel_initializer) or initializers.GlorotUniform()
-        self.bias_initializer: Any = initializers.get(bias_initializer) or initializers.GlorotUniform()
-        fix = "use kernel_regularizer, a penalty on the weights."
-        self.activity_regularizer = not_built(self, "activity_regularizer", activity_regularizer, (None,), fix)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
-        self.kernel_constraint = constraints.get(kernel_constraint)
-        self.bias_constraint = constraints.get(bias_constraint)
-        self.regularizers = {"w": self.kernel_regularizer, "b": self.bias_regularizer}
-        self.constraints = {"w": self.kernel_constraint, "b": self.bias_constraint}
+        super().__init__(
+            activation, use_bias, bias_initializer, bias_regularizer, activity_regularizer, bias_constraint, **layer
+        )
+        self.learn("w", "kernel", kernel_initializer, kernel_regularizer, kernel_constraint)
 
     @property
     def kernel(self) -> Array:
         """The kernel w, as Keras names it: the array itself."""
         return self.params["w"]
-
-    @property
-    def bias(self) -> Array | None:
-        """The bias b; None without one."""
-        return self.params.get("b")
-
-    def with_bias(self, w: Shape) -> dict[str, Shape]:
-        """The shapes of the parameters, where w has this one."""
-        return {"w": w, "b": w[-1:]} if self.use_bias else {"w": w}
-
-    def create(self, shape: tuple[int, ...], rng: np.random.Generator) -> None:
-        """Draw w of `shape`, whose last axis is the outputs, and b."""
-        self.params = {"w": self.kernel_initializer(shape, rng)}
-        if self.use_bias:
-            self.params["b"] = self.bias_initializer(shape[-1:], rng)
-
-    def activated(self, product: Callable[[Array | None], Array], ctx: Context) -> Array:
-        """y = activation(product(b)), where `product` is the layer's own sum, which adds the bias that it is given.
-
-        On the CPU a bias is best added there, to numbers that are in the cache; on the GPU together with ReLU.
-        """
-        b = self.params.get("b")
-        if b is None or self.activation is not activations.relu or xp_of(b) is np:
-            return self.activate(product(b), ctx, overwrite=not ctx.need_backward)
-        ctx.saved = kernels.bias_relu(product(None), b)
-        return ctx.saved

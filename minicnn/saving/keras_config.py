@@ -26,14 +26,15 @@ MAX_LAYERS = 1000
 LAYERS = {
     name: name
     for name in (
-        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Cropping2D",
-        "Dense", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization",
-        "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Multiply", "PReLU", "Permute", "ReLU",
-        "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
+        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
+        "Conv2DTranspose", "Cropping2D", "Dense", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D",
+        "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum",
+        "Multiply", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract",
+        "UpSampling2D", "ZeroPadding2D",
     )
 } | {
-    "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "GlobalAvgPool2D": "GlobalAveragePooling2D",
-    "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool2D": "MaxPooling2D",
+    "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "Convolution2DTranspose": "Conv2DTranspose",
+    "GlobalAvgPool2D": "GlobalAveragePooling2D", "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool2D": "MaxPooling2D",
 }  # fmt: skip
 NETWORKS = ("Functional", "Model", "Sequential")
 

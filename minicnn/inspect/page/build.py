@@ -274,8 +274,9 @@ class _Record:
             "size": sum(p.size for p in layer.params.values()) + sum(s.size for s in layer.state.values()),
         }  # fmt: skip
         ids: dict[str, int] = {}
-        maps = {**_parts("x", layer.x), "y": layer.y, "z": layer.kept.get("z")}
-        gradients = {**_parts("dx", layer.dx), "dy": layer.dy, "dz": layer.kept.get("dz")}
+        kept = layer.kept if not layer.weighted or layer.kind in story.WORKED_OUT else {}
+        maps = {**_parts("x", layer.x), "y": layer.y, "z": kept.get("z")}
+        gradients = {**_parts("dx", layer.dx), "dy": layer.dy, "dz": kept.get("dz")}
         for named, window in ((maps, self.level.forward), (gradients, self.level.backward)):
             for name, array in named.items():
                 if array is None:
@@ -309,7 +310,7 @@ class _Record:
         shared = [i for i, other in enumerate(self.trace.layers) if any(other is use for use in records)]
         if len(shared) > 1:
             out["uses"] = shared
-        if layer.kept.get("z") is not None:
+        if kept.get("z") is not None:
             out["act"] = vars(activation_of(layer))
         out["fused"] = self.trace.fused and layer is self.trace.layers[-1]
         self._shares(layer, before, after, ids)

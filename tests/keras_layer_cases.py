@@ -1,0 +1,53 @@
+"""Layers with arguments and inputs, which minicnn and Keras compute alike.
+
+tests/fixtures/make_keras_layers.py lets Keras compute them and records numbers, gradients and configurations;
+test_keras_layers.py compares.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+    """kind, arguments: the layer. shape: of a sample. training: the mode."""
+
+    kind: str
+    arguments: dict[str, Any]
+    shape: tuple[int, ...]
+    training: bool = False
+
+
+SAMPLES = 2
+IMAGE = (4, 5, 2)
+CASES = {
+    "transposed": Case("Conv2DTranspose", {"filters": 3, "kernel_size": 3}, IMAGE),
+    "transposed, stride, relu": Case(
+        "Conv2DTranspose", {"filters": 2, "kernel_size": (3, 2), "strides": (2, 3), "activation": "relu"}, IMAGE
+    ),
+    "transposed, same": Case(
+        "Conv2DTranspose", {"filters": 2, "kernel_size": 3, "strides": 2, "padding": "same"}, IMAGE
+    ),
+    "transposed, same, even, padded": Case(
+        "Conv2DTranspose",
+        {"filters": 2, "kernel_size": 4, "strides": 3, "padding": "same", "output_padding": (1, 2), "use_bias": False},
+        IMAGE,
+    ),
+    "transposed, padded": Case(
+        "Conv2DTranspose", {"filters": 1, "kernel_size": 2, "strides": 3, "output_padding": 1}, IMAGE
+    ),
+    "transposed, dilated": Case(
+        "Conv2DTranspose", {"filters": 2, "kernel_size": 3, "padding": "same", "dilation_rate": 2}, IMAGE
+    ),
+}
+
+
+def numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype(np.float32)
+
+
+def weights(shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    """What the layer's arrays are set to; none below 0.1, since some are variances."""
+    return [0.1 + np.abs(numbers(shape, 10 + i)) / 2 for i, shape in enumerate(shapes)]
