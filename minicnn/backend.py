@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -201,6 +203,30 @@ def blank(x: Array) -> Array:
     To be given as `out=`: CuPy's element-wise functions do not have NumPy's `order="C"`.
     """
     return xp_of(x).empty(x.shape, x.dtype)
+
+
+def serves(x: Array) -> bool:
+    """Whether our kernels can compute with x: a CuPy array of float32 or float64, on an NVIDIA GPU (not on AMD's)."""
+    xp = xp_of(x)
+    return xp is not np and x.dtype in (np.float32, np.float64) and not xp.cuda.runtime.is_hip
+
+
+def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a kernel: `variant`, of the same arguments, computes instead if our kernels can serve the first."""
+
+    def decorate(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        first = next(iter(signature(kernel).parameters))
+
+        @wraps(kernel)
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            array = args[0] if args else kwargs.get(first)  # None: the kernel itself says what is missing
+            on_host = type(array) is np.ndarray
+            return (kernel if on_host or not serves(array) else variant)(*args, **kwargs)
+
+        chosen.variant = variant  # type: ignore[attr-defined]
+        return chosen
+
+    return decorate
 
 
 class _Capture(threading.local):

@@ -19,11 +19,12 @@ import numpy as np
 
 from minicnn.errors import InputError, NotFiniteError, visible
 from minicnn.inspect.trace import copy_of
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.core import Dropout
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import Node, Observer, forward, new_contexts
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,

@@ -19,10 +19,11 @@ import numpy as np
 from minicnn.backend import Array, quiet, to_host
 from minicnn.errors import InputError
 from minicnn.inspect.record import Arrays, LayerTrace, StepTrace
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import Node, Observer, backward, forward, new_contexts, unique_keys
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.objective import loss_gradient, prepare_targets, sample_losses
 from minicnn.training.checks import as_samples, check_array, check_targets
 from minicnn.training.shards import Workers

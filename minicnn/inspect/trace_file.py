@@ -15,7 +15,8 @@ from minicnn import constraints, losses, optimizers, regularizers
 from minicnn.files import write_zip
 from minicnn.inspect.record import Arrays, LayerTrace, StepTrace
 from minicnn.layers import BatchNormalization, Dropout, Layer, MaxPooling2D
-from minicnn.layers.base import ActivatedLayer, Shape
+from minicnn.layers.base import Shape
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.saving.archive import open_archive, parse_json
 
 HEADER = "trace.json"

@@ -59,9 +59,9 @@ def check_can(name: str, windows: Windows, where: str = "conv2d") -> None:
 
 def algorithm_for(name: str, x: Array, c_out: int, windows: Windows) -> Algorithm:
     """The algorithm of this name, for an input x (N, H, W, C_in). Raises InputError where it cannot do this."""
-    check_can(name, windows)
     if name == "auto":
-        name = choose(len(x), x.shape[3], c_out, windows)[0] if xp_of(x) is np else "im2col"
+        return ALGORITHMS[choose(len(x), x.shape[3], c_out, windows)[0] if xp_of(x) is np else "im2col"]
+    check_can(name, windows)
     if name == "loops" and xp_of(x) is not np:
         raise InputError(
             "conv2d", 'the algorithm "loops" runs in plain Python.', "an array on the CPU.", "one on the GPU.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -128,10 +129,11 @@ class Windows:
         cls, shape: tuple[int, ...], kernel: IntPair, stride: IntPair | None, padding: Padding, dilation: IntPair = 1
     ) -> Windows:
         """The windows of `kernel` over images of `shape` (N, H, W, C). `stride` None means the kernel's size."""
-        image, stride = (shape[1], shape[2]), kernel if stride is None else stride
-        pads = resolve_padding(image, kernel, stride, dilation, padding)
-        out = output_size(image, kernel, stride, dilation, pads)
-        return cls(pair(kernel), pair(stride), pair(dilation), pads, image, out)
+        given = (shape[1], shape[2]), kernel, kernel if stride is None else stride, padding, dilation
+        try:
+            return _windows(*given)
+        except TypeError:  # lists, which cannot be looked up
+            return _windows.__wrapped__(*given)
 
     @classmethod
     def transposed(
@@ -142,18 +144,18 @@ class Windows:
         image = transposed_size(shape[1:3], kernel, stride, dilation, padding, extra)
         return cls.of((shape[0], *image, shape[3]), kernel, stride, padding, dilation)
 
-    @property
+    @cached_property
     def padded(self) -> tuple[int, int]:
         """(H, W) of the image with its padding."""
         (h, w), ((top, bottom), (left, right)) = self.image, self.pads
         return h + top + bottom, w + left + right
 
-    @property
+    @cached_property
     def pointwise(self) -> bool:
         """Whether the windows are the pixels themselves, one by one: of 1×1, without stride and padding."""
         return self.kernel == self.stride == (1, 1) and self.padded == self.image
 
-    @property
+    @cached_property
     def inside(self) -> tuple[slice, slice, slice]:
         """Where in the padded images (N, H, W, C) the images themselves lie."""
         (h, w), ((top, _), (left, _)) = self.image, self.pads
@@ -164,6 +166,23 @@ class Windows:
         (sh, sw), (dh, dw), (oh, ow) = self.stride, self.dilation, self.out
         i, j = i * dh, j * dw
         return slice(None), slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw)
+
+    @cached_property
+    def taps(self) -> list[tuple[slice, slice, slice]]:
+        """Where the first, second, … element of every window lies, in the order (kh, kw)."""
+        kh, kw = self.kernel
+        return [self.tap(i, j) for i in range(kh) for j in range(kw)]
+
+    @cached_property
+    def overlap(self) -> bool:
+        """Whether some pixels are seen by several windows."""
+        return self.stride[0] < self.kernel[0] or self.stride[1] < self.kernel[1]
+
+    @cached_property
+    def partition(self) -> bool:
+        """Whether each pixel of the padded images is seen by exactly one window."""
+        (oh, ow), (kh, kw) = self.out, self.kernel
+        return self.stride == self.kernel and (oh * kh, ow * kw) == self.padded
 
     def reverse(self) -> Windows | None:
         """The windows of the backward pass, over dy: dx is the convolution of dy with the kernel turned by 180 degrees.
@@ -196,3 +215,10 @@ class Windows:
         return xp_of(padded).lib.stride_tricks.as_strided(
             padded, (n, *self.out, *self.kernel, c), (bn, bh * sh, bw * sw, bh * dh, bw * dw, bc)
         )
+
+
+@lru_cache(maxsize=1024)  # they are asked for at each batch, and are the same for each
+def _windows(image: tuple[int, int], kernel: IntPair, stride: IntPair, padding: Padding, dilation: IntPair) -> Windows:
+    pads = resolve_padding(image, kernel, stride, dilation, padding)
+    out = output_size(image, kernel, stride, dilation, pads)
+    return Windows(pair(kernel), pair(stride), pair(dilation), pads, image, out)

@@ -34,7 +34,7 @@ def maxpool2d_forward(
     `stride` None means pool_size. winner is of the smallest unsigned type that holds it, None unless `winners`.
     """
     xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
-    taps = _taps(windows)
+    taps = windows.taps
     y = xp.empty((len(x), *windows.out, x.shape[3]), x.dtype)
     winner = xp.zeros(y.shape, np.min_scalar_type(len(taps))) if winners else None
     for images in tiles(x):
@@ -63,10 +63,10 @@ def maxpool2d_backward(
     xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
     padded = _gradient_canvas(dy, windows, input_shape)
     for images in tiles(dy):
-        for k, tap in enumerate(_taps(windows)):
+        for k, tap in enumerate(windows.taps):
             share = (winner[images] == k).astype(dy.dtype)
             share *= dy[images]
-            if _overlap(windows):
+            if windows.overlap:
                 padded[images][tap] += share
             else:
                 padded[images][tap] = share
@@ -78,7 +78,7 @@ def avgpool2d_forward(
 ) -> Array:
     """The means (N, OH, OW, C) of the windows of x (N, H, W, C). `stride` None means pool_size."""
     xp, windows = xp_of(x), Windows.of(x.shape, pool_size, stride, padding)
-    taps = _taps(windows)
+    taps = windows.taps
     y = xp.zeros((len(x), *windows.out, x.shape[3]), x.dtype if len(taps) <= MAX_TERMS else np.float64)
     for images in tiles(x):
         padded = windows.pad(x[images])
@@ -99,7 +99,7 @@ def avgpool2d_backward(
     xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
     padded = xp.zeros((len(dy), *windows.padded, input_shape[3]), dy.dtype)
     share = dy / _counts(xp, windows, dy.dtype)
-    for tap in _taps(windows):
+    for tap in windows.taps:
         padded[tap] += share
     return xp.ascontiguousarray(padded[windows.inside])
 
@@ -132,27 +132,15 @@ def global_maxpool2d_backward(dy: Array, x: Array, y: Array) -> Array:
     return largest * (dy / count.astype(dy.dtype))[:, None, None, :]
 
 
-def _taps(windows: Windows) -> list[tuple[slice, slice, slice]]:
-    """Where the first, second, … element of every window lies, in the order (kh, kw)."""
-    kh, kw = windows.kernel
-    return [windows.tap(i, j) for i in range(kh) for j in range(kw)]
-
-
-def _overlap(windows: Windows) -> bool:
-    return windows.stride[0] < windows.kernel[0] or windows.stride[1] < windows.kernel[1]
-
-
 def _gradient_canvas(dy: Array, windows: Windows, input_shape: tuple[int, ...]) -> Array:
     """Where the gradients of the padded images are gathered: zeros, unless every pixel is written exactly once."""
     xp = xp_of(dy)
     shape = (len(dy), *windows.padded, input_shape[3])
-    covered = tuple(n * k for n, k in zip(windows.out, windows.kernel, strict=True))
-    partition = windows.stride == windows.kernel and covered == windows.padded
-    return xp.empty(shape, dy.dtype) if partition else xp.zeros(shape, dy.dtype)
+    return xp.empty(shape, dy.dtype) if windows.partition else xp.zeros(shape, dy.dtype)
 
 
 def _counts(xp, windows: Windows, dtype) -> Array:
     """(OH, OW, 1): how many pixels of the image, padding left out, each window holds."""
     ones = xp.ones((1, *windows.image, 1), dtype)
     padded = windows.pad(ones)
-    return sum(padded[tap] for tap in _taps(windows))[0]
+    return sum(padded[tap] for tap in windows.taps)[0]

@@ -12,7 +12,8 @@ from minicnn.activations import Function
 from minicnn.backend import Array
 from minicnn.errors import InputError
 from minicnn.kernels import prelu_backward, prelu_forward
-from minicnn.layers.base import ActivatedLayer, Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.weighted import ActivatedLayer
 
 
 class _Elementwise(ActivatedLayer):

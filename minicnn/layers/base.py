@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minicnn import activations
-from minicnn.activations import Function
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, checked
 from minicnn.layers.calls import Calls
@@ -151,42 +149,6 @@ class Layer(Calls, Configured):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
-
-
-class ActivatedLayer(Layer):
-    """A layer whose last act is an activation: `self.activation`, a minicnn.activations.Function."""
-
-    activation: Function
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """An activation may also be given by name, or as None, after construction."""
-        super().__setattr__(name, activations.get(value) if name == "activation" else value)
-
-    def activate(self, z: Array, ctx: Context, overwrite: bool = False) -> Array:
-        """y = activation(z). Saves for the backward pass z or y, whichever dz is made of, or the slope itself.
-
-        overwrite: y may take the place of z in memory.
-        """
-        if ctx.trace:
-            ctx.z, overwrite = z, False
-        if ctx.need_backward and self.activation.with_slope:
-            y, ctx.slope = self.activation.with_slope(z)
-            return y
-        y = self.activation.in_place(z) if overwrite and self.activation.in_place else self.activation.forward(z)
-        ctx.saved = z if self.activation.keeps == "x" else y
-        if self.activation.name in ("softmax", "sigmoid"):
-            # The cross-entropy that belongs to it takes these, and is exact where y is rounded to 0 or 1.
-            ctx.logits, ctx.from_activation = z, self.activation.name
-        return y
-
-    def deactivate(self, dy: Array, ctx: Context) -> Array:
-        """dz from dy. A loss that took the logits has left dz in the context already."""
-        dz, slope = vars(ctx).get("dlogits"), vars(ctx).get("slope")
-        if dz is None:
-            dz = self.activation.backward(dy, ctx.saved) if slope is None else dy * slope
-        if ctx.trace:
-            ctx.dz = dz
-        return dz
 
 
 def not_built(layer: Layer, argument: str, value: Any, neutral: tuple[Any, ...], fix: str = "leave it out.") -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 
 from minicnn.errors import InputError
 from minicnn.layers import ELU, Activation, Dropout, LeakyReLU, ReLU, Softmax
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
 from minicnn.layers.network import Network
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.saving.keras_config import Description, translated
 from minicnn.saving.keras_layout import keras_order
 

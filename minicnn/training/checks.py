@@ -16,8 +16,9 @@ import numpy as np
 from minicnn.backend import to_host, xp_of
 from minicnn.batches import Epochs
 from minicnn.errors import InputError
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.losses import BinaryCrossentropy, CategoricalCrossentropy
 from minicnn.objective import Loss, weights_of_batch
 

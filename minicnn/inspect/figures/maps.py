@@ -37,7 +37,7 @@ from minicnn.inspect.figures.drawing import (
 from minicnn.inspect.trace import Trace
 from minicnn.kernels.geometry import pair, resolve_padding
 from minicnn.layers.activation import ReLU
-from minicnn.layers.base import ActivatedLayer, Layer
+from minicnn.layers.base import Layer
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dropout, Rescaling
 from minicnn.layers.merge import ELEMENTWISE, Concatenate, ZeroPadding2D
@@ -45,6 +45,7 @@ from minicnn.layers.network import Network
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import AveragePooling2D, MaxPooling2D
 from minicnn.layers.walk import forward, new_contexts, part_up_to, shapes_of, unique_keys
+from minicnn.layers.weighted import ActivatedLayer
 from minicnn.training.checks import check_array, check_input
 
 if TYPE_CHECKING:

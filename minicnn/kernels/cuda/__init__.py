@@ -8,6 +8,7 @@ A kernel that has a variant here says so above its name: `@cuda.on_gpu(cuda.im2c
 the same arguments computes in its place. Tests run the same sources on the CPU.
 """
 
+from minicnn.backend import on_gpu, serves
 from minicnn.kernels.cuda.elementwise import (
     Mask,
     bias_relu,
@@ -19,7 +20,6 @@ from minicnn.kernels.cuda.elementwise import (
     relu_backward,
     relu_forward,
 )
-from minicnn.kernels.cuda.launch import on_gpu, serves
 from minicnn.kernels.cuda.norm import (
     batchnorm_forward,
     column_sums,

@@ -7,7 +7,6 @@ keeps on disk, so only the very first use of a kernel on a machine takes a momen
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.backend import Array, xp_of
+from minicnn.backend import Array
 
 HERE = Path(__file__).parent
 BLOCK = 256  # threads in a block, where a kernel does not ask for another number
@@ -24,29 +23,6 @@ MAX_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread t
 _C_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint8): "unsigned char",
             np.dtype(np.uint16): "unsigned short", np.dtype(np.uint32): "unsigned int",
             np.dtype(np.int64): "long long"}  # fmt: skip
-
-
-def serves(x: Array) -> bool:
-    """Whether our kernels can compute with x: a CuPy array of float32 or float64, on an NVIDIA GPU (not on AMD's)."""
-    xp = xp_of(x)
-    return xp is not np and x.dtype in (np.float32, np.float64) and not xp.cuda.runtime.is_hip
-
-
-def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a kernel: `variant`, of the same arguments, computes instead if our kernels can serve the first."""
-
-    def decorate(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        first = next(iter(inspect.signature(kernel).parameters))
-
-        @functools.wraps(kernel)
-        def chosen(*args: Any, **kwargs: Any) -> Any:
-            array = args[0] if args else kwargs.get(first)  # None: the kernel itself says what is missing
-            return (variant if serves(array) else kernel)(*args, **kwargs)
-
-        chosen.variant = variant  # type: ignore[attr-defined]
-        return chosen
-
-    return decorate
 
 
 class Kernel:
