@@ -26,6 +26,7 @@ _NAMES = {
     "keep_memory": "minicnn.training.allocator",
     "set_tf32": "minicnn.backend",
     "set_cuda_graph": "minicnn.training.graph",
+    "set_plan": "minicnn.training.plan",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
 }

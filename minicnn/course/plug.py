@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minicnn.training.plan import without_plan
+
 Function = Callable[..., Any]
 
 
@@ -54,13 +56,14 @@ def find(path: str) -> types.FunctionType:
 
 @contextmanager
 def plugged(*plugs: Plug) -> Iterator[None]:
-    """Inside the block the framework computes with these. Later ones of the same target wrap earlier ones."""
+    """Inside the block the framework computes with these, in every layer. Later ones of a target wrap earlier ones."""
     undo: list[Callable[[], None]] = []
     try:
         for plug in plugs:
             undo.append(_exchange(plug))
         _forget()
-        yield
+        with without_plan():  # chains of layers have a kernel of their own
+            yield
     finally:
         for put_back in reversed(undo):
             put_back()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,14 +12,51 @@ from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, unknown_name
 from minicnn.kernels import conv_fft, conv_im2col, conv_shifted, conv_winograd, reference
 from minicnn.kernels.geometry import Windows
+from minicnn.kernels.im2col import COLS_BYTES
 
 
 class Algorithm(NamedTuple):
-    """A way to compute a convolution and its gradients, and which windows it can compute."""
+    """A way to compute a convolution and its gradients, and which windows it can compute.
+
+    kernel: the same for a batch that comes a few images at a time (w, b, windows, keep); see `InPieces`.
+    """
 
     forward: Callable[[Array, Array, Array | None, Windows], Array]  # (x, w, b, windows) -> y
     backward: Callable[[Array, Array, Array, Windows, bool], tuple[Array | None, Array]]  # (dy, x, w, …) -> (dx, dw)
     can: Callable[[Windows], bool] = lambda windows: True
+    kernel: Callable[..., Any] | None = None
+
+    def in_pieces(self, w: Array, b: Array | None, windows: Windows, keep: bool = False) -> Any:
+        return InPieces(self, w, b, windows) if self.kernel is None else self.kernel(w, b, windows, keep=keep)
+
+
+class InPieces:
+    """A convolution for a batch that comes a few images at a time, by an algorithm that prepares nothing of w.
+
+    step: how many images at a time fit into the cache.
+    """
+
+    def __init__(self, algorithm: Algorithm, w: Array, b: Array | None, windows: Windows):
+        self.algorithm, self.w, self.b, self.windows = algorithm, w, b, windows
+        taps, c_out = w.size // w.shape[3], w.shape[3]
+        self.step = max(1, COLS_BYTES // (math.prod(windows.out) * max(taps, c_out) * w.itemsize))
+        self.dw: Array | None = None
+
+    def forward(self, x: Array, y: Array) -> Array:
+        """Write y (N, OH, OW, C_out), and return it."""
+        y[...] = self.algorithm.forward(x, self.w, self.b, self.windows)
+        return y
+
+    def backward(self, dy: Array, x: Array, dx: Array | None) -> None:
+        """Write dx, where it is asked for, and add to dw."""
+        own, dw = self.algorithm.backward(dy, x, self.w, self.windows, dx is not None)
+        if dx is not None:
+            dx[...] = own
+        self.dw = dw if self.dw is None else self.dw + dw
+
+    def gradient(self) -> Array:
+        """dw, of all that went through `backward`."""
+        return self.dw
 
 
 def _loops_forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:
@@ -34,7 +72,9 @@ def _loops_backward(
 ALGORITHMS = {
     "im2col": Algorithm(conv_im2col.forward, conv_im2col.backward),
     "shifted": Algorithm(conv_shifted.forward, conv_shifted.backward),
-    "winograd": Algorithm(conv_winograd.forward, conv_winograd.backward, conv_winograd.can),
+    "winograd": Algorithm(
+        conv_winograd.forward, conv_winograd.backward, conv_winograd.can, conv_winograd.Kernel
+    ),
     "fft": Algorithm(conv_fft.forward, conv_fft.backward),
     "loops": Algorithm(_loops_forward, _loops_backward),
 }

@@ -88,38 +88,62 @@ def tile_count(windows: Windows, m: int | None = None) -> int:
 
 def forward(x: Array, w: Array, b: Array | None, windows: Windows, m: int | None = None) -> Array:
     """y (N, OH, OW, C_out), computed in tiles of m×m, m = 2 or 4; None: as tile_size says."""
-    m = m or tile_size(windows)
-    xp, c_out = xp_of(x), w.shape[3]
-    at, g, _ = _matrices(xp, str(x.device), m, x.dtype)
-    u = _two_sided(g, w, "u")
-    y = xp.empty((len(x), *windows.out, c_out), x.dtype)
-    # Each piece reads all of u, so a large u asks for large pieces.
-    for place, v in _input_tiles(x, windows, m, max(V_BYTES, u.nbytes // 2)):
-        products = matmul(v, u, out=scratch(xp, "products", (*v.shape[:3], c_out), v.dtype))
-        if b is not None:
-            products[1, 1] += b  # the second column of At is all ones: it hands this place to every output of the tile
-        _put_tiles(_two_sided(at, products, "tiles"), y[place])
-    return y
+    y = xp_of(x).empty((len(x), *windows.out, w.shape[3]), x.dtype)
+    return Kernel(w, b, windows, m).forward(x, y)
 
 
 def backward(
     dy: Array, x: Array, w: Array, windows: Windows, need_dx: bool, m: int | None = None
 ) -> tuple[Array | None, Array]:
     """(dx, dw), dx None unless `need_dx`."""
-    m = m or tile_size(windows)
-    xp, c_in, c_out = xp_of(x), x.shape[3], dy.shape[3]
-    at, g, bt = _matrices(xp, str(x.device), m, x.dtype)
-    ut = xp.ascontiguousarray(_two_sided(g, w, "u").swapaxes(2, 3))
-    du = xp.zeros((m + 2, m + 2, c_in, c_out), x.dtype)
-    dx = xp.empty(x.shape, x.dtype) if need_dx else None
-    # Adding to du costs a pass over it; where it is large, more tiles at a time make fewer passes.
-    for (images, _), v in _input_tiles(x, windows, m, max(V_BYTES, du.nbytes // 2), bands=False):
-        z = _two_sided(at.T, _take_tiles(dy[images], v.shape[2], m), "dy tiles")
-        du += matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", du.shape, du.dtype))
-        if dx is not None:
-            dv = matmul(z, ut, out=scratch(xp, "tiles", v.shape, v.dtype))
-            _add_tiles(_two_sided(bt.T, dv, "tiles"), dx[images], windows, m)
-    return dx, xp.array(_two_sided(g.T, du, "dw"))
+    kernel, dx = Kernel(w, None, windows, m), xp_of(x).empty(x.shape, x.dtype) if need_dx else None
+    kernel.backward(dy, x, dx)
+    return dx, kernel.gradient()
+
+
+class Kernel:
+    """A convolution whose w is transformed once, for any number of batches. u is in scratch memory unless `keep`.
+
+    step: how many images at a time fit into the cache.
+    """
+
+    def __init__(self, w: Array, b: Array | None, windows: Windows, m: int | None = None, keep: bool = False):
+        self.b, self.windows, self.m = b, windows, m or tile_size(windows)
+        self.at, self.g, self.bt = _matrices(xp_of(w), str(w.device), self.m, w.dtype)
+        self.u = _two_sided(self.g, w, "u")
+        if keep:
+            self.u = self.u.copy()
+        # Each piece reads all of u, and adds to all of du: where they are large, larger pieces make fewer passes.
+        self.v_bytes = max(V_BYTES, self.u.nbytes // 2)
+        image = (self.m + 2) ** 2 * tile_count(windows, self.m) * w.shape[2] * w.itemsize
+        self.step = max(1, self.v_bytes // image)
+        self.du: Array | None = None
+
+    def forward(self, x: Array, y: Array) -> Array:
+        """Write y (N, OH, OW, C_out), and return it."""
+        for place, v in _input_tiles(x, self.windows, self.m, self.v_bytes):
+            products = scratch(xp_of(x), "products", (*v.shape[:3], y.shape[3]), v.dtype)
+            matmul(v, self.u, out=products)
+            if self.b is not None:
+                products[1, 1] += self.b  # the second column of At is all ones: it hands this place to every output
+            _put_tiles(_two_sided(self.at, products, "tiles"), y[place])
+        return y
+
+    def backward(self, dy: Array, x: Array, dx: Array | None) -> None:
+        """Write dx, where it is asked for, and add to du."""
+        xp, m = xp_of(x), self.m
+        if self.du is None:
+            self.du, self.ut = xp.zeros(self.u.shape, x.dtype), xp.ascontiguousarray(self.u.swapaxes(2, 3))
+        for (images, _), v in _input_tiles(x, self.windows, m, self.v_bytes, bands=False):
+            z = _two_sided(self.at.T, _take_tiles(dy[images], v.shape[2], m), "dy tiles")
+            self.du += matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", self.du.shape, x.dtype))
+            if dx is not None:
+                dv = matmul(z, self.ut, out=scratch(xp, "tiles", v.shape, v.dtype))
+                _add_tiles(_two_sided(self.bt.T, dv, "tiles"), dx[images], self.windows, m)
+
+    def gradient(self) -> Array:
+        """dw, of all that went through `backward`."""
+        return xp_of(self.u).array(_two_sided(self.g.T, self.du, "dw"))
 
 
 @lru_cache

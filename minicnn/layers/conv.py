@@ -79,13 +79,13 @@ class Conv2D(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        w, geometry = self.params["w"], self._geometry()
+        w, geometry = self.params["w"], self.geometry()
         return self.activated(lambda b: conv2d_forward(x, w, b, *geometry, algorithm=self.algorithm), ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
         dx, dw, db = conv2d_backward(
-            dz, ctx.x, self.params["w"], *self._geometry(), need_dx=ctx.need_dx, algorithm=self.algorithm
+            dz, ctx.x, self.params["w"], *self.geometry(), need_dx=ctx.need_dx, algorithm=self.algorithm
         )
         self.graded(ctx, db, w=dw)
         return dx
@@ -112,9 +112,8 @@ class Conv2D(WeightedLayer):
         return choose(samples, input_shape[-1], self.filters, self._windows(samples, input_shape))
 
     def _windows(self, samples: int, input_shape: Shape) -> Windows:
-        return Windows.of((samples, *input_shape), self.kernel_size, *self._geometry())
+        return Windows.of((samples, *input_shape), self.kernel_size, *self.geometry())
 
-    def _geometry(self) -> tuple[IntPair, Padding, IntPair]:
+    def geometry(self) -> tuple[IntPair, Padding, IntPair]:
+        """(strides, padding, dilation_rate), as the kernels take them."""
         return self.strides, self.padding, self.dilation_rate
-
-

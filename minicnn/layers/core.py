@@ -144,14 +144,17 @@ class _Dropping(Layer):
     def forward(self, x: Array, ctx: Context) -> Array:
         if not ctx.training or self.rate == 0:
             return x
+        ctx.mask = self.mask(x, ctx)
+        return dropout_forward(x, ctx.mask, self.rate)
+
+    def mask(self, x: Array, ctx: Context, start: int = 0) -> Array:
+        """Which numbers are kept of x, whose first sample is number `start` of the shard."""
         # A seed of the layer's own is mixed with the step's: with it alone, every step would drop the same numbers.
         seed = ctx.seed if self.seed is None else self.seed + ctx.step
         if self.noise_shape is None:
-            ctx.mask = mask_for(x, self.rate, seed, ctx.first)
-        else:
-            shared = tuple(axis for axis, size in enumerate(self.noise_shape) if size == 1)
-            ctx.mask = shared_mask_for(x, self.rate, seed, ctx.first, shared)
-        return dropout_forward(x, ctx.mask, self.rate)
+            return mask_for(x, self.rate, seed, ctx.first + start)
+        shared = tuple(axis for axis, size in enumerate(self.noise_shape) if size == 1)
+        return shared_mask_for(x, self.rate, seed, ctx.first + start, shared)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return dropout_backward(dy, ctx.mask, self.rate) if "mask" in vars(ctx) else dy

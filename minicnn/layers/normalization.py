@@ -99,34 +99,43 @@ class BatchNormalization(Layer):
         return input_shape
 
     def forward(self, x: Array, ctx: Context) -> Array:
+        self.measure(x, ctx)
+        gamma, beta = self.gamma_beta()
+        out = x if ctx.overwrite else None
+        return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon, out)
+
+    def measure(self, x: Array, ctx: Context, moments: tuple[Array, Array] | None = None) -> None:
+        """Write into ctx what normalises x, and what the running means will be. moments: of x, where they are known."""
         ctx.x, ctx.of_batch = x, ctx.training and self.trainable
         ctx.mean, ctx.var = self.state["moving_mean"], self.state["moving_variance"]
         if ctx.of_batch:
             before = {**self.state, **ctx.state}  # ctx.state: where the layer was used in this pass already
             moving = before["moving_mean"], before["moving_variance"]
-            ctx.mean, ctx.var, *moved = batchnorm_statistics(x, *moving, self.momentum, ctx.all_reduce)
+            ctx.mean, ctx.var, *moved = batchnorm_statistics(x, *moving, self.momentum, ctx.all_reduce, moments)
             ctx.state["moving_mean"], ctx.state["moving_variance"] = moved
-        gamma, beta = self._gamma_beta()
-        out = x if ctx.overwrite else None
-        return batchnorm_forward(x, gamma, beta, ctx.mean, ctx.var, self.epsilon, out)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        gamma, _ = self._gamma_beta()
+        gamma, _ = self.gamma_beta()
         arguments = (dy, ctx.x, gamma, ctx.mean, ctx.var, self.epsilon)
         if ctx.of_batch:
             dx, dgamma, dbeta = batchnorm_backward(*arguments, ctx.all_reduce, ctx.need_dx)
         else:
             dx, dgamma, dbeta = batchnorm_eval_backward(*arguments, ctx.need_dx)
-        ctx.grads = {k: v for k, v in (("gamma", dgamma), ("beta", dbeta)) if k in self.params}
+        self.keep_gradients(dgamma, dbeta, ctx)
         return dx
+
+    def keep_gradients(self, dgamma: Array, dbeta: Array, ctx: Context) -> None:
+        """Write into ctx those that the layer has parameters for."""
+        ctx.grads = {k: v for k, v in (("gamma", dgamma), ("beta", dbeta)) if k in self.params}
 
     def scale_and_shift(self) -> tuple[Array, Array]:
         """(scale, shift), both (C,), of evaluation mode: y = x * scale + shift."""
-        gamma, beta = self._gamma_beta()
+        gamma, beta = self.gamma_beta()
         mean, var = self.state["moving_mean"], self.state["moving_variance"]
         return batchnorm_scale_and_shift(gamma, beta, mean, var, self.epsilon)
 
-    def _gamma_beta(self) -> tuple[Array, Array]:
+    def gamma_beta(self) -> tuple[Array, Array]:
+        """(gamma, beta); ones and zeros for those that the layer does without."""
         mean = self.state["moving_mean"]
         gamma, beta = self.params.get("gamma"), self.params.get("beta")
         return mean * 0 + 1 if gamma is None else gamma, mean * 0 if beta is None else beta

@@ -36,7 +36,8 @@ class _Pooling2D(Layer):
         out = window_output(self, input_shape, self.pool_size, strides, self.padding)
         return (*out, input_shape[-1])
 
-    def _geometry(self) -> tuple[IntPair, IntPair | None, Padding]:
+    def geometry(self) -> tuple[IntPair, IntPair | None, Padding]:
+        """(pool_size, strides, padding), as the kernels take them."""
         return self.pool_size, self.strides, self.padding
 
 
@@ -48,11 +49,11 @@ class MaxPooling2D(_Pooling2D):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.shape = x.shape
-        y, ctx.winner = maxpool2d_forward(x, *self._geometry(), winners=ctx.need_backward)
+        y, ctx.winner = maxpool2d_forward(x, *self.geometry(), winners=ctx.need_backward)
         return y
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        return maxpool2d_backward(dy, ctx.winner, ctx.shape, *self._geometry()) if ctx.need_dx else None
+        return maxpool2d_backward(dy, ctx.winner, ctx.shape, *self.geometry()) if ctx.need_dx else None
 
 
 class AveragePooling2D(_Pooling2D):
@@ -60,10 +61,10 @@ class AveragePooling2D(_Pooling2D):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.shape = x.shape
-        return avgpool2d_forward(x, *self._geometry())
+        return avgpool2d_forward(x, *self.geometry())
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
-        return avgpool2d_backward(dy, ctx.shape, *self._geometry()) if ctx.need_dx else None
+        return avgpool2d_backward(dy, ctx.shape, *self.geometry()) if ctx.need_dx else None
 
 
 class _GlobalPooling2D(Layer):

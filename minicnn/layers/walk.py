@@ -71,7 +71,7 @@ class Observer:
         return compute() if self.inner is None else self.inner.update(grads, compute)
 
 
-_PLAIN = Observer()
+PLAIN = Observer()
 _everywhere: Callable[[Observer], Observer] | None = None
 
 
@@ -83,7 +83,7 @@ def observe_all(make: Callable[[Observer], Observer] | None) -> None:
 
 def observed(observer: Observer | None) -> Observer:
     """The observer of a walk: the one given, with what observes everything around it."""
-    own = _PLAIN if observer is None else observer
+    own = PLAIN if observer is None else observer
     return own if _everywhere is None else _everywhere(own)
 
 

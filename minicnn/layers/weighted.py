@@ -105,7 +105,8 @@ class BiasedLayer(ActivatedLayer):
         """
         b = self.params.get("b")
         if b is None or self.activation is not activations.relu or xp_of(b) is np:
-            return self.activate(product(b), ctx, overwrite=not ctx.need_backward)
+            # Nobody else reads the sum: ReLU, whose derivative is had from y, takes its place in training, too.
+            return self.activate(product(b), ctx, overwrite=not ctx.need_backward or self.activation.keeps == "y")
         ctx.saved = kernels.bias_relu(product(None), b)
         return ctx.saved
 

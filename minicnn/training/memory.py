@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicnn.errors import InputError
-from minicnn.layers.walk import forward, new_contexts
+from minicnn.layers.context import Context
+from minicnn.layers.fused import Fused
+from minicnn.layers.walk import PLAIN, forward, new_contexts
+from minicnn.training.plan import training_plan
 
 SCRATCH = 4 << 20  # about what the kernels reuse, for each thread
 
@@ -129,16 +134,22 @@ def _kept_by_a_sample(model: Any) -> int:
 
 
 def _kept_by(model: Any, samples: int) -> int:
-    nodes = model.nodes
-    contexts = new_contexts(nodes, training=True, need_backward=True)
-    y = forward(nodes, contexts, np.zeros((samples, *model.sample_shape), model.dtype))
-    arrays: dict[int, np.ndarray] = {id(_owner(y)): _owner(y)}
-    for ctx in contexts:
-        for value in vars(ctx).values():
-            for array in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(array, np.ndarray):
-                    arrays[id(_owner(array))] = _owner(array)
+    plan = training_plan(model.nodes, PLAIN, model.device)
+    contexts = plan.contexts(new_contexts(model.nodes, training=True, need_backward=True))
+    y = forward(plan.nodes, contexts, np.zeros((samples, *model.sample_shape), model.dtype))
+    arrays = {id(array): array for array in _arrays([y, [vars(ctx) for ctx in contexts]])}
     return sum(array.nbytes for array in arrays.values())
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray]:
+    """Those that own the memory of all arrays in `value`."""
+    if isinstance(value, np.ndarray):
+        yield _owner(value)
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(item)
+    elif isinstance(value, Context):
+        yield from _arrays(vars(value))
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
@@ -152,15 +163,21 @@ def _largest_gradients(model: Any) -> int:
     """Bytes of the gradients that one sample has at one time, where they are most.
 
     At a node those are dy, dz and dx, and what waits for the nodes before it: other ways of a network that branches.
+    Layers that run as one have whole gradients only at the values which they save.
     """
-    nodes, shapes = model.nodes, model.node_shapes
-    sizes = {j: math.prod(shapes[j + 1]) for j in range(-1, len(nodes))}  # of the value j, and of its gradient
-    most, waiting = 0, {len(nodes) - 1}
-    for i in reversed(range(len(nodes))):
+    plan, shapes = training_plan(model.nodes, PLAIN, model.device), model.node_shapes
+    ends = {-1: -1} | {i: places[-1] for i, places in enumerate(plan.stands_for)}
+    sizes = {i: math.prod(shapes[j + 1]) for i, j in ends.items()}  # of the value i of the plan, and of its gradient
+    most, waiting = 0, {len(plan.nodes) - 1}
+    for i, node in reversed(list(enumerate(plan.nodes))):
         waiting.discard(i)
-        dx = sum(sizes[j] for j in nodes[i].inputs)
-        most = max(most, 2 * sizes[i] + dx + sum(sizes[j] for j in waiting))
-        waiting |= set(nodes[i].inputs)
+        dx = sum(sizes[j] for j in node.inputs)
+        here = 2 * sizes[i] + dx
+        if isinstance(node.layer, Fused):
+            saved = [dx, *(math.prod(shapes[plan.stands_for[i][place] + 1]) for place in node.layer.saves)]
+            here = sizes[i] + max(a + b for a, b in pairwise(saved))
+        most = max(most, here + sum(sizes[j] for j in waiting))
+        waiting |= set(node.inputs)
     return most * model.dtype.itemsize
 
 

@@ -17,6 +17,7 @@ from minicnn.backend import Array, quiet
 from minicnn.layers.context import Context
 from minicnn.layers.walk import Node, Observer, apply_state, backward, forward, new_contexts, observed
 from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
+from minicnn.training.plan import training_plan
 from minicnn.training.shards import Workers, split
 
 Contexts = list[Context]  # of one shard, one for each node
@@ -46,14 +47,16 @@ def gradients(
     step: how many steps came before. seed: of this step's random layers. observer: looks at every layer.
     """
     nodes, see = model.nodes, observed(observer)
+    plan = training_plan(nodes, see, model.device)
 
     def one_shard(k: int, all_reduce: Any) -> tuple[Contexts, Any, list[Any]]:
         samples = shards[k]
         contexts = new_contexts(nodes, True, True, step, seed, samples.start, all_reduce)
-        y_pred = forward(nodes, contexts, model.as_input(x[samples]), observer)
+        planned = plan.contexts(contexts)
+        y_pred = forward(plan.nodes, planned, model.as_input(x[samples]), observer)
         share = y[samples], y_pred, contexts[-1], len(x), part(weights, samples)
         losses, metrics, dy = see.loss(lambda: judge(model, *share))
-        backward(nodes, contexts, dy, observer)
+        backward(plan.nodes, planned, dy, observer)
         return contexts, losses.sum(dtype=np.float64), metrics
 
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)

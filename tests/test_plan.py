@@ -1,0 +1,336 @@
+"""Chains of layers give the numbers of their layers, one by one: forward, backward, for every parameter."""
+
+import threading
+
+import numpy as np
+import pytest
+from helpers import random, run_shards
+
+import minicnn
+from minicnn.backend import scratch
+from minicnn.errors import InputError
+from minicnn.kernels import chain, maxpool2d_backward, maxpool2d_forward, relu_backward, relu_forward
+from minicnn.layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    MaxPooling2D,
+    ReLU,
+    SpatialDropout2D,
+    fused,
+)
+from minicnn.layers.fused import Fused
+from minicnn.layers.walk import PLAIN, Observer, backward, forward, new_contexts
+from minicnn.models import Model, Sequential
+from minicnn.training.plan import training_plan, without_plan
+
+
+def names(model):
+    """What a training step runs: the classes of the layers, those of a chain in brackets."""
+    found = []
+    for node in training_plan(model.nodes, PLAIN, "cpu").nodes:
+        kinds = [type(layer).__name__ for layer in getattr(node.layer, "layers", [node.layer])]
+        found.append(" ".join(kinds) if not isinstance(node.layer, Fused) else f"[{' '.join(kinds)}]")
+    return found
+
+
+def random_network(seed):
+    """Up to 12 layers of the kinds that chains consist of, and some others; odd sizes, strides, even windows."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+
+    def pick(*items):
+        return items[int(rng.integers(len(items)))]
+
+    def rarely():
+        return rng.random() < 0.1
+
+    def conv():
+        return Conv2D(
+            pick(1, 3, 16, 20), pick(1, 2, 3, 3, 3, (2, 5)), strides=pick(1, 1, 1, 2, (1, 2)),
+            padding=pick("same", "same", "valid"), activation="tanh" if rarely() else pick(None, None, "relu"),
+            use_bias=not rarely(), trainable=not rarely(), algorithm="shifted" if rarely() else pick("auto", "im2col"),
+        )  # fmt: skip
+
+    def pool():
+        return MaxPooling2D(pick(2, 3, (1, 2)), strides=pick(None, 1, 2), padding=pick("same", "valid"))
+
+    def norm():
+        return BatchNormalization(center=not rarely(), scale=not rarely(), momentum=0.8, trainable=not rarely())
+
+    def dropout():
+        return pick(Dropout(pick(0, 0.3, 0.5)), Dropout(0.4, noise_shape=(1, None, None, None), seed=3),
+                    SpatialDropout2D(0.4), Dropout(0.25, seed=2))  # fmt: skip
+
+    def relu():
+        return Activation("elu") if rarely() else pick(Activation("relu"), ReLU())
+
+    values = [Input((int(rng.integers(8, 16)), int(rng.integers(8, 16)), pick(1, 3, 16)))]
+    y = values[0]
+    order = 3 * pick([conv, pool, relu, dropout, norm, relu], [conv, relu, pool, dropout, norm])
+    for kind in order[int(rng.integers(6)) :]:
+        layer = pick(conv, pool, norm, dropout, relu)() if rarely() else kind()
+        if kind is not conv and rng.random() < 0.3:
+            continue
+        try:
+            y = layer(y)
+        except InputError:  # the image has become too small
+            continue
+        fitting = [value for value in values if value.shape == y.shape]
+        if fitting and rarely():
+            y = Add()([y, pick(*fitting)])
+        values.append(y)
+    return Model(values[0], Dense(3)(pick(Flatten(), GlobalAveragePooling2D())(y)))
+
+
+def in_float64(model, seed):
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for layer in model.flat_layers:
+        for arrays in (layer.params, layer.state):
+            for name, array in arrays.items():
+                arrays[name] = array + 0.3 * rng.standard_normal(array.shape)
+        if "moving_variance" in layer.state:
+            layer.state["moving_variance"] = layer.state["moving_variance"] ** 2 + 0.1
+    return model
+
+
+def one_pass(model, x, dy, shards=1, step=2, seed=5):
+    """(y, dx, the sums of all gradients, new running means) of a forward and a backward pass in training."""
+    edges = [k * len(x) // shards for k in range(shards + 1)]
+
+    def work(k, all_reduce):
+        part = slice(edges[k], edges[k + 1])
+        own = new_contexts(model.nodes, True, True, step, seed, part.start, all_reduce, input_gradient=True)
+        plan = training_plan(model.nodes, PLAIN, "cpu")
+        contexts = plan.contexts(own)
+        y = forward(plan.nodes, contexts, x[part])
+        return y, backward(plan.nodes, contexts, dy[part]), own
+
+    results = run_shards(work, shards) if shards > 1 else [work(0, None)]
+    grads = [
+        {name: sum(own[i].grads[name] for _, _, own in results) for name in results[0][2][i].grads}
+        for i in range(len(model.nodes))
+    ]
+    y, dx = (np.concatenate([result[k] for result in results]) for k in (0, 1))
+    return y, dx, grads, [ctx.state for ctx in results[0][2]]
+
+
+def assert_same(actual, expected, compare):
+    for k in (0, 1):
+        compare(actual[k], expected[k])
+    for k in (2, 3):
+        for own, other in zip(actual[k], expected[k], strict=True):
+            assert own.keys() == other.keys()
+            for name in own:
+                compare(own[name], other[name])
+                assert own[name].dtype == other[name].dtype
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * (1 + np.abs(b).max(initial=0)))
+
+
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_twenty_random_networks(first):
+    in_chains = 0
+    for seed in range(first, first + 20):
+        model = in_float64(random_network(seed), seed)
+        samples, shards = (1, 2, 5, 7)[seed % 4], 1 + seed % 3
+        x, dy = random((samples, *model.sample_shape), seed), random((samples, 3), seed + 1)
+        before = x.copy()
+        actual = one_pass(model, x, dy, min(shards, samples))
+        with without_plan():
+            assert_same(actual, one_pass(model, x, dy, min(shards, samples)), close)
+        np.testing.assert_array_equal(x, before)
+        in_chains += sum(len(name.split()) for name in names(model) if name[0] == "[")
+    assert in_chains >= 30
+
+
+def example(**first):
+    return [
+        Conv2D(20, 3, padding="same", **first), ReLU(), MaxPooling2D(2), Dropout(0.5), BatchNormalization(),
+        Conv2D(16, 3, padding="same", activation="relu"), Dropout(0.25), BatchNormalization(), ReLU(), Conv2D(3, 2),
+        MaxPooling2D(3, 1, "same"), BatchNormalization(), Flatten(), Dense(3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_the_size_of_the_pieces_changes_nothing(step, shards, monkeypatch):
+    pieces = chain._pieces
+    monkeypatch.setattr(chain, "_pieces", lambda x, _: pieces(x, step))
+    model = in_float64(Sequential([Input((9, 7, 2)), *example()]), 1)
+    x, dy = random((5, 9, 7, 2), 1), random((5, 3), 2)
+    actual = one_pass(model, x, dy, shards)
+    with without_plan():
+        assert_same(actual, one_pass(model, x, dy, shards), close)
+
+
+def test_equal_maxima_and_zeros_are_exact():
+    """Whole numbers, so that every sum is exact: many windows hold several equal maxima, many numbers are 0."""
+    model = Sequential([
+        Input((8, 8, 1)), Conv2D(2, 2, padding="same"), MaxPooling2D(3, 2), ReLU(), Dropout(0.5),
+        Conv2D(2, 3, activation="relu"), Flatten(), Dense(3),
+    ])  # fmt: skip
+    rng = np.random.Generator(np.random.PCG64(1))
+    for layer in model.flat_layers:
+        layer.params = {name: rng.integers(-1, 2, p.shape).astype(np.float64) for name, p in layer.params.items()}
+    x, dy = rng.integers(-1, 2, (6, 8, 8, 1)).astype(float), rng.integers(-2, 3, (6, 3)).astype(float)
+    actual = one_pass(model, x, dy)
+    with without_plan():
+        expected = one_pass(model, x, dy)
+    assert_same(actual, expected, np.testing.assert_array_equal)
+    assert np.abs(expected[1]).max() > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", [(2, None, "valid"), (3, 2, "same"), ((2, 3), (1, 2), "valid")])
+def test_pooling_before_relu_gives_the_same_bits(dtype, geometry):
+    """Also where all of a window is negative, or 0, and where several maxima are equal."""
+    x = np.round(random((3, 7, 8, 4), 1), 1).astype(dtype) - dtype(0.3)
+    pooled, winner = maxpool2d_forward(relu_forward(x), *geometry)
+    first, own = maxpool2d_forward(x, *geometry)
+    y = relu_forward(first)
+    np.testing.assert_array_equal(y, pooled)
+    dy = random(y.shape, 2).astype(dtype)
+    expected = relu_backward(maxpool2d_backward(dy, winner, x.shape, *geometry), relu_forward(x))
+    np.testing.assert_array_equal(maxpool2d_backward(relu_backward(dy, y), own, x.shape, *geometry), expected)
+
+
+def test_what_becomes_a_chain():
+    assert names(Sequential([Input((9, 9, 2)), *example()])) == [
+        "[Conv2D ReLU MaxPooling2D Dropout BatchNormalization Conv2D Dropout BatchNormalization ReLU Conv2D "
+        "MaxPooling2D BatchNormalization]", "Flatten", "Dense",
+    ]  # fmt: skip
+    assert names(Sequential([Input((9, 9, 2)), Conv2D(2, 3), Dropout(0.5), ReLU()])) == ["Conv2D", "Dropout", "ReLU"]
+    assert names(Sequential([Input((9, 9, 2)), Conv2D(2, 3, activation="tanh"), ReLU()])) == ["Conv2D", "ReLU"]
+    assert names(Sequential([Input((9, 9, 2)), BatchNormalization(), ReLU()])) == ["BatchNormalization", "ReLU"]
+
+
+def test_a_value_that_is_read_twice_stays():
+    x = Input((8, 8, 4))
+    y = Conv2D(4, 3, padding="same")(x)
+    z = ReLU()(BatchNormalization()(y))
+    z = BatchNormalization()(Conv2D(4, 3, padding="same")(z))
+    model = Model(x, ReLU()(Add()([y, z])))
+    assert names(model) == ["Conv2D", "[BatchNormalization ReLU Conv2D BatchNormalization]", "Add", "ReLU"]
+
+
+def test_what_runs_by_itself():
+    class Own(Conv2D):
+        pass
+
+    shape = Input((9, 9, 2))
+    frozen = Conv2D(2, 3, trainable=False)
+    for layers in ([Own(2, 3), ReLU()], [frozen, ReLU()], [Conv2D(2, 3, algorithm="shifted"), ReLU()],
+                   [Conv2D(2, 3), MaxPooling2D(2, padding=1)], [Conv2D(2, 3, activation="relu")]):  # fmt: skip
+        model = Sequential([shape, *layers])
+        assert names(model) == [type(layer).__name__ for layer in layers]
+    model = Sequential([shape, Conv2D(2, 3), BatchNormalization()])
+    assert len(names(model)) == 1
+    model.layers[1].trainable = False
+    assert len(names(model)) == 2
+
+
+def compiled():
+    minicnn.utils.set_random_seed(3)
+    model = Sequential([Input((9, 9, 2)), *example()])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_fit_learns_the_same_with_and_without():
+    x, y = random((12, 9, 9, 2), 1, np.float32), random((12, 3), 2, np.float32)
+    histories, weights = [], []
+    for use in (True, False):
+        minicnn.set_plan(use)
+        try:
+            model = compiled()
+            histories.append(model.fit(x, y, batch_size=6, epochs=3, verbose=0, shuffle=False).history["loss"])
+            weights.append(model.get_weights())
+        finally:
+            minicnn.set_plan(True)
+    np.testing.assert_allclose(*histories, rtol=1e-4)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_plan_can_be_switched_off_and_whoever_looks_sees_the_layers(monkeypatch):
+    ran, forward_of_all = [], Fused.forward
+    monkeypatch.setattr(Fused, "forward", lambda self, x, ctx: (ran.append(1), forward_of_all(self, x, ctx))[1])
+    x, y = random((4, 9, 9, 2), 1, np.float32), random((4, 3), 2, np.float32)
+
+    def runs(act):
+        ran.clear()
+        act(compiled())
+        return len(ran)
+
+    assert runs(lambda model: model.train_on_batch(x, y)) == 1
+    assert runs(lambda model: model.trace(x, y)) == 0
+    assert runs(lambda model: model.fit(x, y, verbose=0, check_finite=True)) == 0
+    with minicnn.profile():
+        assert runs(lambda model: model.train_on_batch(x, y)) == 0
+    minicnn.set_plan(False)
+    try:
+        assert runs(lambda model: model.train_on_batch(x, y)) == 0
+    finally:
+        minicnn.set_plan(True)
+    model = compiled()
+    assert all(isinstance(node.layer, Fused) is False for node in training_plan(model.nodes, Observer(), "cpu").nodes)
+    assert all(isinstance(node.layer, Fused) is False for node in training_plan(model.nodes, PLAIN, "gpu").nodes)
+
+
+def test_set_plan_takes_a_truth_value():
+    with pytest.raises(InputError, match="set_plan"):
+        minicnn.set_plan("no")
+
+
+def test_only_input_and_output_of_a_chain_are_kept():
+    """Of 4 samples: of each chain its input and output, and a byte for each pooled number."""
+    model = Sequential([Input((16, 16, 2)), Conv2D(8, 3, padding="same"), ReLU(), MaxPooling2D(2), Dropout(0.5),
+                        BatchNormalization(), Conv2D(8, 3, padding="same"), ReLU(), BatchNormalization()])  # fmt: skip
+    plan = training_plan(model.nodes, PLAIN, "cpu")
+    own = new_contexts(model.nodes, True, True)
+    contexts = plan.contexts(own)
+    forward(plan.nodes, contexts, random((4, 16, 16, 2), 1, np.float32))
+    sizes = [(x.nbytes, y.nbytes, 0 if winner is None else winner.nbytes) for _, x, y, winner, *_ in contexts[0].saved]
+    assert sizes == [(4 * 512 * 4, 4 * 512 * 4, 4 * 512), (4 * 512 * 4, 4 * 512 * 4, 0)]
+    assert sorted({name for ctx in own for name in vars(ctx)} & {"mask", "y", "winner", "saved", "shape"}) == []
+
+
+# Each of these faults must be found by the comparison with the layers.
+@pytest.mark.parametrize("fault", ["mask of the first piece", "no factor in dw", "moments of the last piece"])
+def test_the_comparison_finds_faults(fault, monkeypatch):
+    model = in_float64(Sequential([Input((9, 7, 2)), *example()]), 1)
+    x, dy = random((5, 9, 7, 2), 1), random((5, 3), 2)
+    pieces = chain._pieces
+    monkeypatch.setattr(chain, "_pieces", lambda x, _: pieces(x, 2))
+    if fault == "mask of the first piece":
+        monkeypatch.setattr(Dropout, "mask", lambda self, y, ctx, start=0, real=Dropout.mask: real(self, y, ctx))
+    elif fault == "no factor in dw":
+
+        def halved(*arguments, real=fused.chain_backward):
+            dx, dw, *rest = real(*arguments)
+            return dx, dw / 2, *rest
+
+        monkeypatch.setattr(fused, "chain_backward", halved)
+    else:
+        monkeypatch.setattr(chain, "joined_moments", lambda parts: parts[-1][1:])
+    actual = one_pass(model, x, dy)
+    with without_plan(), pytest.raises(AssertionError):
+        assert_same(actual, one_pass(model, x, dy), close)
+
+
+def test_threads_do_not_share_the_memory_of_a_piece():
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(scratch(np, "n", (3,), np.float32))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not np.shares_memory(*found)
