@@ -1,5 +1,6 @@
 """Callbacks by their public name: `from minicnn.callbacks import EarlyStopping`."""
 
+from minicnn.training.callbacks.averages import SwapEMAWeights
 from minicnn.training.callbacks.backup import BackupAndRestore
 from minicnn.training.callbacks.base import Callback, CallbackList, LambdaCallback
 from minicnn.training.callbacks.checkpoint import ModelCheckpoint
@@ -7,6 +8,7 @@ from minicnn.training.callbacks.csv_logger import CSVLogger
 from minicnn.training.callbacks.history import History
 from minicnn.training.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
 from minicnn.training.callbacks.stopping import EarlyStopping, TerminateOnNaN
+from minicnn.training.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "BackupAndRestore",
@@ -19,5 +21,7 @@ __all__ = [
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
+    "SwapEMAWeights",
+    "TensorBoard",
     "TerminateOnNaN",
 ]

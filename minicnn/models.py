@@ -26,9 +26,12 @@ from minicnn.backend import explained_memory, move, quiet
 from minicnn.errors import InputError
 from minicnn.layers import walk
 from minicnn.layers.base import Layer
+from minicnn.layers.cloning import clone_model
 from minicnn.layers.network import ELSEWHERE, Chain, Network
 from minicnn.layers.symbolic import is_symbolic
 from minicnn.training.checks import check_array, check_input, whole
+
+__all__ = ["Model", "Sequential", "clone_model", "load_model"]
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback, History
@@ -61,6 +64,7 @@ class Model(Network):
         self.optimizer: Any = None
         self.loss: Any = None
         self.metric_names: list[Any] = []
+        self.weighted_metric_names: list[Any] = []
         self.metrics: list[minicnn.metrics.Metric] = []
         self.stop_training = False
         self.history: History | None = None
@@ -95,15 +99,15 @@ class Model(Network):
     ) -> None:
         """Choose how the model learns, by name or object. `metrics` such as ["accuracy"]. Raises UnknownNameError.
 
-        The arguments after metrics, and loss_weights, are Keras': they are taken where they ask for nothing that is not
+        weighted_metrics: metrics in which sample_weight and class_weight count, as they do in the loss.
+        The arguments after these, and loss_weights, are Keras': they are taken where they ask for nothing that is not
         there (every layer runs by itself, one step at a time), and refused with an InputError otherwise.
         """
         if metrics is None and isinstance(loss_weights, (list, tuple)) and not any(map(_is_number, loss_weights)):
             metrics, loss_weights = loss_weights, None  # metrics in the third place: they can be nothing else
         _refuse_compile_options(
-            loss_weights=loss_weights, weighted_metrics=weighted_metrics, steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-        )  # fmt: skip
+            loss_weights=loss_weights, steps_per_execution=steps_per_execution, jit_compile=jit_compile
+        )
         if loss is None:
             raise InputError(
                 "compile", "no loss was given.", "a loss, by name or object.", "None.",
@@ -116,16 +120,23 @@ class Model(Network):
                     argument, "this is a class, not an object.", "a name or an object.", f"{value!r}.",
                     f"write the parentheses: {value.__name__}().",
                 )  # fmt: skip
-        names = list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
+        names, weighted = _as_list(metrics), _as_list(weighted_metrics)
         chosen = optimizers.get(optimizer), losses.get(loss)
-        made = self._make_metrics(names, chosen[1])
+        made = self._make_metrics(names, weighted, chosen[1])
         chosen[0].attach(self)
         self.optimizer, self.loss = chosen
-        self.metric_names, self.metrics = names, made
+        self.metric_names, self.weighted_metric_names, self.metrics = names, weighted, made
 
-    def _make_metrics(self, names: Sequence[Any], loss: Any) -> list[minicnn.metrics.Metric]:
+    def _make_metrics(
+        self, names: Sequence[Any], weighted: Sequence[Any], loss: Any
+    ) -> list[minicnn.metrics.Metric]:
         output = self._shapes[-1] if self.built else (None,)
-        metrics = [minicnn.metrics.get(name, loss, output) for name in names]
+        metrics = [minicnn.metrics.get(name, loss, output) for name in (*names, *weighted)]
+        taken = {metric.name for metric in metrics[: len(names)]}
+        for i, metric in enumerate(metrics):
+            metric.weighted = i >= len(names)
+            if metric.weighted and metric.name in taken:
+                metric.name = f"weighted_{metric.name}"
         for metric in metrics:
             kind, wanted = type(metric).__name__, "class numbers" if loss.sparse else "one-hot rows"
             sparse = kind.startswith("Sparse")
@@ -141,7 +152,7 @@ class Model(Network):
     def built_hook(self) -> None:
         """Which accuracy "accuracy" means depends on the output's shape, so again when that changes."""
         if self.loss is not None:
-            self.metrics = self._make_metrics(self.metric_names, self.loss)
+            self.metrics = self._make_metrics(self.metric_names, self.weighted_metric_names, self.loss)
 
     def fit(
         self,
@@ -408,6 +419,10 @@ def load_model(filepath: Any, custom_objects: dict[str, type[Layer]] | None = No
     return load(filepath, _CLASSES, custom_objects)
 
 
+def _as_list(metrics: Any) -> list[Any]:
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [] if metrics is None else [metrics]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real)
 
@@ -422,12 +437,10 @@ def _as_asked(logs: dict[str, float], return_dict: bool) -> Any:
 def _refuse_compile_options(**options: Any) -> None:
     """InputError for an argument of Keras' compile that asks for what there is not."""
     fine: dict[str, tuple[Any, ...]] = {
-        "loss_weights": (None,), "weighted_metrics": (None, []), "steps_per_execution": (1,),
-        "jit_compile": ("auto", False, None),
-    }  # fmt: skip
+        "loss_weights": (None,), "steps_per_execution": (1,), "jit_compile": ("auto", False, None),
+    }
     instead = {
         "loss_weights": "a model has one loss. For metrics write metrics=[...]: here, as in Keras, they come fourth.",
-        "weighted_metrics": "pass them as metrics=, which count every sample the same.",
         "steps_per_execution": "leave it out: every step is one call.",
         "jit_compile": "leave it out: there is no compiler, NumPy does the work.",
     }

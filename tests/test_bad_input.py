@@ -294,7 +294,7 @@ def test_a_validation_split_that_leaves_nothing():
 
 def test_generators():
     model = network()
-    refused_by_fit(model, ((b for b in [(X, LABELS)]),), "x", "how long an epoch is", "steps_per_epoch")
+    refused_by_fit(model, ((b for b in [(X, LABELS)]),), "x", "how long an epoch is", "steps_per_epoch", epochs=2)
     refused_by_fit(model, ((b for b in [(X, LABELS)]), LABELS), "y", "brings its own targets", "leave y out")
     refused_by_fit(model, ([],), "x", "no batches")
     refused_by_fit(model, (X,), "y", "no targets", "pass y")

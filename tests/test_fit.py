@@ -558,6 +558,29 @@ def test_a_small_cnn_learns_twenty_images_by_heart():
     assert accuracy == 1 and loss < 0.05
 
 
-def test_a_generator_without_length_needs_steps():
-    with pytest.raises(InputError, match="how long an epoch is"):
-        dense_net().fit((rows() for _ in range(3)), verbose=0)
+def finite(parts=3):
+    x, y = rows()
+    return ((x[k::parts], y[k::parts]) for k in range(parts))
+
+
+def test_a_generator_without_steps_runs_to_its_end():
+    model, (x, y) = dense_net(), rows()
+    assert model.evaluate(finite(), verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+    parts = np.concatenate([x[k::3] for k in range(3)])
+    np.testing.assert_allclose(model.predict(finite(), verbose=0), model.predict(parts, verbose=0), rtol=1e-5)
+    model.fit(finite(), validation_data=finite(), verbose=0)
+    assert model.optimizer.iterations == 3
+    history = model.fit(lists := list(finite()), epochs=2, validation_data=finite(), validation_freq=2, verbose=0)
+    assert len(history.history["loss"]) == 2 and len(lists) == 3
+    assert len(history.history["val_loss"]) == 1
+
+
+def test_a_generator_without_steps_is_good_for_one_epoch():
+    """What would be found out after the first epoch is said before it."""
+    for arguments in ({"x": finite()}, {"x": list(finite()), "validation_data": finite()}):
+        model = dense_net()
+        with pytest.raises(InputError, match="how long an epoch is"):
+            model.fit(**arguments, epochs=2, verbose=0)
+        assert model.optimizer.iterations == 0
+    with pytest.raises(InputError, match="ended too early"):
+        dense_net().evaluate(iter([]), verbose=0)

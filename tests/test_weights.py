@@ -128,15 +128,94 @@ def test_weights_that_do_not_fit(arguments, part):
 
 @pytest.mark.parametrize("options", [
     {"run_eagerly": False}, {"jit_compile": "auto"}, {"steps_per_execution": 1}, {"weighted_metrics": None},
-    {"loss_weights": None}, {"auto_scale_loss": True},
+    {"weighted_metrics": []}, {"loss_weights": None}, {"auto_scale_loss": True},
 ])  # fmt: skip
 def test_compile_takes_the_defaults_of_keras(options):
     net(**options).fit(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize("options", [
-    {"jit_compile": True}, {"steps_per_execution": 10}, {"weighted_metrics": ["accuracy"]}, {"loss_weights": [1.0]},
+    {"jit_compile": True}, {"steps_per_execution": 10}, {"loss_weights": [1.0]},
 ])  # fmt: skip
 def test_compile_refuses_the_rest_in_words(options):
     with pytest.raises(InputError, match=next(iter(options))):
         net(**options)
+
+
+# ---- metrics in which the weights count ------------------------------------------------------------------------------
+
+# Keras 3.15 on the same data: 2 epochs with sample_weight and validation_data of three; then evaluate without weights.
+IN_KERAS = {
+    "accuracy": [0.35, 0.3], "loss": [2.535835, 2.192304], "sparse_categorical_crossentropy": [1.903315, 1.645472],
+    "top": [0.493885, 0.492085], "weighted_accuracy": [0.318629, 0.316828], "val_accuracy": [0.3, 0.2],
+    "val_loss": [2.233049, 1.977937], "val_sparse_categorical_crossentropy": [1.676054, 1.484575],
+    "val_top": [0.492085, 0.523506], "val_weighted_accuracy": [0.316828, 0.262254],
+}  # fmt: skip
+UNWEIGHTED = {
+    "loss": 1.638581, "accuracy": 0.2, "weighted_accuracy": 0.2, "sparse_categorical_crossentropy": 1.638581,
+    "top": 0.45,
+}  # fmt: skip
+
+
+def weighted(**options):
+    model = minicnn.Sequential([Input((5,)), Dense(3, activation="softmax")])
+    model.set_weights([W0, np.zeros(3, "f4")])
+    model.compile(SGD(0.1), "sparse_categorical_crossentropy", **options)
+    return model
+
+
+def test_weighted_metrics():
+    top = minicnn.metrics.SparseTopKCategoricalAccuracy(2, name="top")
+    model = weighted(
+        metrics=["accuracy"], weighted_metrics=["accuracy", "sparse_categorical_crossentropy", top]
+    )
+    history = model.fit(X, Y, 8, 2, 0, shuffle=False, sample_weight=W, validation_data=(X, Y, W)).history
+    assert set(history) == set(IN_KERAS)
+    for name, values in IN_KERAS.items():
+        np.testing.assert_allclose(history[name], values, rtol=2e-5, err_msg=name)
+    assert model.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(UNWEIGHTED, rel=1e-5)
+    assert model.metrics_names == list(UNWEIGHTED)
+
+
+def test_weighted_metrics_of_class_weights_and_single_steps():
+    model = weighted(weighted_metrics=["acc"])
+    history = model.fit(X, Y, 8, 1, 0, shuffle=False, class_weight={0: 1.0, 1: 3.0}).history
+    np.testing.assert_allclose([history["acc"][0], history["loss"][0]], [0.233333, 2.868635], rtol=1e-5)
+    np.testing.assert_allclose(model.train_on_batch(X, Y, sample_weight=W), [2.279895, 0.287684], rtol=1e-5)
+
+
+def test_weighted_metrics_in_shards_and_where_only_some_batches_have_weights(monkeypatch):
+    from minicnn.training import shards
+
+    def some():
+        yield X[:8], Y[:8]
+        yield X[8:], Y[8:], W[8:]
+
+    full = np.concatenate([np.ones(8), W[8:]])
+    monkeypatch.setattr(shards, "MIN_MACS_PER_SHARD", 1)
+    for threads in (1, 3):
+        minicnn.set_num_threads(threads)
+        model = weighted(weighted_metrics=["accuracy"])
+        expected = model.evaluate(X, Y, sample_weight=full, verbose=0)
+        np.testing.assert_allclose(model.evaluate(some(), verbose=0), expected, rtol=1e-5)
+    minicnn.set_num_threads(None)
+
+
+def test_weighted_metrics_of_positions():
+    """The weight of each pixel counts in the metric as in the loss."""
+    model = minicnn.Sequential([Input((2, 2, 1)), Conv2D(3, 1, activation="softmax")])
+    model.compile(SGD(0.0), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    x, y = RNG.random((4, 2, 2, 1)), RNG.integers(0, 3, (4, 2, 2))
+    weights = RNG.random((4, 2, 2))
+    right = model.predict(x, verbose=0).argmax(-1) == y
+    found = model.evaluate(x, y, sample_weight=weights, verbose=0)[1]
+    assert found == pytest.approx((right * weights).sum() / weights.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.keras"])
+def test_weighted_metrics_are_saved(tmp_path, name):
+    model = weighted(metrics=["accuracy"], weighted_metrics=["accuracy"])
+    expected = model.evaluate(X, Y, sample_weight=W, verbose=0, return_dict=True)
+    model.save(tmp_path / name)
+    again = minicnn.load_model(tmp_path / name)
+    assert again.evaluate(X, Y, sample_weight=W, verbose=0, return_dict=True) == pytest.approx(expected)

@@ -7,7 +7,7 @@ counts what they found. Nothing waits for a GPU before `result()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,11 +24,13 @@ NAME = {"name": ([str], "my_metric"), "dtype": ((None, "float32", "float64"), "f
 class Metric(Configured):
     """Base class: implement `values(y_true, y_pred)`, whose mean is the result.
 
-    direction: "max" if larger is better, "min" if smaller is: how EarlyStopping reads it. dtype: accepted as in Keras;
-    sums are float64 in any case.
+    direction: "max" if larger is better, "min" if smaller is: how EarlyStopping reads it. weighted: whether a model's
+    samples count by their weights, as those of compile(weighted_metrics=…) do. dtype: accepted as in Keras; sums are
+    float64 in any case.
     """
 
     direction: str | None = "max"
+    weighted = False
     one_number = True  # whether the result is a number, and not an array of them
     ranges: ClassVar[dict[str, Any]] = {**NAME}
     name: Any = None
@@ -130,6 +132,15 @@ class FunctionMetric(Metric):
                 f"an array of shape {values.shape}, {values.dtype}.", "take the mean over the other axes only.",
             )  # fmt: skip
         return xp.asarray(values) if values.ndim else xp.zeros(n) + xp.asarray(values)
+
+
+def sums(metrics: Sequence[Metric], y_true: Array, y_pred: Array, weights: Array | None) -> list[Any]:
+    """The sum of each metric over some samples; weights: how much each of them counts, None where all count the same.
+
+    The sums of a metric that is weighted have one form in all batches, whether they bring weights or not.
+    """
+    given = xp_of(y_pred).ones(len(y_pred)) if weights is None else weights
+    return [metric.sum(y_true, y_pred, given if metric.weighted else None) for metric in metrics]
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class Optimizer(Configured):
         self._stored: tuple[str, ...] | None = None  # the slots that the arrays in `state` are for
         self._undecayed: list[str] = []
         self._owner: Any = None
+        self.swapped = False  # whether the averages of use_ema are in the parameters' places
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Where another beta is set between two steps, the means stay as they are: their sums are changed for it."""
@@ -365,8 +366,25 @@ class Optimizer(Configured):
     def finalize(self, params: Arrays) -> None:
         """With use_ema, the averages take the parameters' places: fit calls it at its end."""
         for key, p in params.items():
-            if self.use_ema and key in self.state:
-                p[...] = self.state[key][-1]
+            average = self._average_of(key)
+            if average is not None and self.swapped:
+                average[...] = p
+            elif average is not None:
+                p[...] = average
+        self.swapped = False
+
+    def swap_averages(self, params: Arrays) -> None:
+        """With use_ema, parameters and averages change places, all at once; the second time they are as before."""
+        for key, p in params.items():
+            average = self._average_of(key)
+            if average is not None:
+                weights = p.copy()
+                p[...], average[...] = average, weights
+        self.swapped = not self.swapped
+
+    def _average_of(self, key: Key) -> Array | None:
+        """The running average of a parameter; None where there is none, or none yet."""
+        return self.state[key][-1] if self.use_ema and key in self.state else None
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the learning rate as it stands now."""

@@ -124,11 +124,8 @@ class MultiOptimizer(Optimizer):
             self.state |= optimizer.state
         self.iterations = step + 1
 
-    def finalize(self, params: Arrays) -> None:
-        for key, p in params.items():
-            optimizer = self.optimizer_of(key)
-            optimizer.state = self.state
-            optimizer.finalize({key: p})
+    def _average_of(self, key: Key) -> Array | None:
+        return self.state[key][-1] if self.optimizer_of(key).use_ema and key in self.state else None
 
     def get_config(self) -> dict[str, Any]:
         return Configured.get_config(self)

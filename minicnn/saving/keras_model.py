@@ -66,10 +66,13 @@ def compile_config(model: Any) -> dict[str, Any] | None:
     """What compile was told, as Keras writes it; None where the model is not compiled, or Keras would not know it."""
     if model.optimizer is None:
         return None
+    names, plain = [*model.metric_names, *model.weighted_metric_names], len(model.metric_names)
     metrics = [name if isinstance(name, str) else _object("metrics", metric)
-               for name, metric in zip(model.metric_names, model.metrics, strict=True)]  # fmt: skip
+               for name, metric in zip(names, model.metrics, strict=True)]  # fmt: skip
     told = {"optimizer": _object("optimizers", model.optimizer), "loss": _object("losses", model.loss)}
-    return None if None in (*told.values(), *metrics) else {**told, "metrics": metrics}
+    if None in (*told.values(), *metrics):
+        return None
+    return {**told, "metrics": metrics[:plain], "weighted_metrics": metrics[plain:]}
 
 
 def _object(module: str, value: Any) -> dict[str, Any] | None:
@@ -90,13 +93,14 @@ def _compile(model: Any, told: Any) -> None:
     """Compile as Keras was told. Raises InputError and the like where something of it is unknown here."""
     if not told or told.get("loss") is None:
         return
-    for name in ("loss_weights", "weighted_metrics", "sample_weight_mode"):
+    for name in ("loss_weights", "sample_weight_mode"):
         if told.get(name):
             raise ValueError(f"{name}={told[name]!r}")
     model.compile(
         _optimizer(told.get("optimizer") or told["optimizer_config"]),
         losses.get(_simple(told["loss"])),
-        [_metric(metric) for metric in _flat(told.get("metrics") or [])],
+        metrics=[_metric(metric) for metric in _flat(told.get("metrics") or [])],
+        weighted_metrics=[_metric(metric) for metric in _flat(told.get("weighted_metrics") or [])],
     )
 
 

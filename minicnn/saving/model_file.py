@@ -59,10 +59,13 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     arrays = weights_by_name(model) | slots_by_name(model)
     if model.optimizer is not None:
         optimizer = model.optimizer
+        names = [*model.metric_names, *model.weighted_metric_names]
+        metrics = [name if isinstance(name, str) else _name_of_function(metric) or _named(metric)
+                   for name, metric in zip(names, model.metrics, strict=True)]  # fmt: skip
+        plain = len(model.metric_names)
         config["compile"] = {
             "optimizer": _named(optimizer), "loss": _named(model.loss), "iterations": optimizer.iterations,
-            "metrics": [name if isinstance(name, str) else _name_of_function(metric) or _named(metric)
-                        for name, metric in zip(model.metric_names, model.metrics, strict=True)],
+            "metrics": metrics[:plain], "weighted_metrics": metrics[plain:],
         }  # fmt: skip
     write_archive(filepath, config, arrays, overwrite)
 
@@ -157,14 +160,16 @@ def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] 
         model.image_input.check_fits(model.sample_shape)
     compiled = config.get("compile")
     if compiled is not None:
-        entries = (compiled["optimizer"], compiled["loss"], *typed(compiled, "metrics", list))
+        plain = typed(compiled, "metrics", list)
+        weighted = typed(compiled, "weighted_metrics", list) if "weighted_metrics" in compiled else []
+        entries = (compiled["optimizer"], compiled["loss"], *plain, *weighted)
         own = custom_objects or {}
         optimizer, loss, *metrics = (
             restored(entry, own) if isinstance(entry, dict) and entry["class_name"] in own
             else own.get(entry, entry) if isinstance(entry, str) else entry
             for entry in entries
         )
-        model.compile(optimizer, loss, metrics=metrics)
+        model.compile(optimizer, loss, metrics=metrics[: len(plain)], weighted_metrics=metrics[len(plain) :])
         model.optimizer.iterations = typed(compiled, "iterations", int)
         if not 0 <= model.optimizer.iterations < 1 << 53:
             raise ValueError(f"iterations is {model.optimizer.iterations}")

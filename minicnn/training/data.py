@@ -106,18 +106,20 @@ def _rows(array: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 class GeneratorBatches:
     """Batches (x, y) from an iterable that the user gives: a generator, or anything that can be iterated again.
 
-    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length. Each is made when it is
-    asked for, by the caller's thread: it may refill a buffer, draw from a global random generator, or hold a connection
-    that only its own thread may use. Data that is better made ahead comes by number: a PyDataset.
-    pair: what makes (x, y) of a batch; predict has no targets.
+    `steps`: batches in an epoch; needed for what never ends, else the iterable's own length, or as many as come.
+    epochs: how many are wanted; without steps a generator, which can be run through once, is good for one only.
+    Each batch is made when it is asked for, by the caller's thread: it may refill a buffer, draw from a global random
+    generator, or hold a connection that only its own thread may use. Data that is better made ahead comes by number: a
+    PyDataset. pair: what makes (x, y) of a batch; predict has no targets.
     """
 
     n = samples = batch_size = None
     state = None  # the source's own, after the last batch that was used
 
     def __init__(
-        self, source: Any, steps: int | None, name: str, check: Check, pair: Callable[[Any], Any] | None = None
-    ):
+        self, source: Any, steps: int | None, name: str, check: Check, pair: Callable[[Any], Any] | None = None,
+        epochs: int = 1,
+    ):  # fmt: skip
         self.source, self.name, self.check, self.pair = source, name, check, pair
         self.steps = length_of(source) if steps is None else steps
         if self.steps == 0:
@@ -125,10 +127,12 @@ class GeneratorBatches:
                 name, "there are no batches in it.", "at least one batch (x, y).", f"an empty {type(source).__name__}.",
                 "check how it was made.",
             )  # fmt: skip
-        if self.steps is None and iter(source) is source:
+        if self.steps is None and epochs > 1 and iter(source) is source:
             raise InputError(
-                name, "a generator does not say how long an epoch is.", "the number of batches in an epoch.", "None.",
-                "pass it: steps_per_epoch (or validation_steps) to fit, steps to evaluate and predict.",
+                name, "a generator does not say how long an epoch is, and can be run through once only.",
+                "the number of batches in an epoch.", f"None, for {epochs} epochs.",
+                "let it go on for ever (while True), and pass steps_per_epoch (or validation_steps); or pass an object "
+                "that can be iterated again.",
             )  # fmt: skip
         self.iterator: Iterator[Any] | None = None
         self.used = self.skipped = 0  # batches of the iterator: that training has had, and that an earlier run had

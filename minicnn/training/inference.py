@@ -26,6 +26,7 @@ from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.walk import Node, Observer, forward, last_readers, observed
 from minicnn.layers.weighted import WeightedLayer
+from minicnn.metrics.base import sums
 from minicnn.objective import part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.training.shards import Workers, split
 
@@ -60,7 +61,7 @@ class Plan:
         def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
             y_true = prepare_targets(loss, y[samples], y_pred)
             losses = sample_losses(loss, y_true, y_pred, ctx, len(x), part(weights, samples))
-            return losses.sum(dtype=np.float64), *(metric.sum(y_true, y_pred) for metric in model.metrics)
+            return losses.sum(dtype=np.float64), *sums(model.metrics, y_true, y_pred, part(sample_weight, samples))
 
         if loss.whole_batch:
             parts = [judge(self.predict(x, workers), Context(), slice(0, len(x)))]

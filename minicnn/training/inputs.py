@@ -27,11 +27,12 @@ Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 
 def training_batches(
     model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, names: tuple[str, str, str],
-    sample_weight: Any = None, class_weight: Any = None,
+    sample_weight: Any = None, class_weight: Any = None, epochs: int = 1,
 ) -> Batches:  # fmt: skip
     """Batches of (x, y) or (x, y, weights), after everything about them that can be checked beforehand was checked.
 
-    names: of x, y and steps, for errors. sample_weight, class_weight: as in `Model.fit`.
+    names: of x, y and steps, for errors. sample_weight, class_weight: as in `Model.fit`. epochs: how often they will be
+    gone through.
     """
     x_name, y_name, steps_name = names
     steps, training = None if steps is None else whole(steps_name, steps), steps_name == "steps_per_epoch"
@@ -57,7 +58,7 @@ def training_batches(
             )  # fmt: skip
         if is_sequence(x):
             return SequenceBatches(x, steps, x_name, check, training=training)
-        return GeneratorBatches(x, steps, x_name, check)
+        return GeneratorBatches(x, steps, x_name, check, epochs=epochs)
     if hasattr(x, "__next__") or isinstance(x, PyDataset):
         raise InputError(
             y_name, "a generator brings its own targets.", f"{y_name} left out where {x_name} is a generator.",

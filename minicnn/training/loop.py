@@ -31,7 +31,7 @@ from minicnn.training.memory import check_step_fits
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.shards import Workers
-from minicnn.training.step import train_step
+from minicnn.training.step import learned, train_step
 from minicnn.training.trainer_state import RunningMeans, TrainerState
 from minicnn.training.transfer import on_device
 
@@ -54,7 +54,7 @@ def fit(
         x, y, sample_weight, validation_data = hold_back(x, y, validation_split, sample_weight)
     names = "x", "y", "steps_per_epoch"
     batches = training_batches(
-        model, x, y, batch_size, steps_per_epoch, shuffle, names, sample_weight, class_weight
+        model, x, y, batch_size, steps_per_epoch, shuffle, names, sample_weight, class_weight, epochs - initial_epoch
     )
     is_validated = check_frequency(validation_freq)
     validation = None
@@ -63,7 +63,10 @@ def fit(
         val_size = batch_size if validation_batch_size is None else validation_batch_size
         val_size = whole("validation_batch_size", val_size)
         names = "val_x", "val_y", "validation_steps"
-        validation = training_batches(model, val_x, val_y, val_size, validation_steps, False, names, val_weights)
+        times = sum(is_validated(epoch + 1) for epoch in range(initial_epoch, epochs))
+        validation = training_batches(
+            model, val_x, val_y, val_size, validation_steps, False, names, val_weights, epochs=times
+        )
 
     layers = [node.layer for node in model.nodes]
     warn_unless_probabilities(model.loss, layers, stacklevel=5)
@@ -101,10 +104,7 @@ def fit(
             place.end_epoch(logs)
             events.call("on_epoch_end", epoch, logs)
         if epochs > initial_epoch:
-            model.optimizer.finalize(
-                {(key, name): p for key, layer in model.layers_by_key.items() if layer.trainable
-                 for name, p in layer.params.items()}
-            )
+            model.optimizer.finalize(learned(model))
         events.call("on_train_end", place.logs)
     return history
 

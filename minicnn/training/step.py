@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.backend import Array, quiet
 from minicnn.layers.context import Context
 from minicnn.layers.walk import Node, Observer, apply_state, backward, forward, new_contexts, observed
+from minicnn.metrics.base import sums
 from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.training.plan import training_plan
 from minicnn.training.shards import Workers, split
@@ -54,7 +55,7 @@ def gradients(
         contexts = new_contexts(nodes, True, True, step, seed, samples.start, all_reduce)
         planned = plan.contexts(contexts)
         y_pred = forward(plan.nodes, planned, model.as_input(x[samples]), observer)
-        share = y[samples], y_pred, contexts[-1], len(x), part(weights, samples)
+        share = y[samples], y_pred, contexts[-1], len(x), part(weights, samples), part(sample_weight, samples)
         losses, metrics, dy = see.loss(lambda: judge(model, *share))
         backward(plan.nodes, planned, dy, observer)
         return contexts, losses.sum(dtype=np.float64), metrics
@@ -66,15 +67,17 @@ def gradients(
 
 
 def judge(
-    model: Any, y: Array, y_pred: Array, ctx: Context, batch_size: int, weights: Array | None
-) -> tuple[Array, list[Any], Array]:
+    model: Any, y: Array, y_pred: Array, ctx: Context, batch_size: int, weights: Array | None,
+    sample_weight: Array | None,
+) -> tuple[Array, list[Any], Array]:  # fmt: skip
     """(losses of the samples, metrics, dy): dy is the gradient of the mean over the batch with respect to y_pred.
 
-    ctx: of the last layer, where a softmax or sigmoid has left its logits. weights: how much each sample counts.
+    ctx: of the last layer, where a softmax or sigmoid has left its logits. weights: how much each sample counts in
+    the loss; sample_weight: as the user gave them, for metrics.
     """
     y_true = prepare_targets(model.loss, y, y_pred)
     losses = sample_losses(model.loss, y_true, y_pred, ctx, batch_size, weights)
-    metrics = [metric.sum(y_true, y_pred) for metric in model.metrics]
+    metrics = sums(model.metrics, y_true, y_pred, sample_weight)
     return losses, metrics, loss_gradient(model.loss, y_true, y_pred, ctx, batch_size, weights)
 
 
@@ -112,6 +115,14 @@ def collected(
                 penalty = penalty + regularizer.penalty(p)
                 parts[0] += regularizer.gradient(p)
     return params, grads, penalty
+
+
+def learned(model: Any) -> dict[tuple[str, str], Array]:
+    """The parameters that learn, by (layer's key, parameter's name)."""
+    return {
+        (key, name): p for key, layer in model.layers_by_key.items() if layer.trainable
+        for name, p in layer.params.items()
+    }  # fmt: skip
 
 
 def constrain(nodes: Sequence[Node]) -> None:
