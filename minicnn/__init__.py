@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _SUBMODULES = {
     "activations", "applications", "backend", "callbacks", "constraints", "datasets", "errors", "gradcheck",
     "initializers", "inspect", "kernels", "layers", "losses", "metrics", "models", "optimizers", "preprocessing",
-    "regularizers", "schedules", "utils",
+    "regularizers", "schedules", "sklearn", "utils",
 }  # fmt: skip
 _NAMES = {
     "Model": "minicnn.models",

@@ -39,6 +39,7 @@ ROOMS = [
     ["inspect"],
     ["models"],
     ["applications"],
+    ["sklearn"],
     ["course"],
     ["__main__"],
 ]

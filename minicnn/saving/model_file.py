@@ -115,6 +115,7 @@ def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, 
             model.sample_shape = checked_shape(model.name, config["model"]["input_shape"])
             _check_plan(model, archive, filepath)
             model.build_known()
+            _take_double_precision(model, archive)
             _restore(model, config, custom_objects)
         set_weights_by_name(model, archive, filepath)
         set_slots_by_name(model, archive, filepath)
@@ -147,6 +148,16 @@ def _check_plan(model: Network, archive: Archive, filepath: Any) -> None:
         for name, wanted in node.layer.array_shapes(input_shape_of(node.layer, node.inputs, shapes)).items():
             state = f"state/{node.key}/{name}"
             _check_array(archive, state if state in archive.arrays else f"params/{node.key}/{name}", wanted, filepath)
+
+
+def _take_double_precision(model: Network, archive: Archive) -> None:
+    """A new model has float32 arrays; those that the file has in float64 become so."""
+    for key, layer in model.layers_by_key.items():
+        for kind, arrays in (("params", layer.params), ("state", layer.state)):
+            for name, array in arrays.items():
+                header = archive.arrays.get(f"{kind}/{key}/{name}")
+                if header is not None and header.dtype == np.float64:
+                    arrays[name] = array.astype(np.float64)
 
 
 def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> None:

@@ -32,10 +32,12 @@ _num_threads: int | None = None
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: at most OMP_NUM_THREADS, which joblib sets for its processes."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux; containers and taskset set it
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(told))) if told.isdecimal() else cores
 
 
 @in_words
