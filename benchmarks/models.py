@@ -39,6 +39,10 @@ WARM_UP = 2  # rounds that are not counted
 FIRST, LATER, OUTPUTS = 2e-4, 1e-2, 1e-4  # how far losses and outputs may be apart: see `differences`
 
 
+# What `fit` sets for itself, for a peer: freed memory stays with the process (see minicnn/training/allocator.py).
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
+
+
 class Side:
     """One process that runs rounds when it is told to."""
 
@@ -48,7 +52,7 @@ class Side:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - shown where the process fails
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-            env=pinned(threads), cwd=HERE,
+            env=pinned(threads) | (KEPT if name.endswith("kept") else {}), cwd=HERE,
         )  # fmt: skip
 
     def run(self, count: bool = True) -> None:
@@ -94,17 +98,22 @@ def pinned(threads: int) -> dict[str, str]:
 
 
 def variants(framework: str, workload: Workload, device: str) -> list[str]:
-    """The ways in which a side may do it: the fastest counts. Those with tf32, on a GPU, count among themselves."""
+    """The ways in which a side may do it: the fastest counts. Those with tf32, on a GPU, count among themselves.
+
+    kept: with the setting of memory that `fit` makes for minicnn.
+    """
     precisions = ["", "tf32"] if device == "gpu" else [""]
     if framework == "minicnn":
         return precisions
     if framework == "tensorflow":
-        return ["step", "fit"] if "through fit" in workload.title else ["step"]
-    if any(op.kind == "conv" for op in workload.ops):
+        ways = ["step", "fit"] if "through fit" in workload.title else ["step"]
+    elif any(op.kind == "conv" for op in workload.ops):
         ways = ["nchw", "channels_last"]
     else:
         ways = ["nchw"] if device == "gpu" else ["nchw", "flushed"]
-    return [f"{way} {precision}".strip() for precision in precisions for way in ways]
+    if device == "cpu":
+        return ways + [f"{way} kept" for way in ways]
+    return ways if framework == "tensorflow" else [f"{way} {p}".strip() for p in precisions for way in ways]
 
 
 class Benchmark:

@@ -109,6 +109,7 @@ def _speed(models: dict[str, Any]) -> list[str]:
     whole = runs["cifar"]
     versions = {k: v for side in whole["sides"].values() for k, v in side["versions"].items()}
     names = (("torch", "PyTorch"), ("tensorflow", "TensorFlow"), ("keras", "Keras"), ("numpy", "NumPy"))
+    kept = "; both: freed memory kept" if any(name.endswith("kept") for name in whole["sides"]) else ""
     our_memory = whole["sides"]["minicnn"]["peak_memory_mb"]
     memory = min(s["peak_memory_mb"] for name, s in whole["sides"].items() if name.startswith("torch"))
     lines += [
@@ -116,7 +117,7 @@ def _speed(models: dict[str, Any]) -> list[str]:
         f"{models['hardware']['processor']}, {whole['threads']} threads for every side, in turn, medians; "
         + ", ".join(f"{title} {versions[name]}" for name, title in names if name in versions)
         + ". minicnn through `fit` and `predict`, the peers in bare loops, each in the fastest of its variants "
-        "(PyTorch: memory layout, denormal numbers flushed to 0). Training B, minicnn's process takes at most "
+        f"(PyTorch: memory layout, denormal numbers flushed to 0{kept}). Training B, minicnn's process takes at most "
         f"{our_memory} MiB, {our_memory / memory:.2f} times what PyTorch's takes.",
     ]
     gain = models.get("gain_of_threads")

@@ -7,6 +7,7 @@ variant: tf32, which only a GPU knows, or nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,60 @@ from workloads import Op, Workload
 import minicnn
 from minicnn.backend import module_for
 from minicnn.constraints import MaxNorm
-from minicnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer, MaxPooling2D
-from minicnn.models import Sequential
+from minicnn.layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    Layer,
+    MaxPooling2D,
+    Rescaling,
+)
+from minicnn.layers.symbolic import SymbolicTensor
+from minicnn.models import Model
 
 
 def layer(op: Op) -> Layer:
     """The layer that an Op stands for."""
     if op.kind == "conv":
-        return Conv2D(op.width, 3, padding="same", activation=op.activation)
+        return Conv2D(op.width, op.kernel, op.stride, op.padding, activation=op.activation, use_bias=op.bias)
     if op.kind == "dense":
         constraint = None if op.max_norm is None else MaxNorm(op.max_norm)
-        return Dense(op.width, activation=op.activation, kernel_constraint=constraint)
+        return Dense(op.width, op.activation, op.bias, kernel_constraint=constraint)
     if op.kind == "act":
         return Activation(op.activation)
     if op.kind == "drop":
         return Dropout(op.size)
-    return {"pool": MaxPooling2D, "norm": BatchNormalization, "flatten": Flatten}[op.kind]()
+    if op.kind == "pool":
+        return MaxPooling2D(op.width)
+    return {"norm": BatchNormalization, "flatten": Flatten, "average": GlobalAveragePooling2D}[op.kind]()
 
 
-def build(workload: Workload, dropout: bool = True) -> Sequential:
+def after(x: SymbolicTensor, ops: Iterable[Op]) -> SymbolicTensor:
+    """The value x after these ops."""
+    for op in ops:
+        if op.kind == "residual":
+            y, shortcut = after(x, op.inner), x
+            if op.stride > 1:
+                shortcut = MaxPooling2D(1, op.stride)(shortcut)
+                shortcut = Concatenate()([shortcut, Rescaling(0.0)(shortcut)])
+            x = Add()([shortcut, y])
+        else:
+            x = layer(op)(x)
+    return x
+
+
+def build(workload: Workload, dropout: bool = True) -> Model:
     """The compiled model, with the workload's first weights."""
-    ops = [op for op in workload.ops if dropout or op.kind != "drop"]
-    model = Sequential([Input(workload.shape), *map(layer, ops)])
-    if workload.classes is not None:
-        model.add(Activation("softmax"))
+    x = Input(workload.shape)
+    y = after(x, [op for op in workload.ops if dropout or op.kind != "drop"])
+    model = Model(x, y if workload.classes is None else Activation("softmax")(y))
     kernels = workloads.weights(workload)
     for leaf in model.flat_layers:
         if "w" in leaf.params:

@@ -1,12 +1,14 @@
 """One side of benchmarks/models.py: TensorFlow, with Keras' layers and optimizers. See protocol.py.
 
-variant: step (the default): a train step of its own, compiled by tf.function, on batches that lie ready; or fit: the
-same through Keras' own loop. Forward: model(x, training=False), compiled by tf.function.
+variant: words of step (the default): a train step of its own, compiled by tf.function, on batches that lie ready; fit:
+the same through Keras' own loop; kept, which models.py minds. Forward: model(x, training=False), compiled by
+tf.function.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -22,23 +24,45 @@ from workloads import Op, Workload
 def layer(op: Op) -> keras.Layer:
     """The layer that an Op stands for."""
     if op.kind == "conv":
-        return layers.Conv2D(op.width, 3, padding="same", activation=op.activation)
+        return layers.Conv2D(op.width, op.kernel, op.stride, op.padding, activation=op.activation, use_bias=op.bias)
     if op.kind == "dense":
         constraint = None if op.max_norm is None else keras.constraints.MaxNorm(op.max_norm)
-        return layers.Dense(op.width, activation=op.activation, kernel_constraint=constraint)
+        return layers.Dense(op.width, op.activation, op.bias, kernel_constraint=constraint)
     if op.kind == "act":
         return layers.Activation(op.activation)
     if op.kind == "drop":
         return layers.Dropout(op.size)
-    return {"pool": layers.MaxPooling2D, "norm": layers.BatchNormalization, "flatten": layers.Flatten}[op.kind]()
+    if op.kind == "pool":
+        return layers.MaxPooling2D(op.width)
+    if op.kind == "average":
+        return layers.GlobalAveragePooling2D()
+    return {"norm": layers.BatchNormalization, "flatten": layers.Flatten}[op.kind]()
 
 
-def build(workload: Workload, dropout: bool) -> keras.Sequential:
+class Shortcut(layers.Layer):
+    """Every second pixel, and as many channels again, of zeros."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [0, x.shape[-1]]])
+
+
+def after(x: keras.KerasTensor, ops: Iterable[Op]) -> keras.KerasTensor:
+    """The value x after these ops."""
+    for op in ops:
+        if op.kind == "residual":
+            x = layers.add([Shortcut()(x) if op.stride > 1 else x, after(x, op.inner)])
+        else:
+            x = layer(op)(x)
+    return x
+
+
+def build(workload: Workload, dropout: bool) -> keras.Model:
     """The network with the workload's first weights. Training ends with the logits: the loss does the rest at once."""
-    ops = [op for op in workload.ops if dropout or op.kind != "drop"]
-    model = keras.Sequential([keras.Input(workload.shape), *map(layer, ops)])
+    x = keras.Input(workload.shape)
+    y = after(x, [op for op in workload.ops if dropout or op.kind != "drop"])
     if workload.mode == "forward" and workload.classes is not None:
-        model.add(layers.Softmax())
+        y = layers.Softmax()(y)
+    model = keras.Model(x, y)
     kernels = workloads.weights(workload)
     for leaf in model.layers:
         if isinstance(leaf, (layers.Conv2D, layers.Dense)):
@@ -50,7 +74,7 @@ class Side:
     """TensorFlow's side of a workload."""
 
     def __init__(self, workload: Workload, variant: str, device: str, dropout: bool):
-        self.workload, self.through_fit = workload, variant == "fit"
+        self.workload, self.through_fit = workload, "fit" in variant
         self.x, self.y = workloads.data(workload)
         self.model = model = build(workload, dropout)
         starts = range(0, len(self.x), workload.batch)

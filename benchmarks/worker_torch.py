@@ -1,6 +1,6 @@
 """One side of benchmarks/models.py: PyTorch. See protocol.py.
 
-variant: words of nchw (the default layout), channels_last, flushed, tf32.
+variant: words of nchw (the default layout), channels_last, flushed, tf32; kept, which models.py minds.
     flushed: numbers too small for float32's full precision count as 0 (torch.set_flush_denormal), which PyTorch does
     not do by itself. The running means in Adam fade into such numbers where a unit is dead.
     tf32: a GPU may round the inputs of products to TF32. Without it nobody may; by itself, PyTorch allows cuDNN to.
@@ -11,12 +11,13 @@ The bare loop: forward, loss, backward, step, on batches that lie ready in memor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 import workloads
 from protocol import CHECKED_STEPS, arguments, work
 from torch import nn
-from workloads import Workload
+from workloads import Op, Workload
 
 
 class MaxNormLinear(nn.Linear):
@@ -32,44 +33,88 @@ class MaxNormLinear(nn.Linear):
         self.weight.mul_(norms.clamp(max=self.limit) / (norms + 1e-7))
 
 
-ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+class Residual(nn.Module):
+    """The input plus what `inner` makes of it. Where that has a stride: every second pixel, and zeros as new channels.
+
+    Every second pixel begins with the second one, because the images are mirrored: see `is_mirrored`.
+    """
+
+    def __init__(self, inner: nn.Sequential, stride: int):
+        super().__init__()
+        self.inner, self.stride = inner, stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        if self.stride > 1:
+            x = nn.functional.pad(x[:, :, 1::2, 1::2], (0, 0, 0, 0, 0, x.shape[1]))
+        return x + y
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
+
+
+def is_mirrored(workload: Workload) -> bool:
+    """Whether images and kernels are turned about, which changes no loss.
+
+    With a stride of 2, "same" pads the bottom and the right alone. PyTorch's padding, which costs nothing there, is on
+    all sides, but what it pads at the bottom and the right is never read: it is the same in a mirror.
+    """
+    return any(op.stride > 1 for op in workload.ops)
 
 
 @torch.no_grad()
 def build(workload: Workload, dropout: bool) -> nn.Sequential:
     """The network with the workload's first weights, turned into PyTorch's order of axes."""
+    kernels = map(torch.from_numpy, workloads.weights(workload))
+    if is_mirrored(workload):
+        kernels = (kernel.flip(0, 1) if kernel.ndim == 4 else kernel for kernel in kernels)
+    layers = _layers(workload.ops, workload.shape, kernels, dropout)
+    if workload.mode == "forward" and workload.classes is not None:
+        layers.append(nn.Softmax(1))
+    return nn.Sequential(*layers)
+
+
+def _layers(
+    ops: Iterable[Op], shape: tuple[int, ...], kernels: Iterator[torch.Tensor], dropout: bool
+) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    shape, flat_of = workload.shape, None  # flat_of: the image shape that a Flatten before this dense layer had
-    kernels = workloads.weights(workload)
-    for op in workload.ops:
+    flat_of = None  # the image shape that a Flatten before this dense layer had
+    for op in ops:
         if op.kind == "conv":
-            layers.append(nn.Conv2d(shape[-1], op.width, 3, padding=1))
-            layers[-1].weight.copy_(torch.from_numpy(next(kernels)).permute(3, 2, 0, 1))
-            layers[-1].bias.zero_()
+            padding = op.kernel // 2 if op.padding == "same" else 0
+            layers.append(nn.Conv2d(shape[-1], op.width, op.kernel, op.stride, padding, bias=op.bias))
+            layers[-1].weight.copy_(next(kernels).permute(3, 2, 0, 1))
+            if op.bias:
+                layers[-1].bias.zero_()
+        elif op.kind == "residual":
+            layers.append(Residual(nn.Sequential(*_layers(op.inner, shape, kernels, dropout)), op.stride))
         elif op.kind == "dense":
-            make = nn.Linear if op.max_norm is None else lambda i, o, m=op.max_norm: MaxNormLinear(i, o, m)
-            layers.append(make(shape[-1], op.width))
-            kernel = torch.from_numpy(next(kernels))
+            if op.max_norm is None:
+                layers.append(nn.Linear(shape[-1], op.width, bias=op.bias))
+            else:
+                layers.append(MaxNormLinear(shape[-1], op.width, op.max_norm))
+            kernel = next(kernels)
             if flat_of is not None:  # PyTorch flattens (C, H, W), the others (H, W, C)
                 kernel = kernel.reshape(*flat_of, op.width).permute(2, 0, 1, 3).reshape(-1, op.width)
                 flat_of = None
             layers[-1].weight.copy_(kernel.T)
-            layers[-1].bias.zero_()
+            if op.bias:
+                layers[-1].bias.zero_()
         elif op.kind == "norm":
             layers.append((nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[-1], eps=1e-3, momentum=0.01))
         elif op.kind == "drop" and dropout:
             layers.append(nn.Dropout(op.size))
         elif op.kind == "pool":
-            layers.append(nn.MaxPool2d(2))
+            layers.append(nn.MaxPool2d(op.width))
+        elif op.kind == "average":
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         elif op.kind == "flatten":
             layers.append(nn.Flatten())
             flat_of = shape if len(shape) == 3 else None
         if op.activation is not None:
             layers.append(ACTIVATIONS[op.activation]())
         shape = workloads.output_shape(op, shape)
-    if workload.mode == "forward" and workload.classes is not None:
-        layers.append(nn.Softmax(1))
-    return nn.Sequential(*layers)
+    return layers
 
 
 class Side:
@@ -82,7 +127,8 @@ class Side:
         images, labels = torch.from_numpy(x), torch.from_numpy(y).to(self.device)
         is_image = images.ndim == 4
         if is_image:
-            images = images.permute(0, 3, 1, 2).contiguous()
+            images = images.permute(0, 3, 1, 2)
+            images = (images.flip(2, 3) if is_mirrored(workload) else images).contiguous()
         images = images.to(self.device)
         model = build(workload, dropout).to(self.device)
         if is_image:
