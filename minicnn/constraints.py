@@ -10,6 +10,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
+from minicnn.kernels import cuda
 from minicnn.registry import Configured, names_of, resolve
 
 EPSILON = 1e-7  # Keras' guard against a division by 0
@@ -36,6 +37,8 @@ class MaxNorm(Constraint):
         self.max_value, self.axis = max_value, axis
 
     def __call__(self, w: Array) -> Array:
+        if cuda.serves(w) and set(_axes(w, self.axis)) == set(range(w.ndim - 1)):
+            return cuda.max_norm(w, self.max_value, EPSILON)
         norms = _norms(w, self.axis)
         if xp_of(w) is np and not (norms > self.max_value).any():  # a GPU would have to be waited for
             return w
@@ -85,15 +88,20 @@ class UnitNorm(Constraint):
         return w / (EPSILON + _norms(w, self.axis))
 
 
-def _norms(w: Array, axis: int | Sequence[int]) -> Array:
-    """The lengths of the vectors along the axes, which stay with length 1."""
+def _axes(w: Array, axis: int | Sequence[int]) -> tuple[int, ...]:
+    """The axes, counted from the first. Raises InputError where w has no such."""
     try:
-        axes = normalize_axis_tuple(axis, w.ndim)
+        return normalize_axis_tuple(axis, w.ndim)
     except ValueError:
         raise InputError(
             "constraint", "an axis is not there.", f"axes of weights of shape {w.shape}.", f"axis={axis!r}.",
             "for a dense kernel axis=0, for a convolution kernel axis=(0, 1, 2).",
         ) from None  # fmt: skip
+
+
+def _norms(w: Array, axis: int | Sequence[int]) -> Array:
+    """The lengths of the vectors along the axes, which stay with length 1."""
+    axes = _axes(w, axis)
     if xp_of(w) is not np:
         return xp_of(w).sqrt((w * w).sum(axis=axes, keepdims=True))
     names = "abcdefgh"[: w.ndim]

@@ -630,6 +630,9 @@ def _current_device() -> Device:
     return _here.device
 
 
+_streams = itertools.count(1)
+
+
 class Stream:
     null: Stream
 
@@ -638,6 +641,7 @@ class Stream:
         self._outer: list[Stream] = []
         self._graph: strict_graph.Graph | None = None  # while it captures
         self._non_blocking = non_blocking
+        self.ptr = 0 if null else next(_streams)
 
     def __enter__(self):
         self._outer.append(cuda.get_current_stream())

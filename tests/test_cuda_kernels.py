@@ -35,6 +35,7 @@ from helpers import (
 )
 
 from minicnn import kernels, optimizers
+from minicnn.constraints import MaxNorm
 from minicnn.kernels import cuda, reference
 from minicnn.kernels.cuda import launch
 from minicnn.kernels.sums import column_sums
@@ -490,6 +491,33 @@ def norm_check():
     check_batchnorm(*kernel, x, x[0, 0, 0] + 2, x[0, 0, 1], eps=0.1)
 
 
+def sums_check():
+    """Several blocks a column, and rows that are left over."""
+    x = random((700, 35), 1, np.float32)
+    assert_same(on_gpu(column_sums)(x), x.sum(axis=0, dtype=np.float64), 1e-5)
+    mean, var = random((35,), 2, np.float32), random((35,), 3, np.float32)
+    arguments = x, mean, var, 0.75
+    for found, expected in zip(on_gpu(kernels.batchnorm_statistics)(*arguments),
+                               kernels.batchnorm_statistics(*arguments), strict=True):  # fmt: skip
+        assert_same(found, expected, 1e-5)
+    one = np.ones(35, np.float32)
+    moments = kernels.batchnorm_moments(x)[:2]
+    for found, expected in zip(on_gpu(kernels.batchnorm_backward)(x, x + mean, one, *moments, 1e-3),
+                               kernels.batchnorm_backward(x, x + mean, one, *moments, 1e-3), strict=True):  # fmt: skip
+        assert_same(found, expected, 1e-4)
+    dz, db = on_gpu(cuda.relu_backward_sums)(x, x - mean)
+    assert_same(dz, x * (x > mean), 1e-7)
+    assert_same(db, dz.sum(axis=0, dtype=np.float64), 1e-5)
+    assert_same(on_gpu(MaxNorm(26))(x), MaxNorm(26)(x), 1e-5)  # longer than some of the columns
+    y = on_gpu(kernels.batchnorm_forward)(x, one, mean, *moments, 1e-3)
+    assert_same(y, kernels.batchnorm_forward(x, one, mean, *moments, 1e-3), 1e-5)
+
+
+def backwards_check():
+    with cuda_on_cpu.backwards():
+        sums_check()
+
+
 def softmax_check():
     z, soft = random((3, 5), 1, np.float32), rng(1).random((3, 5)).astype(np.float32)
     for kernel in kernels.softmax_cross_entropy_forward, kernels.softmax_cross_entropy_backward:
@@ -517,6 +545,10 @@ BROKEN = [
     ("the last of equal maxima wins", "value > best", "value >= best", pool_check),
     ("every window pays", "if (winner[window] == kh * KW + kw) sum", "sum", pool_check),
     ("a barrier too few: moments", "    __syncthreads();  // all threads of the block have written\n", "", norm_check),
+    ("the last block but one adds up", "== gridDim.y - 1;", "== gridDim.y - 2;", sums_check),
+    ("arrivals not set back", "if (last) arrivals[blockIdx.x] = 0;", "", sums_check),
+    ("a sum not read before the next is written", "    __syncthreads();  // all parts have been read\n", "",
+     backwards_check),
     ("the variance of means left out", "squares_b + delta * delta * (n * n_b / total)", "squares_b", norm_check),
     ("no path through the mean", "dy[r * C + c] - mean_dy -", "dy[r * C + c] -", norm_check),
     ("a barrier too few: softmax", "    __syncthreads();  // nobody", "    // nobody", softmax_check),
@@ -561,24 +593,6 @@ def gelu_check():
         assert_same(found, expected, 1e-5)
 
 
-def sums_check():
-    """Several blocks a column, and rows that are left over."""
-    x = random((700, 35), 1, np.float32)
-    assert_same(on_gpu(column_sums)(x), x.sum(axis=0, dtype=np.float64), 1e-5)
-    mean, var = random((35,), 2, np.float32), random((35,), 3, np.float32)
-    arguments = x, mean, var, 0.75
-    for found, expected in zip(on_gpu(kernels.batchnorm_statistics)(*arguments),
-                               kernels.batchnorm_statistics(*arguments), strict=True):  # fmt: skip
-        assert_same(found, expected, 1e-5)
-    one = np.ones(35, np.float32)
-    moments = kernels.batchnorm_moments(x)[:2]
-    for found, expected in zip(on_gpu(kernels.batchnorm_backward)(x, x + mean, one, *moments, 1e-3),
-                               kernels.batchnorm_backward(x, x + mean, one, *moments, 1e-3), strict=True):  # fmt: skip
-        assert_same(found, expected, 1e-4)
-    y = on_gpu(kernels.batchnorm_forward)(x, one, mean, *moments, 1e-3)
-    assert_same(y, kernels.batchnorm_forward(x, one, mean, *moments, 1e-3), 1e-5)
-
-
 def probabilities_check():
     z, labels = random((3, 200), 1, np.float32) * np.float32(3), np.array([0, 199, 7])
     assert_same(on_gpu(kernels.softmax_forward)(z), kernels.softmax_forward(z), 1e-5)
@@ -604,15 +618,15 @@ CHECKS = {
     **dict.fromkeys(["relu_forward", "relu_backward", "bias_relu"], relu_check),
     "gelu": gelu_check,
     "dropout": dropout_check,
-    **dict.fromkeys(["moments_partial", "moments_total", "batchnorm_forward", "gradients_partial", "gradients_total",
-                     "batchnorm_backward", "column_sums_partial", "column_sums_total"], sums_check),
+    **dict.fromkeys(["moments", "batchnorm_forward", "gradients", "batchnorm_backward", "column_sums",
+                     "relu_backward_sums", "column_lengths", "shortened"], sums_check),
     **dict.fromkeys(["softmax_forward", "softmax_cross_entropy"], probabilities_check),
     **{rule.lower(): functools.partial(rules_check, rule) for rule in ("SGD", "Adam", "RMSprop", "Adagrad", "Lion")},
 }  # fmt: skip
 # Text in a kernel -> what makes it do one number, row, thread or term less.
 LESS = {
     ", count) {": ", count - 1) {", ", count) y": ", count - 1) y", ", count) dx": ", count - 1) dx",
-    "FOR_EACH(c, C)": "FOR_EACH(c, C - 1)", "k < BLOCKS;": "k < BLOCKS - 1;", "k < LINES;": "k < LINES - 1;",
+    "k < BLOCKS;": "k < BLOCKS - 1;",
     "FOR_EACH_ROW(r)": "FOR_EACH_ROW(r) if (r + 1 < ROWS)", "r < ROWS; r += step": "r + 1 < ROWS; r += step",
     "k < K;": "k < K - 1;", "i < part.end;": "i + 1 < part.end;", "kh < KH;": "kh < KH - 1;",
     "kw < KW;": "kw < KW - 1;",

@@ -57,7 +57,21 @@ def conv2d_backward(
     algorithm: str = "im2col",
 ) -> tuple[Array | None, Array, Array]:
     """(dx, dw, db) from dy (N, OH, OW, C_out): the shapes of x, w and b. dx is None unless `need_dx`."""
-    windows = Windows.of(x.shape, w.shape[:2], stride, padding, dilation)
     dy = xp_of(dy).ascontiguousarray(dy)
-    dx, dw = algorithm_for(algorithm, x, w.shape[3], windows).backward(dy, x, w, windows, need_dx)
+    dx, dw = conv2d_gradients(dy, x, w, stride, padding, dilation, need_dx, algorithm)
     return dx, dw, column_sums(dy.reshape(-1, w.shape[3])).astype(dy.dtype, copy=False)
+
+
+def conv2d_gradients(
+    dy: Array,
+    x: Array,
+    w: Array,
+    stride: IntPair = 1,
+    padding: Padding = "valid",
+    dilation: IntPair = 1,
+    need_dx: bool = True,
+    algorithm: str = "im2col",
+) -> tuple[Array | None, Array]:
+    """(dx, dw) of conv2d_backward, for dy that is C-contiguous: where db is known already."""
+    windows = Windows.of(x.shape, w.shape[:2], stride, padding, dilation)
+    return algorithm_for(algorithm, x, w.shape[3], windows).backward(dy, x, w, windows, need_dx)

@@ -24,7 +24,12 @@ def dense_backward(
     dy: Array, x: Array, w: Array, need_dx: bool = True
 ) -> tuple[Array | None, Array, Array]:
     """(dx, dw, db) from dy (N, out): the shapes of x, w and b. dx is None unless `need_dx`."""
+    db = column_sums(dy.reshape(-1, w.shape[1])).astype(dy.dtype, copy=False)
+    return *dense_gradients(dy, x, w, need_dx), db
+
+
+def dense_gradients(dy: Array, x: Array, w: Array, need_dx: bool = True) -> tuple[Array | None, Array]:
+    """(dx, dw) of dense_backward: where db is known already."""
     rows, x_rows = dy.reshape(-1, w.shape[1]), x.reshape(-1, w.shape[0])
     dx = matmul(rows, w.T).reshape(x.shape) if need_dx else None
-    dw = matmul(x_rows.T, rows)
-    return dx, dw, column_sums(rows).astype(dy.dtype, copy=False)
+    return dx, matmul(x_rows.T, rows)

@@ -20,6 +20,7 @@ import numpy as np
 
 from minicnn import backend
 from minicnn.backend import Array, xp_of
+from minicnn.kernels import cuda
 
 
 class StepVariable:
@@ -56,6 +57,8 @@ class Capture:
         self.cupy = cupy
         self.stream = cupy.cuda.Stream(non_blocking=True)  # CUDA captures no other kind
         self.pool = cupy.cuda.MemoryPool()
+        with self.stream:
+            cuda.arrivals(cupy)  # is made once for each stream, so not by what is captured
         self.parts: list[Callable[[], Any]] = []
         self._words: list[tuple[Array, Callable[[], Sequence[int]]]] = []
         self._capturing = ExitStack()

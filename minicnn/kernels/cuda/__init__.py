@@ -21,11 +21,14 @@ from minicnn.kernels.cuda.elementwise import (
     relu_forward,
 )
 from minicnn.kernels.cuda.norm import (
+    arrivals,
     batchnorm_forward,
     column_sums,
     input_gradient,
+    max_norm,
     moments,
     parameter_gradients,
+    relu_backward_sums,
     statistics,
 )
 from minicnn.kernels.cuda.softmax import softmax_cross_entropy_backward, softmax_cross_entropy_forward, softmax_forward
@@ -41,6 +44,7 @@ from minicnn.kernels.cuda.windows import (
 
 __all__ = [
     "Mask",
+    "arrivals",
     "batchnorm_forward",
     "bias_relu",
     "col2im",
@@ -55,12 +59,14 @@ __all__ = [
     "im2col_tiles",
     "input_gradient",
     "mask_for",
+    "max_norm",
     "maxpool2d_backward",
     "maxpool2d_forward",
     "moments",
     "on_gpu",
     "parameter_gradients",
     "relu_backward",
+    "relu_backward_sums",
     "relu_forward",
     "serves",
     "softmax_cross_entropy_backward",

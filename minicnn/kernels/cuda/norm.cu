@@ -4,11 +4,54 @@
 // threadIdx.x, and goes down its rows in steps: the 32 threads of a line read 32 neighbouring numbers, and what depends
 // on the channel alone is computed once. The columns are so long that many blocks (blockIdx.y) share them.
 //
-// A sum over a column takes two kernels: in the first each block leaves the sums of its own rows in `partial`, in the
-// second one thread a channel adds those up. Every sum has a fixed order: the same input gives the same bits.
+// A sum over a column has two steps in one launch. Each block leaves the sum of its own rows in `partial`; the last block
+// to be done adds those up. Every sum has a fixed order: the same input gives the same bits.
 
 #define LINES 8
-#define FOR_EACH_ROW(r) for (Index r = blockIdx.y * LINES + threadIdx.y; r < ROWS; r += (Index)LINES * gridDim.y)
+#define FOR_EACH_ROW(r) \
+    _Pragma("unroll 4") for (Index r = blockIdx.y * LINES + threadIdx.y; r < ROWS; r += (Index)LINES * gridDim.y)
+
+// Whether all other blocks of these columns have left their parts, which can be read then. arrivals: for each blockIdx.x
+// how many blocks are done; 0 before and after. __threadfence: what a thread wrote before it, others see before what it
+// writes after it. Threads of other blocks read `partial`, so it is volatile: never taken from a cache of their own.
+static __device__ bool comes_last(u32* arrivals) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();  // all threads of the block have written
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        last = atomicAdd(&arrivals[blockIdx.x], 1) == gridDim.y - 1;
+        if (last) arrivals[blockIdx.x] = 0;
+        __threadfence();
+    }
+    __syncthreads();
+    return last;
+}
+
+// The sum over the block's lines of each column, for its first line.
+static __device__ double over_lines(double value) {
+    __shared__ double part[LINES][32];
+    part[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();  // all threads of the block have written
+    double sum = 0;
+    if (threadIdx.y == 0) for (int k = 0; k < LINES; k++) sum += part[k][threadIdx.x];
+    __syncthreads();  // all parts have been read
+    return sum;
+}
+
+// Sum number k of several: this block's part of it goes to partial (sums, gridDim.y, C).
+static __device__ void leave(volatile double* partial, int k, double value, int C) {
+    int c = blockIdx.x * 32 + threadIdx.x;
+    double sum = over_lines(value);
+    if (threadIdx.y == 0 && c < C) partial[(k * gridDim.y + blockIdx.y) * C + c] = sum;
+}
+
+// And the sum of all blocks' parts, for the first line of the last block.
+static __device__ double collect(volatile double* partial, int k, int C) {
+    int c = blockIdx.x * 32 + threadIdx.x;
+    double sum = 0;
+    if (c < C) for (int b = threadIdx.y; b < gridDim.y; b += LINES) sum += partial[(k * gridDim.y + b) * C + c];
+    return over_lines(sum);
+}
 
 // Count, mean and sum of squared distances from the mean of two sets become those of their union. No large numbers are
 // subtracted from each other, unlike in E[x^2] - E[x]^2. T. Chan, G. Golub, R. LeVeque (1983).
@@ -20,16 +63,34 @@ template <class T> static __device__ void merge(T& n, T& mean, T& squares, T n_b
     n = total;
 }
 
-// One thread: the moments of some rows of a column, four rows at a time, whose loads do not wait for each other. Of all
-// numbers the column's first one of these is taken off: the mean of small numbers keeps more digits. Then the block's
-// first line merges those of the LINES threads. partial (3, gridDim.y, C): count, mean, squares.
-extern "C" __global__ void moments_partial(
-    double* __restrict__ partial, const Real* __restrict__ x, Index ROWS, int C
-) {
+// The same for the block's lines, of each column: the first line has their union then.
+static __device__ void merge_lines(double& n, double& mean, double& squares) {
     __shared__ double part[3][LINES][32];
-    int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y;
-    Real n = 0, mean = 0, squares = 0, first = 0;
-    Index r = blockIdx.y * LINES + line, step = (Index)LINES * gridDim.y;
+    int line = threadIdx.y, x = threadIdx.x;
+    part[0][line][x] = n;
+    part[1][line][x] = mean;
+    part[2][line][x] = squares;
+    __syncthreads();  // all threads of the block have written
+    if (line == 0)
+        for (int k = 1; k < LINES; k++) merge(n, mean, squares, part[0][k][x], part[1][k][x], part[2][k][x]);
+    __syncthreads();  // all parts have been read
+}
+
+// One thread: the moments of some rows of a column, four rows at a time, whose loads do not wait for each other. Of all
+// numbers the column's first one of these is taken off: the mean of small numbers keeps more digits. partial
+// (3, gridDim.y, C): count, mean, squares.
+//
+// The results are mean (C,) and variance (C,); or, where they are to be added up with those of other shards, exact
+// (2, C). moved, (C,) each: the running means that follow after `moving`. What is not asked for is null.
+extern "C" __global__ void moments(
+    Real* __restrict__ mean, Real* __restrict__ var, double* __restrict__ exact,
+    Real* __restrict__ moved_mean, Real* __restrict__ moved_var,
+    const Real* __restrict__ moving_mean, const Real* __restrict__ moving_var, Real momentum, Real share,
+    volatile double* partial, u32* arrivals, const Real* __restrict__ x, Index ROWS, int C
+) {
+    int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y, BLOCKS = gridDim.y;
+    Real count = 0, center = 0, spread = 0, first = 0;
+    Index r = blockIdx.y * LINES + line, step = (Index)LINES * BLOCKS;
     if (c < C && r < ROWS) {
         first = x[r * C + c];
         for (; r + 3 * step < ROWS; r += 4 * step) {
@@ -37,47 +98,35 @@ extern "C" __global__ void moments_partial(
             for (int k = 0; k < 4; k++) d[k] = x[(r + k * step) * C + c] - first;
             Real m = (d[0] + d[1] + d[2] + d[3]) / 4, s = 0;
             for (int k = 0; k < 4; k++) s += (d[k] - m) * (d[k] - m);
-            merge(n, mean, squares, Real(4), m, s);
+            merge(count, center, spread, Real(4), m, s);
         }
-        for (; r < ROWS; r += step) merge(n, mean, squares, Real(1), x[r * C + c] - first, Real(0));
+        for (; r < ROWS; r += step) merge(count, center, spread, Real(1), x[r * C + c] - first, Real(0));
     }
-    part[0][line][threadIdx.x] = n;
-    part[1][line][threadIdx.x] = (double)mean + first;
-    part[2][line][threadIdx.x] = squares;
-    __syncthreads();  // all threads of the block have written
+    double n = count, m = (double)center + first, squares = spread;
+    merge_lines(n, m, squares);
+    if (line == 0 && c < C) {
+        partial[(0 * BLOCKS + blockIdx.y) * C + c] = n;
+        partial[(1 * BLOCKS + blockIdx.y) * C + c] = m;
+        partial[(2 * BLOCKS + blockIdx.y) * C + c] = squares;
+    }
+    if (!comes_last(arrivals)) return;
+    n = m = squares = 0;
+    if (c < C) for (int k = line; k < BLOCKS; k += LINES) {
+        double n_k = partial[k * C + c], m_k = partial[(BLOCKS + k) * C + c];
+        merge(n, m, squares, n_k, m_k, (double)partial[(2 * BLOCKS + k) * C + c]);
+    }
+    merge_lines(n, m, squares);
     if (line > 0 || c >= C) return;
-    double n_all = 0, mean_all = 0, squares_all = 0;
-    for (int k = 0; k < LINES; k++)
-        merge(n_all, mean_all, squares_all, part[0][k][threadIdx.x], part[1][k][threadIdx.x], part[2][k][threadIdx.x]);
-    partial[(0 * gridDim.y + blockIdx.y) * C + c] = n_all;
-    partial[(1 * gridDim.y + blockIdx.y) * C + c] = mean_all;
-    partial[(2 * gridDim.y + blockIdx.y) * C + c] = squares_all;
-}
-
-// One thread: one channel. It merges the BLOCKS parts to mean (C,) and variance (C,); or, where they are to be added up
-// with those of other shards, to exact (2, C). moved, (C,) each: the running means that follow after `moving`. What is
-// not asked for is null.
-extern "C" __global__ void moments_total(
-    Real* __restrict__ mean, Real* __restrict__ var, double* __restrict__ exact,
-    Real* __restrict__ moved_mean, Real* __restrict__ moved_var,
-    const Real* __restrict__ moving_mean, const Real* __restrict__ moving_var, Real momentum, Real share,
-    const double* __restrict__ partial, int BLOCKS, int C
-) {
-    FOR_EACH(c, C) {
-        double n = 0, m = 0, squares = 0;
-        for (int k = 0; k < BLOCKS; k++)
-            merge(n, m, squares, partial[k * C + c], partial[(BLOCKS + k) * C + c], partial[(2 * BLOCKS + k) * C + c]);
-        if (exact) {
-            exact[c] = m;
-            exact[C + c] = squares / n;
-            continue;
-        }
-        mean[c] = m;
-        var[c] = squares / n;
-        if (moved_mean) {
-            moved_mean[c] = momentum * moving_mean[c] + share * mean[c];  // share = 1 - momentum
-            moved_var[c] = momentum * moving_var[c] + share * var[c];
-        }
+    if (exact) {
+        exact[c] = m;
+        exact[C + c] = squares / n;
+        return;
+    }
+    mean[c] = m;
+    var[c] = squares / n;
+    if (moved_mean) {
+        moved_mean[c] = momentum * moving_mean[c] + share * mean[c];  // share = 1 - momentum
+        moved_var[c] = momentum * moving_var[c] + share * var[c];
     }
 }
 
@@ -92,44 +141,28 @@ extern "C" __global__ void batchnorm_forward(
     FOR_EACH_ROW(r) y[r * C + c] = x[r * C + c] * scale + shift;
 }
 
-// One thread: the sums of dy * (x - mean) and of dy over some rows of a column; then over the block's lines.
-// partial (2, gridDim.y, C).
-extern "C" __global__ void gradients_partial(
-    double* __restrict__ partial, const Real* __restrict__ dy, const Real* __restrict__ x,
-    const Real* __restrict__ mean, Index ROWS, int C
+// One thread: some rows of a column of dgamma = sum of dy * x_hat and of dbeta = sum of dy. partial (2, gridDim.y, C).
+extern "C" __global__ void gradients(
+    Real* __restrict__ dgamma, Real* __restrict__ dbeta, volatile double* partial, u32* arrivals,
+    const Real* __restrict__ dy, const Real* __restrict__ x, const Real* __restrict__ mean,
+    const Real* __restrict__ var, double eps, Index ROWS, int C
 ) {
-    __shared__ double part[2][LINES][32];
-    int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y;
+    int c = blockIdx.x * 32 + threadIdx.x;
     Real with_x = 0, alone = 0;
-    if (c < C) FOR_EACH_ROW(r) {
-        with_x += dy[r * C + c] * (x[r * C + c] - mean[c]);
-        alone += dy[r * C + c];
-    }
-    part[0][line][threadIdx.x] = with_x;
-    part[1][line][threadIdx.x] = alone;
-    __syncthreads();
-    if (line > 0 || c >= C) return;
-    for (int which = 0; which < 2; which++) {
-        double sum = 0;
-        for (int k = 0; k < LINES; k++) sum += part[which][k][threadIdx.x];
-        partial[(which * gridDim.y + blockIdx.y) * C + c] = sum;
-    }
-}
-
-// One thread: one channel of dgamma = sum of dy * x_hat, and of dbeta = sum of dy.
-extern "C" __global__ void gradients_total(
-    Real* __restrict__ dgamma, Real* __restrict__ dbeta, const double* __restrict__ partial,
-    const Real* __restrict__ var, double eps, int BLOCKS, int C
-) {
-    FOR_EACH(c, C) {
-        double with_x = 0, alone = 0;
-        for (int k = 0; k < BLOCKS; k++) {
-            with_x += partial[k * C + c];
-            alone += partial[(BLOCKS + k) * C + c];
+    if (c < C) {
+        Real m = mean[c];
+        FOR_EACH_ROW(r) {
+            with_x += dy[r * C + c] * (x[r * C + c] - m);
+            alone += dy[r * C + c];
         }
-        dgamma[c] = with_x / sqrt(var[c] + eps);
-        dbeta[c] = alone;
     }
+    leave(partial, 0, with_x, C);
+    leave(partial, 1, alone, C);
+    if (!comes_last(arrivals)) return;
+    double all_with_x = collect(partial, 0, C), all = collect(partial, 1, C);
+    if (threadIdx.y > 0 || c >= C) return;
+    dgamma[c] = all_with_x / sqrt(var[c] + eps);
+    dbeta[c] = all;
 }
 
 // One thread: some rows of a column of dx = gamma / std * (dy - mean of dy - x_hat * mean of dy * x_hat), the means
@@ -146,29 +179,57 @@ extern "C" __global__ void batchnorm_backward(
     FOR_EACH_ROW(r) dx[r * C + c] = a * (dy[r * C + c] - mean_dy - (x[r * C + c] - m) * b);
 }
 
-// One thread: the sum of some rows of a column; then over the block's lines. partial (gridDim.y, C).
-extern "C" __global__ void column_sums_partial(
-    double* __restrict__ partial, const Real* __restrict__ x, Index ROWS, int C
+// One thread: some rows of a column's sum. partial (1, gridDim.y, C).
+extern "C" __global__ void column_sums(
+    Real* __restrict__ sums, volatile double* partial, u32* arrivals, const Real* __restrict__ x, Index ROWS, int C
 ) {
-    __shared__ double part[LINES][32];
-    int c = blockIdx.x * 32 + threadIdx.x, line = threadIdx.y;
-    Real sum = 0;
-    if (c < C) FOR_EACH_ROW(r) sum += x[r * C + c];
-    part[line][threadIdx.x] = sum;
-    __syncthreads();
-    if (line > 0 || c >= C) return;
-    double all = 0;
-    for (int k = 0; k < LINES; k++) all += part[k][threadIdx.x];
-    partial[blockIdx.y * C + c] = all;
+    int c = blockIdx.x * 32 + threadIdx.x;
+    Real own = 0;
+    if (c < C) FOR_EACH_ROW(r) own += x[r * C + c];
+    leave(partial, 0, own, C);
+    if (!comes_last(arrivals)) return;
+    double all = collect(partial, 0, C);
+    if (threadIdx.y == 0 && c < C) sums[c] = all;
 }
 
-// One thread: one column. It adds up the BLOCKS parts.
-extern "C" __global__ void column_sums_total(
-    Real* __restrict__ sums, const double* __restrict__ partial, int BLOCKS, int C
+// One thread: some rows of a column of dz = dy where y > 0, and of its sum db. Apart, the two would pass over dz twice.
+extern "C" __global__ void relu_backward_sums(
+    Real* __restrict__ dz, Real* __restrict__ db, volatile double* partial, u32* arrivals,
+    const Real* __restrict__ dy, const Real* __restrict__ y, Index ROWS, int C
 ) {
-    FOR_EACH(c, C) {
-        double all = 0;
-        for (int k = 0; k < BLOCKS; k++) all += partial[k * C + c];
-        sums[c] = all;
+    int c = blockIdx.x * 32 + threadIdx.x;
+    Real own = 0;
+    if (c < C) FOR_EACH_ROW(r) {
+        Real value = y[r * C + c] > 0 ? dy[r * C + c] : Real(0);
+        dz[r * C + c] = value;
+        own += value;
     }
+    leave(partial, 0, own, C);
+    if (!comes_last(arrivals)) return;
+    double all = collect(partial, 0, C);
+    if (threadIdx.y == 0 && c < C) db[c] = all;
+}
+
+// One thread: some rows of a column's sum of squares, whose root is the column's length. partial (1, gridDim.y, C).
+extern "C" __global__ void column_lengths(
+    Real* __restrict__ lengths, volatile double* partial, u32* arrivals, const Real* __restrict__ x, Index ROWS, int C
+) {
+    int c = blockIdx.x * 32 + threadIdx.x;
+    Real own = 0;
+    if (c < C) FOR_EACH_ROW(r) own += x[r * C + c] * x[r * C + c];
+    leave(partial, 0, own, C);
+    if (!comes_last(arrivals)) return;
+    double all = collect(partial, 0, C);
+    if (threadIdx.y == 0 && c < C) lengths[c] = sqrt(all);
+}
+
+// One thread: some rows of a column, shortened to the length `most` if it is longer. epsilon: guards a division by 0.
+extern "C" __global__ void shortened(
+    Real* __restrict__ y, const Real* __restrict__ x, const Real* __restrict__ lengths, Real most, Real epsilon,
+    Index ROWS, int C
+) {
+    int c = blockIdx.x * 32 + threadIdx.x;
+    if (c >= C) return;
+    Real factor = (lengths[c] < most ? lengths[c] : most) / (epsilon + lengths[c]);
+    FOR_EACH_ROW(r) y[r * C + c] = x[r * C + c] * factor;
 }

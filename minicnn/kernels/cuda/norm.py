@@ -12,32 +12,44 @@ from minicnn.kernels.cuda.launch import Kernel, kernel_for
 LINES = 8  # of a block, see norm.cu
 ROWS_A_THREAD = 32  # in a column; fewer would make more parts to add up, more would leave processors idle
 MAX_PARTS = 512
+COUNTS = 4096  # of `arrivals`: enough for 131,072 columns
+
+# (CuPy, device, stream) -> arrivals: kernels of one stream run one after another
+_arrivals: dict[tuple[Any, int, int], Array] = {}
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """(mean (C,), biased variance (C,)) of x (..., C) over all axes but the last, of float64."""
     exact = xp_of(x).empty((2, x.shape[-1]), np.float64)
-    _moments(x, (None, None, exact, None, None, None, None, 0, 0))
+    _sums("moments", 3, x, (None, None, exact, None, None, None, None, 0, 0), (x,))
     return exact[0], exact[1]
 
 
 def statistics(x: Array, moving_mean: Array, moving_variance: Array, momentum: float) -> tuple[Array, ...]:
-    """(mean, variance, new moving_mean, new moving_variance), (C,) each and of x's dtype; in two launches."""
+    """(mean, variance, new moving_mean, new moving_variance), (C,) each and of x's dtype; in one launch."""
     xp, moving = xp_of(x), _like(x, moving_mean, moving_variance)
     results = [xp.empty(x.shape[-1], x.dtype) for _ in range(4)]
-    _moments(x, (*results[:2], None, *results[2:], *moving, momentum, 1 - momentum))
+    _sums("moments", 3, x, (*results[:2], None, *results[2:], *moving, momentum, 1 - momentum), (x,))
     return tuple(results)
 
 
-def _moments(x: Array, arguments: tuple[Any, ...]) -> None:
-    """Start moments_total of norm.cu with its first nine arguments."""
-    xp = xp_of(x)
-    x = xp.ascontiguousarray(x)
-    rows, c = x.size // x.shape[-1], x.shape[-1]
+def _sums(name: str, sums: int, x: Array, results: tuple[Any, ...], inputs: tuple[Any, ...]) -> None:
+    """Start a kernel that adds up so many sums of x's columns: results, partial, arrivals, inputs, ROWS, C."""
+    xp, c = xp_of(x), x.shape[-1]
+    rows = x.size // c
     grid = _grid(rows, c)
-    partial = xp.empty((3, grid[1], c), np.float64)
-    _kernel("moments_partial", x)(grid, (32, LINES), partial, x, rows, c)
-    _kernel("moments_total", x)((-(-c // 32),), (32,), *arguments, partial, grid[1], c)
+    partial, inputs = xp.empty((sums, grid[1], c), np.float64), _like(x, *inputs)
+    _kernel(name, x)(grid, (32, LINES), *results, partial, arrivals(xp, grid[0]), *inputs, rows, c)
+
+
+def arrivals(xp: Any, count: int = COUNTS) -> Array:
+    """The counts of norm.cu for the current stream, 0 each: at least `count`. No kernel leaves them otherwise."""
+    if count > COUNTS:
+        return xp.zeros(count, np.uint32)
+    key = xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr
+    if key not in _arrivals:
+        _arrivals[key] = xp.zeros(COUNTS, np.uint32)
+    return _arrivals[key]
 
 
 def batchnorm_forward(
@@ -54,16 +66,9 @@ def batchnorm_forward(
 
 def parameter_gradients(dy: Array, x: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
     """(dgamma (C,), dbeta (C,)): the sums of dy * x_hat and of dy over all rows of x."""
-    xp = xp_of(x)
-    (dy,), x = _like(x, dy), xp.ascontiguousarray(x)
-    rows, c = x.size // x.shape[-1], x.shape[-1]
-    grid = _grid(rows, c)
-    partial = xp.empty((2, grid[1], c), np.float64)
+    xp, c = xp_of(x), x.shape[-1]
     dgamma, dbeta = xp.empty(c, x.dtype), xp.empty(c, x.dtype)
-    kernel = _kernel("gradients_partial", x)
-    kernel(grid, (32, LINES), partial, dy, x, *_like(x, mean), rows, c)
-    total = _kernel("gradients_total", x)
-    total((-(-c // 32),), (32,), dgamma, dbeta, partial, *_like(x, var), eps, grid[1], c)
+    _sums("gradients", 2, x, (dgamma, dbeta), (dy, x, mean, var, eps))
     return dgamma, dbeta
 
 
@@ -89,13 +94,27 @@ def input_gradient(
 
 def column_sums(rows: Array) -> Array:
     """(C,): the sum of each column of rows (R, C), added up in float64."""
-    xp, (count, c) = xp_of(rows), rows.shape
-    rows, grid = xp.ascontiguousarray(rows), _grid(count, c)
-    partial, sums = xp.empty((grid[1], c), np.float64), xp.empty(c, rows.dtype)
-    kernel = _kernel("column_sums_partial", rows)
-    kernel(grid, (32, LINES), partial, rows, count, c)
-    _kernel("column_sums_total", rows)((-(-c // 32),), (32,), sums, partial, grid[1], c)
+    sums = xp_of(rows).empty(rows.shape[1], rows.dtype)
+    _sums("column_sums", 1, rows, (sums,), (rows,))
     return sums
+
+
+def relu_backward_sums(dy: Array, y: Array) -> tuple[Array, Array]:
+    """(dz, db): dy (..., C) where y > 0, else 0; and the sum of each of dz's columns, (C,)."""
+    xp = xp_of(dy)
+    dz, db = xp.empty(dy.shape, dy.dtype), xp.empty(dy.shape[-1], dy.dtype)
+    _sums("relu_backward_sums", 1, dy, (dz, db), (dy, y))
+    return dz, db
+
+
+def max_norm(w: Array, most: float, epsilon: float) -> Array:
+    """w (..., C), each column of which is shortened to the length `most` if it is longer."""
+    xp, c = xp_of(w), w.shape[-1]
+    (w,), lengths, y = _like(w, w), xp.empty(c, w.dtype), xp.empty(w.shape, w.dtype)
+    _sums("column_lengths", 1, w, (lengths,), (w,))
+    rows = w.size // c
+    _kernel("shortened", w)(_grid(rows, c), (32, LINES), y, w, lengths, most, epsilon, rows, c)
+    return y
 
 
 def _grid(rows: int, c: int) -> tuple[int, int]:
@@ -103,9 +122,10 @@ def _grid(rows: int, c: int) -> tuple[int, int]:
     return -(-c // 32), max(1, min(MAX_PARTS, -(-rows // (LINES * ROWS_A_THREAD))))
 
 
-def _like(x: Array, *others: Array) -> list[Array]:
-    """The other arrays as a kernel for x must have them: in one row in memory, and of its dtype."""
-    return [xp_of(x).ascontiguousarray(other, x.dtype) for other in others]
+def _like(x: Array, *others: Any) -> list[Any]:
+    """Arrays as a kernel for x must have them: in one row in memory, and of its dtype. Numbers stay as they are."""
+    xp = xp_of(x)
+    return [xp.ascontiguousarray(o, x.dtype) if isinstance(o, xp.ndarray) else o for o in others]
 
 
 def _kernel(name: str, x: Array) -> Kernel:
