@@ -17,10 +17,10 @@ ON_DEVICES = """
 test_backup test_branches test_callbacks test_constraints_regularizers test_cuda_graph test_device test_fit
 test_kernels_activations test_kernels_conv test_kernels_conv_algorithms test_kernels_dense test_kernels_dropout
 test_kernels_geometry_im2col test_kernels_norm test_kernels_pool test_kernels_softmax test_kernels_sums test_layers
-test_losses test_metrics test_models test_optimizers test_saving test_summary
+test_losses test_metrics test_models test_optimizers test_plan_gpu test_saving test_summary
 """
 
-OF_DEVICES = ("test_cuda_graph", "test_device")  # which ask for a device themselves: not on the CPU
+OF_DEVICES = ("test_cuda_graph", "test_device", "test_plan_gpu")  # which ask for a device themselves: not on the CPU
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

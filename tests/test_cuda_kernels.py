@@ -505,8 +505,8 @@ def sums_check():
     for found, expected in zip(on_gpu(kernels.batchnorm_backward)(x, x + mean, one, *moments, 1e-3),
                                kernels.batchnorm_backward(x, x + mean, one, *moments, 1e-3), strict=True):  # fmt: skip
         assert_same(found, expected, 1e-4)
-    dz, db = on_gpu(cuda.relu_backward_sums)(x, x - mean)
-    assert_same(dz, x * (x > mean), 1e-7)
+    dz, db = on_gpu(cuda.relu_backward_sums)(x, x - mean, 2.0)
+    assert_same(dz, 2 * x * (x > mean), 1e-7)
     assert_same(db, dz.sum(axis=0, dtype=np.float64), 1e-5)
     assert_same(on_gpu(MaxNorm(26))(x), MaxNorm(26)(x), 1e-5)  # longer than some of the columns
     y = on_gpu(kernels.batchnorm_forward)(x, one, mean, *moments, 1e-3)
@@ -516,6 +516,15 @@ def sums_check():
 def backwards_check():
     with cuda_on_cpu.backwards():
         sums_check()
+
+
+def chain_check():
+    """Convolution's bias, ReLU and dropout in one kernel; samples of words and of a part of one."""
+    xp, z, b = sys.modules["cupy"], random((3, 5, 3, 7), 1, np.float32), random((7,), 2, np.float32)
+    there = xp.asarray(z)
+    mask, dropped = kernels.mask_for(there, 0.5, 1, 3), kernels.dropout_mask(z.shape, 0.5, 1, 3)
+    y = cuda.bias_relu_dropout(there, xp.asarray(b), mask, 0.5)
+    np.testing.assert_array_equal(y.get(), np.maximum(z + b, 0) * dropped * np.float32(2))
 
 
 def softmax_check():
@@ -618,6 +627,7 @@ CHECKS = {
     **dict.fromkeys(["relu_forward", "relu_backward", "bias_relu"], relu_check),
     "gelu": gelu_check,
     "dropout": dropout_check,
+    "bias_relu_dropout": chain_check,
     **dict.fromkeys(["moments", "batchnorm_forward", "gradients", "batchnorm_backward", "column_sums",
                      "relu_backward_sums", "column_lengths", "shortened"], sums_check),
     **dict.fromkeys(["softmax_forward", "softmax_cross_entropy"], probabilities_check),

@@ -3,9 +3,10 @@
 In training, neighbours become chains (minicnn/kernels/chain.py): a convolution, before it batch norm or batch norm and
 ReLU, after it max pooling and ReLU in any order and dropout; the next convolution may follow, or a last batch norm.
 
+On a GPU a chain is a convolution or dense layer, max pooling, ReLU and dropout (minicnn/layers/fused_gpu.py).
+
 Only values that a single layer reads can disappear inside a chain. A frozen layer, a subclass and a layer of the user's
-own run by themselves; so does every layer while somebody observes it (trace, profile, …), on a GPU, and after
-`set_plan(False)`.
+own run by themselves; so does every layer while somebody observes it (trace, profile, …), and after `set_plan(False)`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from minicnn import activations
+from minicnn.backend import serves
 from minicnn.errors import checked
 from minicnn.layers.activation import Activation, ReLU
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dropout, SpatialDropout2D
+from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
 from minicnn.layers.fused import Fused, Part
+from minicnn.layers.fused_gpu import GpuChain
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import MaxPooling2D
 from minicnn.layers.walk import PLAIN, Node, Nodes, Observer
@@ -53,14 +56,14 @@ def without_plan() -> Iterator[None]:
 class TrainingPlan:
     """nodes: what a training step runs. stands_for: of each, the places of the network's nodes whose work it does."""
 
-    def __init__(self, nodes: Nodes, readers: dict[int, int]):
+    def __init__(self, nodes: Nodes, readers: dict[int, int], on_gpu: bool = False):
         self.nodes: list[Node] = []
         self.stands_for: list[list[int]] = []
         now = {-1: -1}  # where in the plan the value of a node is
         done: set[int] = set()
         for i, node in enumerate(nodes):
             if i not in done:
-                places, fused = _chain_at(i, nodes, readers)
+                places, fused = (_chain_on_gpu if on_gpu else _chain_at)(i, nodes, readers)
                 done.update(places)
                 inputs = tuple(now[j] for j in node.inputs)
                 now[places[-1]] = len(self.nodes)
@@ -77,8 +80,8 @@ class TrainingPlan:
 
 def training_plan(nodes: Nodes, see: Observer, device: str) -> TrainingPlan:
     """The plan for one step, which `see` observes. It costs microseconds, so it is made anew and never out of date."""
-    alone = see is not PLAIN or device != "cpu" or not _wanted
-    return TrainingPlan(nodes, {} if alone else _single_readers(nodes))
+    alone = see is not PLAIN or not _wanted
+    return TrainingPlan(nodes, {} if alone else _single_readers(nodes), device != "cpu")
 
 
 def _single_readers(nodes: Nodes) -> dict[int, int]:
@@ -128,9 +131,40 @@ def _part(layers: Sequence[Any], start: int) -> tuple[Part, int] | None:
     return Part(conv, norm, norm_relu, pool, relu, drop), at
 
 
+def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[list[int], Fused | None]:
+    """As _chain_at, for a chain of fused_gpu.py."""
+    first = nodes[start].layer
+    if not readers or not (_is_conv(first) or _is_dense(first)) or not serves(first.params["w"]):
+        return [start], None
+    places, relu, pool = [start], first.activation is activations.relu, None
+    while places[-1] in readers:
+        layer = nodes[readers[places[-1]]].layer
+        if _is_relu(layer) and not relu:
+            relu = True
+        elif _is_pool(layer) and pool is None and not isinstance(first, Dense):
+            pool = len(places)
+        else:
+            break
+        places.append(readers[places[-1]])
+    drop = len(places) if relu and places[-1] in readers else None
+    if drop is not None:
+        behind = readers[places[-1]]
+        if type(nodes[behind].layer) is Dropout and nodes[behind].layer.noise_shape is None:
+            places.append(behind)
+        else:
+            drop = None
+    if not relu:
+        return [start], None
+    return places, GpuChain([nodes[i].layer for i in places], pool, drop)
+
+
 def _is_conv(layer: Any = None) -> bool:
     linear_or_relu = type(layer) is Conv2D and layer.activation in (activations.linear, activations.relu)
     return linear_or_relu and layer.trainable and layer.algorithm in ("auto", "im2col", "winograd")
+
+
+def _is_dense(layer: Any) -> bool:
+    return type(layer) is Dense and layer.trainable and layer.activation in (activations.linear, activations.relu)
 
 
 def _is_pool(layer: Any = None) -> bool:

@@ -12,6 +12,7 @@ from minicnn.backend import on_gpu, serves
 from minicnn.kernels.cuda.elementwise import (
     Mask,
     bias_relu,
+    bias_relu_dropout,
     dropout_forward,
     gelu_backward,
     gelu_forward,
@@ -47,6 +48,7 @@ __all__ = [
     "arrivals",
     "batchnorm_forward",
     "bias_relu",
+    "bias_relu_dropout",
     "col2im",
     "column_sums",
     "dropout_forward",

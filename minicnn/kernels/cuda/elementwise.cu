@@ -95,28 +95,64 @@ static __device__ u64 scramble(u128 state) {  // PCG's "XSL-RR": fold to 64 bits
     return folded >> by | folded << (-by & 63);
 }
 
-// One thread: one word of 64 bits, which decides about four numbers by 16 bits each; then the word that lies as many
-// words further on as there are threads. x (N, PER_SAMPLE); each sample begins with a fresh word, WORDS to a sample.
-// state: that of the generator before the first sample's first word. Numbers whose 16 bits reach `threshold` stay.
+// The words of one thread: the one of its own number, then those that lie as many words further on as there are threads.
+struct Words {
+    u128 state;
+    Jump next;
+};
+
+// state: that of the generator before the first sample's first word.
 //
 // A CUDA graph repeats a launch with the arguments that it had. There, what is another number at each step lies in
 // memory: start (4), the halves of state and increment. It is null where the four arguments say them.
-extern "C" __global__ void dropout(
-    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, const u64* __restrict__ start,
-    u64 state_high, u64 state_low, u64 increment_high, u64 increment_low, Index PER_SAMPLE, Index WORDS, Index count
-) {
+#define HALVES u64 state_high, u64 state_low, u64 increment_high, u64 increment_low
+
+static __device__ Words my_words(const u64* __restrict__ start, HALVES) {
     u128 state = {start ? start[0] : state_high, start ? start[1] : state_low};
     u128 increment = {start ? start[2] : increment_high, start ? start[3] : increment_low};
-    Jump next = jump((u64)blockDim.x * gridDim.x, increment);
     Jump first = jump(blockIdx.x * (u64)blockDim.x + threadIdx.x + 1, increment);
-    state = add(multiply(state, first.factor), first.offset);
+    Words words = {add(multiply(state, first.factor), first.offset), jump((u64)blockDim.x * gridDim.x, increment)};
+    return words;
+}
+
+static __device__ u64 draw(Words& words) {
+    u64 bits = scramble(words.state);
+    words.state = add(multiply(words.state, words.next.factor), words.next.offset);
+    return bits;
+}
+
+// One thread: some words of 64 bits, each of which decides about four numbers by 16 bits each. x (N, PER_SAMPLE); each
+// sample begins with a fresh word, WORDS to a sample. Numbers whose 16 bits reach `threshold` stay.
+extern "C" __global__ void dropout(
+    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, const u64* __restrict__ start, HALVES,
+    Index PER_SAMPLE, Index WORDS, Index count
+) {
+    Words words = my_words(start, state_high, state_low, increment_high, increment_low);
     FOR_EACH(word, count) {  // count = N * WORDS
-        u64 bits = scramble(state);
+        u64 bits = draw(words);
         Index sample = word / WORDS, begin = word % WORDS * 4;
         for (Index k = begin; k < begin + 4 && k < PER_SAMPLE; k++, bits >>= 16) {
             Index i = sample * PER_SAMPLE + k;
             y[i] = (bits & 0xFFFF) >= threshold ? x[i] * scale : Real(0);
         }
-        state = add(multiply(state, next.factor), next.offset);
+    }
+}
+
+// The same for z (..., C) in place, which becomes max(z + b, 0) before: what follows a convolution, in one pass. b, (C,),
+// may be null.
+extern "C" __global__ void bias_relu_dropout(
+    Real* __restrict__ z, const Real* __restrict__ b, int C, Real scale, u32 threshold, const u64* __restrict__ start, HALVES,
+    Index PER_SAMPLE, Index WORDS, Index count
+) {
+    Words words = my_words(start, state_high, state_low, increment_high, increment_low);
+    FOR_EACH(word, count) {  // count = N * WORDS
+        u64 bits = draw(words);
+        Index sample = word / WORDS, begin = word % WORDS * 4;
+        for (Index k = begin; k < begin + 4 && k < PER_SAMPLE; k++, bits >>= 16) {
+            Index i = sample * PER_SAMPLE + k;
+            Real sum = z[i] + (b ? b[k % C] : Real(0));
+            bool stays = (bits & 0xFFFF) >= threshold && (sum > 0 || sum != sum);
+            z[i] = stays ? sum * scale : Real(0);
+        }
     }
 }

@@ -88,14 +88,28 @@ def dropout_forward(x: Array, mask: Mask | Array, rate: float) -> Array:
     if not isinstance(mask, Mask):
         return xp.ascontiguousarray(x) * mask * x.dtype.type(1 / (1 - float(rate)))
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
+    _start_dropout("dropout", x, (y, x), mask, rate)
+    return y
+
+
+def bias_relu_dropout(z: Array, b: Array | None, mask: Mask | None, rate: float) -> Array:
+    """max(z + b, 0) * mask / (1 - rate) for z (..., C), C-contiguous. Overwrites z, and returns it. None: without."""
+    if mask is not None:
+        b = None if b is None else xp_of(z).ascontiguousarray(b, z.dtype)
+        _start_dropout("bias_relu_dropout", z, (z, b, z.shape[-1]), mask, rate)
+        return z
+    return relu_forward(z, out=z) if b is None else bias_relu(z, b)
+
+
+def _start_dropout(name: str, x: Array, arguments: tuple[Any, ...], mask: Mask, rate: float) -> None:
+    """Start a kernel that draws random numbers for each of x: its first arguments; all others follow from the mask."""
     start = (None, *mask.start) if isinstance(mask.start, tuple) else (mask.start, 0, 0, 0, 0)
     words = _words(x.shape)
     count = len(x) * words
     blocks = (min(-(-count // (WORDS_A_THREAD * BLOCK)), MAX_DROPOUT_BLOCKS),)
     numbers = 1 / (1 - float(rate)), mask.threshold, *start, math.prod(x.shape[1:]), words, count
     if count:
-        _kernel("dropout", x)(blocks, (BLOCK,), y, x, *numbers)
-    return y
+        _kernel(name, x)(blocks, (BLOCK,), *arguments, *numbers)
 
 
 def _start(seed: int, skip: int) -> tuple[int, ...]:

@@ -192,15 +192,16 @@ extern "C" __global__ void column_sums(
     if (threadIdx.y == 0 && c < C) sums[c] = all;
 }
 
-// One thread: some rows of a column of dz = dy where y > 0, and of its sum db. Apart, the two would pass over dz twice.
+// One thread: some rows of a column of dz = dy * scale where y > 0, and of its sum db. Apart, the two would pass over dz
+// twice. Where dropout followed ReLU, y > 0 says what both have left, and `scale` is dropout's factor.
 extern "C" __global__ void relu_backward_sums(
     Real* __restrict__ dz, Real* __restrict__ db, volatile double* partial, u32* arrivals,
-    const Real* __restrict__ dy, const Real* __restrict__ y, Index ROWS, int C
+    const Real* __restrict__ dy, const Real* __restrict__ y, Real scale, Index ROWS, int C
 ) {
     int c = blockIdx.x * 32 + threadIdx.x;
     Real own = 0;
     if (c < C) FOR_EACH_ROW(r) {
-        Real value = y[r * C + c] > 0 ? dy[r * C + c] : Real(0);
+        Real value = y[r * C + c] > 0 ? dy[r * C + c] * scale : Real(0);
         dz[r * C + c] = value;
         own += value;
     }

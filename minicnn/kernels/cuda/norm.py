@@ -99,11 +99,11 @@ def column_sums(rows: Array) -> Array:
     return sums
 
 
-def relu_backward_sums(dy: Array, y: Array) -> tuple[Array, Array]:
-    """(dz, db): dy (..., C) where y > 0, else 0; and the sum of each of dz's columns, (C,)."""
+def relu_backward_sums(dy: Array, y: Array, scale: float = 1.0) -> tuple[Array, Array]:
+    """(dz, db): dy (..., C) times scale where y > 0, else 0; and the sum of each of dz's columns, (C,)."""
     xp = xp_of(dy)
     dz, db = xp.empty(dy.shape, dy.dtype), xp.empty(dy.shape[-1], dy.dtype)
-    _sums("relu_backward_sums", 1, dy, (dz, db), (dy, y))
+    _sums("relu_backward_sums", 1, dy, (dz, db), (dy, y, scale))
     return dz, db
 
 
