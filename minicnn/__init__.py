@@ -7,6 +7,7 @@ Submodules are imported when they are first used, so `import minicnn` costs litt
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -29,6 +30,8 @@ _NAMES = {
     "set_plan": "minicnn.training.plan",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
+    "set_group": "minicnn.ranks",
+    "get_group": "minicnn.ranks",
 }
 __all__ = [*sorted(_NAMES), *sorted(_SUBMODULES)]
 
@@ -43,3 +46,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({"__doc__", "__version__", *_SUBMODULES, *_NAMES})
+
+
+# Started by mpiexec or srun, maybe together with other ranks (see minicnn/ranks.py).
+_LAUNCHED = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}
+if not _LAUNCHED.isdisjoint(os.environ):
+    importlib.import_module("minicnn.training.distributed").join()

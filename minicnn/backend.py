@@ -86,13 +86,23 @@ def device(name: str) -> Device:
         )  # fmt: skip
     if kind == "cpu":
         return Device("cpu")
-    number, count = int(index or 0), _count_gpus()
+    count = _count_gpus()
+    number = int(index) if colon else _default_gpu % count
     if number >= count:
         raise InputError(
             "device", "there is no GPU of this number.", f"a number from 0 to {count - 1}: CuPy finds {count}.",
             f"{name!r}.", 'count from 0: "gpu" is the first one, "gpu:1" the second.',
         )  # fmt: skip
     return Device(f"gpu:{number}" if number else "gpu")
+
+
+_default_gpu = 0
+
+
+def set_default_gpu(number: int) -> None:
+    """Which GPU "gpu" is from now on, counted round where there are fewer: each rank of a machine takes its own."""
+    global _default_gpu
+    _default_gpu = number
 
 
 def _count_gpus() -> int:

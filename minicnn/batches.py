@@ -75,6 +75,10 @@ class Epochs(PyDataset):
             self._order = self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         return self._order[1][start : start + self.batch_size]
 
+    def length_of(self, i: int) -> int:
+        """How many samples batch i has."""
+        return min(self.batch_size, self.n - i % len(self) * self.batch_size)
+
     def random_of(self, i: int) -> np.random.Generator:
         """The random numbers of batch i of this epoch."""
         return np.random.default_rng([self.seed, self.epoch, i % len(self)])

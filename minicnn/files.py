@@ -7,6 +7,7 @@ power cut), under its name there is either what stood there before or all of the
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minicnn.errors import InputError, WriteError
+from minicnn.ranks import together
 
 
 def checked_path(where: str, path: Any) -> str:
@@ -31,6 +33,20 @@ def checked_path(where: str, path: Any) -> str:
 
 @contextmanager
 def atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to, of which there is afterwards either the whole or nothing: see `_atomic_write`.
+
+    Of several ranks, rank 0 writes; the others write into the air, and wait for it. Its error is raised on all.
+    """
+    with together(f"the writing of {Path(filepath).name}") as group:
+        if group.rank > 0:
+            yield io.BytesIO()
+            return
+        with _atomic_write(filepath) as file:
+            yield file
+
+
+@contextmanager
+def _atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write to, in the target's folder; renamed to `filepath` when the block ends well, else removed.
 
     A link stays a link: what it points to is replaced. Raises InputError where the folder is missing or `filepath` is

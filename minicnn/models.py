@@ -29,6 +29,7 @@ from minicnn.layers.base import Layer
 from minicnn.layers.cloning import clone_model
 from minicnn.layers.network import ELSEWHERE, Chain, Network
 from minicnn.layers.symbolic import is_symbolic
+from minicnn.ranks import together
 from minicnn.training.checks import check_array, check_input, whole
 
 __all__ = ["Model", "Sequential", "clone_model", "load_model"]
@@ -69,6 +70,7 @@ class Model(Network):
         self.stop_training = False
         self.history: History | None = None
         self.stop_evaluating = self.stop_predicting = False
+        self.group: Any = None  # the ranks on which it has the same weights
         self._calls = 0  # in training mode
 
     def to(self, device: str) -> Model:
@@ -194,7 +196,7 @@ class Model(Network):
         """
         from minicnn.training.loop import fit
 
-        with self._computing(batch_size, device):
+        with self._computing("fit", batch_size, device):
             return fit(
                 self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle,
                 class_weight, sample_weight, initial_epoch, steps_per_epoch, validation_steps, validation_batch_size,
@@ -219,7 +221,7 @@ class Model(Network):
         """
         from minicnn.training.loop import evaluate
 
-        with self._computing(batch_size, device):
+        with self._computing("evaluate", batch_size, device):
             logs = evaluate(self, x, y, batch_size, verbose, sample_weight, steps, callbacks)
         return _as_asked(logs, return_dict)
 
@@ -238,7 +240,7 @@ class Model(Network):
         """
         from minicnn.training.loop import predict
 
-        with self._computing(batch_size, device):
+        with self._computing("predict", batch_size, device):
             return predict(self, x, batch_size, verbose, steps, callbacks)
 
     def train_on_batch(
@@ -282,13 +284,14 @@ class Model(Network):
         return y
 
     @contextmanager
-    def _computing(self, batch_size: int | None, device: str | None) -> Iterator[None]:
-        """Inside: on the model's device, after a move to `device` if that is given."""
-        if device is not None:
-            self.to(device)
+    def _computing(self, name: str, batch_size: int | None, device: str | None) -> Iterator[None]:
+        """Inside: on all ranks, on the model's device, after a move to `device` if that is given."""
         what = f"the arrays of a step of batch_size={32 if batch_size is None else batch_size}"
-        with self.device, explained_memory(what, f"halve batch_size, or {ELSEWHERE}"):
-            yield
+        with together(f"the end of {name}"):
+            if device is not None:
+                self.to(device)
+            with self.device, explained_memory(what, f"halve batch_size, or {ELSEWHERE}"):
+                yield
 
     def trace(self, x: Any, y: Any = None, training: bool = True) -> Trace:
         """The record of one training step on the batch x, y, which changes nothing: see minicnn.inspect.trace."""

@@ -6,6 +6,7 @@ The losses themselves are in minicnn/losses.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,13 +107,20 @@ def prepare_targets(loss: Loss, y_true: np.ndarray, y_pred: Array) -> Array:
 
 
 def weights_of_batch(
-    loss: Loss, y_true: Array, sample_weight: Any = None, output_shape: tuple[int, ...] = ()
-) -> Array | None:
+    loss: Loss, y_true: Array, sample_weight: Any = None, output_shape: tuple[int, ...] = (),
+    totals: Callable[..., tuple[Any, ...]] | None = None,
+) -> Array | None:  # fmt: skip
     """What each value of a whole batch is multiplied by: (N,), or (N, positions); None where that is 1 everywhere.
 
     y_true, sample_weight: of the whole batch, before it is cut into shards. output_shape: of one prediction.
     Weights as Keras takes them: class numbers that are ignored leave the mean over the others.
+    totals: sums numbers over all processes, where y_true is the run of the batch that one of them has.
     """
+
+    def mean(a: Array) -> Any:
+        total, count = (a.sum(), a.size) if totals is None else totals(a.sum(), a.size)
+        return total / count or 1.0
+
     weights, ignored, n = None, getattr(loss, "ignore_class", None), len(y_true)
     if sample_weight is None and ignored is None:
         return None
@@ -129,10 +137,10 @@ def weights_of_batch(
     if ignored is not None:
         valid = (y_true.reshape(n, *positions) != ignored).astype(np.float64)
         if loss.reduction in ("sum_over_batch_size", "mean"):
-            valid = valid / (valid.mean() or 1.0)
+            valid = valid / mean(valid)
         weights = valid if weights is None else valid * _over(weights, valid)
     if weights is not None and loss.reduction == "mean_with_sample_weight":
-        weights = weights / (weights.mean() or 1.0)
+        weights = weights / mean(weights)
     return weights
 
 

@@ -205,8 +205,8 @@ def test_what_is_wrong_is_seen(bug, keras, monkeypatch):
 
 def of_the_first_use_alone(nodes, shards):
     """Forgets what the second use of a layer adds to its gradient."""
-    params, grads, penalty = collected(nodes, shards)
+    params, grads = collected(nodes, shards)
     for i, node in reversed(list(enumerate(nodes))):
         for name in node.layer.params:
             grads[node.key, name] = [contexts[i].grads[name] for contexts in shards]
-    return params, grads, penalty
+    return params, grads

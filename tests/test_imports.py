@@ -19,7 +19,7 @@ ROOT = Path(minicnn.__file__).parent
 ROOMS = [
     ["errors", "file_kinds"],
     ["arguments"],
-    ["reading"],
+    ["reading", "ranks"],
     ["backend", "files", "html"],
     ["kernels"],
     [

@@ -19,6 +19,7 @@ from minicnn.datasets.cifar_pickle import read_batch
 from minicnn.datasets.fetch import Data, DataFile, check_md5, find, how_to_replace, places
 from minicnn.errors import BrokenFileError
 from minicnn.file_kinds import what_is
+from minicnn.ranks import first_rank_first
 from minicnn.reading import check_growth, checked, open_file
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -54,6 +55,10 @@ def load_data() -> Data:
     cifar-10-batches-py (or the folder itself), or as one of the two archives, then downloaded (170 MB). Raises
     DownloadError, and BrokenFileError for a file that is something else.
     """
+    return first_rank_first("the loading of CIFAR-10", _load)
+
+
+def _load() -> Data:
     for folder in _folders():
         for names in (BATCHES, [name.removesuffix(".bin") for name in BATCHES]):
             if any((folder / name).is_file() for name in names):

@@ -20,6 +20,7 @@ from minicnn.datasets import fetch
 from minicnn.datasets.fetch import Data, DataFile, download, how_to_replace, places
 from minicnn.datasets.idx import read_idx
 from minicnn.errors import BrokenFileError
+from minicnn.ranks import first_rank_first
 from minicnn.reading import checked, open_file
 
 SHAPES = {
@@ -82,6 +83,10 @@ def load(files: tuple[DataFile, ...]) -> Data:
 
     The checksum is taken of the unpacked bytes: the same images packed by another gzip are as good.
     """
+    return first_rank_first(f"the loading of {files[0].folder}", lambda: _load(files))
+
+
+def _load(files: tuple[DataFile, ...]) -> Data:
     for place in places():
         if any(True for file in files for _ in _paths(place, file)):
             break

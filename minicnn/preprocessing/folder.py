@@ -129,7 +129,11 @@ class ImageDataset(Epochs):
         self._reader = ImageReader(color_mode, image_size, interpolation, crop)
 
     def __getitem__(self, i: int) -> Any:
-        chosen = self.samples_of(i)
+        return self.run(i, slice(None))
+
+    def run(self, i: int, run: slice) -> Any:
+        """Some of the samples of batch i."""
+        chosen = self.samples_of(i)[run]
         x, good = self._reader.read([self.file_paths[k] for k in chosen])
         x = x.astype(np.float32)
         return x if self.labels is None else (x, self._encoded(self.labels[chosen[good]]))

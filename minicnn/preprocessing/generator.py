@@ -145,9 +145,16 @@ class ImageDataGenerator:
             "brightness": None if bright is None else rng.uniform(bright[0], bright[1], n),
         }
 
-    def augmented(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Images x (N, H, W, C), each changed at random, as floats."""
-        return transformed(x, self.draw(len(x), x.shape[1:], rng), self.fill_mode, self.cval)
+    def augmented(
+        self, x: np.ndarray, rng: np.random.Generator, n: int | None = None, chosen: Any = slice(None)
+    ) -> np.ndarray:
+        """Images x (N, H, W, C), each changed at random, as floats.
+
+        n, chosen: where x are only some of n images, and which: they change as they would among the others.
+        """
+        draw = self.draw(len(x) if n is None else n, x.shape[1:], rng)
+        own = {name: None if value is None else value[chosen] for name, value in draw.items()}
+        return transformed(x, own, self.fill_mode, self.cval)
 
     def get_random_transform(self, img_shape: tuple[int, ...], seed: int | None = None) -> dict[str, Any]:
         """What may be done to one image (H, W, C): a dict for apply_transform."""

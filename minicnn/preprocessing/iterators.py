@@ -52,9 +52,14 @@ class Iterator(Epochs):
         return batch
 
     def __getitem__(self, i: int) -> Any:
-        samples = self.samples_of(i)
-        x, samples = self._load(samples)
-        x = self.image_data_generator.augmented(x, self.random_of(i)).astype(np.float32, copy=False)
+        return self.run(i, slice(None))
+
+    def run(self, i: int, run: slice) -> Any:
+        """Some of the samples of batch i: what becomes of each does not depend on which others there are."""
+        whole = self.samples_of(i)
+        x, samples = self._load(whole[run])
+        chosen = np.flatnonzero(np.isin(whole, samples))
+        x = self.image_data_generator.augmented(x, self.random_of(i), len(whole), chosen).astype(np.float32, copy=False)
         x = self.image_data_generator._standardize(x) if len(x) else x
         if self.save_to_dir is not None:
             self._save(x, samples)

@@ -28,6 +28,7 @@ from minicnn.layers.network import Network, typed
 from minicnn.layers.walk import input_shape_of, shapes_of
 from minicnn.metrics import FunctionMetric
 from minicnn.preprocessing.image_input import ImageInput
+from minicnn.ranks import first_rank_does
 from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
 from minicnn.saving import keras_model, keras_weights, keras_writer
@@ -45,6 +46,10 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
     disk refuses. A path that ends in .keras: see minicnn/saving/keras_writer.py.
     """
     filepath = checked_path("save", filepath)
+    first_rank_does(f"the saving of {Path(filepath).name}", lambda: _save_model(model, filepath, overwrite))
+
+
+def _save_model(model: Any, filepath: str, overwrite: bool) -> None:
     model.require_built("it cannot be saved")
     _check_not_shared(model, {})
     if str(filepath).endswith(".keras"):
@@ -88,7 +93,10 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     """Write parameters and state only. Raises as save_model does."""
     filepath = checked_path("save_weights", filepath)
     model.require_built("it has no weights to save")
-    write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
+    first_rank_does(
+        f"the saving of {Path(filepath).name}",
+        lambda: write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite),
+    )
 
 
 def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:

@@ -10,10 +10,39 @@ from typing import Any
 import numpy as np
 
 from minicnn.errors import InputError
+from minicnn.ranks import Group
 from minicnn.training.checks import check_array
+from minicnn.training.shards import split
 
 Batch = tuple[np.ndarray, ...]  # (x, y), or (x, y, how much each sample counts)
 Check = Callable[..., Batch]  # looks at x, y and the weights, raises, returns them as the model takes them
+
+
+class Cut:
+    """Which run of each batch this rank has: rank r the r-th of as many as there are ranks; all where it is alone.
+
+    in_one_piece: rank 0 has all of it: the batch cannot be cut. lengths: those of the whole batches that were cut and
+    have not been met over yet.
+    """
+
+    def __init__(self, group: Group | None = None, in_one_piece: bool = False):
+        self.group, self.in_one_piece = Group() if group is None else group, in_one_piece
+        self.lengths: deque[int] = deque()
+
+    def run(self, samples: int) -> slice:
+        """This rank's run of so many samples. It may be empty."""
+        if self.group.size == 1 or (self.in_one_piece and self.group.rank == 0):
+            return slice(0, samples)
+        runs = [] if self.in_one_piece else split(samples, self.group.size)
+        return runs[self.group.rank] if self.group.rank < min(len(runs), samples) else slice(samples, samples)
+
+    def of(self, batch: Batch, whole: int | None = None) -> Batch:
+        """This rank's run of a batch; with `whole`, its length, the batch is that run already."""
+        if self.group.size == 1:
+            return batch
+        self.lengths.append(len(batch[0]) if whole is None else whole)
+        run = self.run(len(batch[0])) if whole is None else slice(None)
+        return tuple(array[run] for array in batch)
 
 
 class ArrayBatches:
@@ -39,6 +68,7 @@ class ArrayBatches:
         self.arrays: Batch = (x, y) if weights is None else (x, y, weights)
         self.batch_size, self.training = batch_size, training
         self.rng = rng if shuffle else None
+        self.cut = Cut()
         self.n, self._batches_of_a_pass = len(x), -(-len(x) // batch_size)
         self._steps = self._batches_of_a_pass if steps is None else steps
         if not training:
@@ -67,17 +97,21 @@ class ArrayBatches:
         """The batches of one epoch, from batch `first` on: above 0 after load_state_dict, in the middle of one."""
         if not self.training:
             self._begin()
+        self.cut.lengths.clear()
         number, i = self._pass, self._at
         for _ in range(first, self._steps):
             if number not in self._orders:
                 # What is shuffled is the samples, not the batches: those would stay the same ones for ever.
                 self._orders[number] = None if self.rng is None else self.rng.permutation(self.n)
-            batch = slice(i * self.batch_size, min((i + 1) * self.batch_size, self.n))
-            order = self._orders[number]
+            start = i * self.batch_size
+            length = min(self.batch_size, self.n - start)
+            run, order = self.cut.run(length), self._orders[number]
+            own = slice(start + run.start, start + run.stop)
             if order is None:
-                yield tuple([array[batch] for array in self.arrays])
+                batch = tuple([array[own] for array in self.arrays])
             else:
-                yield tuple([_rows(array, order[batch]) for array in self.arrays])
+                batch = tuple([_rows(array, order[own]) for array in self.arrays])
+            yield self.cut.of(batch, length)
             number, i = divmod(number * self._batches_of_a_pass + i + 1, self._batches_of_a_pass)
 
     def advance(self) -> None:
@@ -121,6 +155,7 @@ class GeneratorBatches:
         epochs: int = 1,
     ):  # fmt: skip
         self.source, self.name, self.check, self.pair = source, name, check, pair
+        self.cut = Cut()
         self.steps = length_of(source) if steps is None else steps
         if self.steps == 0:
             raise InputError(
@@ -160,6 +195,7 @@ class GeneratorBatches:
             self.drawn = 0
         self.skipped, count, given, state = 0, self.drawn, first, self.state
         self.coming.clear()
+        self.cut.lengths.clear()
         # No more than this epoch's: what follows belongs to whoever takes the generator on.
         for batch in self.iterator if self.steps is None else islice(self.iterator, self.steps - count):
             state = self.source.state_dict() if hasattr(self.source, "state_dict") else None
@@ -169,7 +205,7 @@ class GeneratorBatches:
                 continue
             given += 1
             self.coming.append((count, state))
-            yield checked_pair(self.name, batch, self.check)
+            yield self.cut.of(checked_pair(self.name, batch, self.check))
         if given == 0 and count > 0:
             raise all_empty(self.name, count)
         if self.coming:  # on a GPU the last batch is still under way

@@ -7,6 +7,7 @@ Only where one of those is not finite, both passes are run again, with all eyes 
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from minicnn.backend import Array, quiet, to_host, xp_of
 from minicnn.errors import NotFiniteError
 from minicnn.layers.context import Context
 from minicnn.layers.walk import Node, Observer
+from minicnn.ranks import known
 from minicnn.training.shards import Workers
 from minicnn.training.step import gradients, update
 
@@ -58,18 +60,19 @@ class Guard(Observer):
         self.nodes = model.nodes
         numbers = model.optimizer.iterations, model.new_seed(), sample_weight
         shards, loss, metrics = gradients(model, x, y, workers, *numbers, self if self.thorough else None)
-        if not self.thorough and not (math.isfinite(float(loss)) and _all_finite(_gradients(shards))):
-            gradients(model, x, y, Workers(1), *numbers, self)
+        samples = workers.place(len(x))[1]
+        if not self.thorough and workers.any(not (math.isfinite(float(loss)) and _all_finite(_gradients(shards)))):
+            gradients(model, x, y, workers.one_thread(), *numbers, self)
             self.look(3 * len(self.nodes), "the loss", "forward", [("the sum of the losses", np.asarray(float(loss)))])
-        if self.found:
-            self._report(x)
-            return loss + self.model.penalty() * len(x), metrics
+        if workers.any(self.found):
+            self._report(x, workers)
+            return loss + self.model.penalty() * samples, metrics
         undo = _memory_of(model) if self.thorough else None
         penalty = update(model, shards, workers)
         self._look_after_update(penalty)
-        if self.found:
-            self._report(x, undo)
-        return loss + penalty * len(x), metrics
+        if workers.any(self.found):
+            self._report(x, workers, undo)
+        return loss + penalty * samples, metrics
 
     def look(
         self, order: int, layer: str, direction: str, arrays: Iterable[tuple[str, Array | None]], source: Any = None
@@ -112,10 +115,11 @@ class Guard(Observer):
                 arrays += [(f"{name}/{slot} of the optimizer", array) for slot, array in slots]
             self.look(1 + i, key, "update", [*arrays, *layer.state.items()])
 
-    def _report(self, x: Array, undo: Callable[[], None] | None = None) -> None:
-        first = min(self.found, key=lambda found: found.order)
+    def _report(self, x: Array, workers: Workers, undo: Callable[[], None] | None = None) -> None:
+        first = min(self.found, key=lambda found: found.order, default=None)
+        error = None if first is None or workers.idle else _error(first, self.model, self.place, x)
+        error = _of_all_ranks(workers, math.inf if first is None else first.order, error)
         self.found = []
-        error = _error(first, self.model, self.place, x)
         if undo is not None:
             undo()
         if self.thorough:
@@ -155,6 +159,17 @@ def _memory_of(model: Any) -> Callable[[], None]:
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _of_all_ranks(workers: Workers, order: float, error: NotFiniteError | None) -> NotFiniteError:
+    """The error of that rank in whose part of the batch it began. order: how early that was here."""
+    told = (order, *error.__reduce__()[1]) if error is not None else (math.inf,)
+    texts = workers.group.texts(json.dumps(told)) if workers.group.size > 1 else [json.dumps(told)]
+    ranks = [json.loads(text) for text in texts]
+    first = min(range(len(ranks)), key=lambda k: ranks[k][0])
+    if error is None or first != workers.group.rank:
+        error = NotFiniteError(*ranks[first][1:])
+    return known(error)
 
 
 def _error(found: Found, model: Any, place: Any, x: Array) -> NotFiniteError:

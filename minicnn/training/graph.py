@@ -48,7 +48,8 @@ def set_cuda_graph(use: bool) -> None:
     and of the dropout seeds. A layer, loss or metric of your own that makes the host wait, or that needs `ctx.step` or
     `ctx.seed` in Python, cannot be captured: there is one warning that says why, and steps run as ever. What such code
     draws at random on the host, or counts in global variables, would be repeated unchanged: leave it off there.
-    While a profile, `check_finite` or TerminateOnNaN looks into the steps, they run as ever, too.
+    While a profile, `check_finite` or TerminateOnNaN looks into the steps, they run as ever, too; and where several
+    processes train together.
 
     For the whole process, all GPUs, from the next `fit` on. Raises InputError where there is no GPU.
     """
@@ -58,9 +59,9 @@ def set_cuda_graph(use: bool) -> None:
     _wanted = bool(use)
 
 
-def step_for(model: Any) -> Step:
+def step_for(model: Any, workers: Workers) -> Step:
     """The step for one call of `fit`: `train_step`, or the same by way of CUDA graphs."""
-    return GraphedStep() if _wanted and model.device != "cpu" else train_step
+    return GraphedStep() if _wanted and model.device != "cpu" and workers.group.size == 1 else train_step
 
 
 class GraphedStep:

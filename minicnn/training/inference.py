@@ -56,19 +56,20 @@ class Plan:
     ) -> tuple[Any, list[Any]]:
         """Judge one batch: the sums of the samples' losses and of each metric's values."""
         model, loss = self.model, self.model.loss
-        weights = weights_of_batch(loss, y, sample_weight, model.shapes[-1])
+        weights = weights_of_batch(loss, y, sample_weight, model.shapes[-1], workers.totals)
+        samples_of_batch = workers.place(len(x))[1]
 
         def judge(y_pred: Array, ctx: Context, samples: slice) -> tuple[Any, ...]:
             y_true = prepare_targets(loss, y[samples], y_pred)
-            losses = sample_losses(loss, y_true, y_pred, ctx, len(x), part(weights, samples))
+            losses = sample_losses(loss, y_true, y_pred, ctx, samples_of_batch, part(weights, samples))
             return losses.sum(dtype=np.float64), *sums(model.metrics, y_true, y_pred, part(sample_weight, samples))
 
         if loss.whole_batch:
             parts = [judge(self.predict(x, workers), Context(), slice(0, len(x)))]
         else:
             parts = self._each_piece(x, workers, lambda *piece: observed(None).loss(lambda: judge(*piece)))
-        total, *values = (sum(column) for column in zip(*parts, strict=True))
-        return total + len(x) * model.penalty(), values
+        total, *values = workers.totals(*(sum(column) for column in zip(*parts, strict=True)))
+        return total + samples_of_batch * model.penalty(), values
 
     @quiet
     def predict(self, x: Array, workers: Workers) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from minicnn.batches import PyDataset
 from minicnn.errors import InputError
+from minicnn.ranks import get_group
 from minicnn.training.checks import (
     check_array,
     check_finite,
@@ -19,13 +20,23 @@ from minicnn.training.checks import (
     warn_of_another_order,
     whole,
 )
-from minicnn.training.data import ArrayBatches, GeneratorBatches, is_iterable_of_batches
+from minicnn.training.data import ArrayBatches, Cut, GeneratorBatches, is_iterable_of_batches
 from minicnn.training.sequences import SequenceBatches, is_sequence
 
 Batches = Any  # ArrayBatches, GeneratorBatches or SequenceBatches
 
 
-def training_batches(
+def training_batches(model: Any, *given: Any, **named: Any) -> Batches:
+    """Batches of (x, y) or (x, y, weights), after everything about them that can be checked beforehand was checked.
+
+    Where there are several ranks, of each the run that this one has. Arguments: as `_training_batches`.
+    """
+    batches = _training_batches(model, *given, **named)
+    batches.cut = Cut(get_group(), in_one_piece=model.loss.whole_batch)
+    return batches
+
+
+def _training_batches(
     model: Any, x: Any, y: Any, size: int, steps: Any, shuffle: bool, names: tuple[str, str, str],
     sample_weight: Any = None, class_weight: Any = None, epochs: int = 1,
 ) -> Batches:  # fmt: skip
@@ -71,7 +82,13 @@ def training_batches(
 
 
 def prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batches:
-    """Batches for predict, whose targets nobody looks at."""
+    """Batches for predict, whose targets nobody looks at. Where there are several ranks, this one's run of each."""
+    batches = _prediction_batches(model, x, size, steps)
+    batches.cut = Cut(get_group())
+    return batches
+
+
+def _prediction_batches(model: Any, x: Any, size: int, steps: int | None) -> Batches:
     steps = None if steps is None else whole("steps", steps)
 
     def pair(batch: Any) -> Any:

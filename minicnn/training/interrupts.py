@@ -27,7 +27,9 @@ class Interrupts:
         self.before: Any = None  # the handler that this one stands for; None: nothing is changed
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
-            if before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), Interrupts):
+            outer = getattr(before, "__self__", None)
+            waits = isinstance(outer, Interrupts) and not outer.inside  # one that is inside raises it at its own end
+            if before is signal.default_int_handler or waits:
                 self.before = before
                 signal.signal(signal.SIGINT, self._note)
         return self

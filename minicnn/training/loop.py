@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
+from minicnn.ranks import get_group, in_step, together
+from minicnn.training.alike import begin_alike, check_alike, check_still_alike
 from minicnn.training.allocator import keep_memory
 from minicnn.training.callbacks.base import CallbackList
 from minicnn.training.callbacks.history import History
@@ -48,6 +50,8 @@ def fit(
     require_compiled(model, "fit")
     model.optimizer.attach(model)
     check_verbose(verbose)
+    group = get_group()
+    verbose = verbose if group.rank == 0 else 0
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
     epochs, initial_epoch = whole("epochs", epochs, 0), whole("initial_epoch", initial_epoch, 0)
     if validation_split and validation_data is None:
@@ -79,14 +83,16 @@ def fit(
     model.history, model.stop_training = history, False
     place = TrainerState(model, batches, validation, events.callbacks, initial_epoch)
     events.set_place(place)
+    check_alike(group, model, place, epochs=[initial_epoch, epochs], shuffle=shuffle)
     guard = None
     if finite or any(callback.needs_nan_check for callback in events.callbacks):
         guard = Guard(model, place, thorough=finite)
     lost = False
     with keep_memory(), _workers(model, batch_size, batches, "fit") as workers:
-        check_step_fits(model, _samples_of_a_batch(batches, batch_size), workers.shards)
-        step = step_for(model) if guard is None else guard.step
+        check_step_fits(model, -(-_samples_of_a_batch(batches, batch_size) // group.size), workers.shards)
+        step = step_for(model, workers) if guard is None else guard.step
         events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
+        begin_alike(group, model, place)
         while place.epoch < epochs and not model.stop_training:
             epoch = place.epoch
             if place.step == 0:
@@ -102,6 +108,7 @@ def fit(
                     logs.update({f"val_{name}": value for name, value in judged.items()})
                 bar.finish(logs)
             place.end_epoch(logs)
+            check_still_alike(group, model, epoch)
             events.call("on_epoch_end", epoch, logs)
         if epochs > initial_epoch:
             model.optimizer.finalize(learned(model))
@@ -117,15 +124,21 @@ def _train_epoch(
         place.running = RunningMeans(model)
     epoch = place.batches.epoch(first=place.step)
     with Interrupts() as interrupts, closing(epoch) as batches:  # ends the thread that makes them, whatever happens
-        for x, y, *weights in each("data", on_device(batches, model.device)):
+        for batch in each("data", on_device(batches, model.device)):
             events.call("on_train_batch_begin", place.step)
-            if len(x) == 1 and not place.warned:
-                place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=6)
             with interrupts.waiting():
-                place.advance(*step(model, x, y, workers, *weights), len(x))
+                what = f"step {place.step + 1} of epoch {place.epoch + 1}"
+                x, y, *weights = workers.meet(what, place.batches.cut.lengths, *batch)
+                if workers.samples == 0:
+                    place.batches.leave_out()
+                    continue
+                if workers.samples == 1 and not place.warned:
+                    place.warned = warn_of_a_single_sample(model, place.batches, stacklevel=6)
+                with in_step(workers.group):
+                    place.advance(*step(model, x, y, workers, *weights), workers.samples)
             if events.listens("on_train_batch_end"):
                 events.call("on_train_batch_end", place.step - 1, place.running.logs())
-            bar.update(len(x), place.running.logs)
+            bar.update(workers.samples, place.running.logs)
             if model.stop_training:
                 break
     return place.running.logs()
@@ -138,6 +151,7 @@ def evaluate(
     """See `Model.evaluate`."""
     require_compiled(model, "evaluate")
     check_verbose(verbose)
+    verbose = verbose if get_group().rank == 0 else 0
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
     batches = training_batches(model, x, y, batch_size, steps, False, ("x", "y", "steps"), sample_weight)
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Evaluate")
@@ -153,16 +167,22 @@ def _evaluate(
     running, plan = RunningMeans(model), None
     model.stop_evaluating = False  # a callback may set it
     events.call("on_test_begin")
-    with closing(batches.epoch()) as epoch:
-        for step, (x, y, *weights) in enumerate(each("data", on_device(epoch, model.device))):
+    with Interrupts() as interrupts, closing(batches.epoch()) as epoch:
+        for step, batch in enumerate(each("data", on_device(epoch, model.device))):
             events.call("on_test_batch_begin", step)
             plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
-            running.add(*plan.evaluate(x, y, workers, *weights), len(x))
+            with interrupts.waiting():
+                x, y, *weights = workers.meet(f"batch {step + 1} of evaluate", batches.cut.lengths, *batch)
+                if workers.samples == 0:
+                    batches.leave_out()
+                    continue
+                with in_step(workers.group):
+                    running.add(*plan.evaluate(x, y, workers, *weights), workers.samples)
             batches.advance()
             if events.listens("on_test_batch_end"):
                 events.call("on_test_batch_end", step, running.logs())
             if bar is not None:
-                bar.update(len(x), running.logs)
+                bar.update(workers.samples, running.logs)
             if model.stop_evaluating:
                 break
     logs = running.logs()
@@ -175,6 +195,7 @@ def predict(
 ) -> np.ndarray:
     """See `Model.predict`."""
     check_verbose(verbose)
+    verbose = verbose if get_group().rank == 0 else 0
     batch_size = whole("batch_size", 32 if batch_size is None else batch_size)
     batches = prediction_batches(model, x, batch_size, steps)
     if len(batches) == 1 and verbose == "auto":
@@ -182,16 +203,22 @@ def predict(
     shown = progress_bar(batches.samples, len(batches) or None, verbose=verbose, label="Predict")
     events, outputs, plan = CallbackList(callbacks, model), [], None
     running = _workers(model, batch_size, batches, "predict")
-    with running as workers, closing(batches.epoch()) as epoch, shown as bar:
+    with running as workers, Interrupts() as interrupts, closing(batches.epoch()) as epoch, shown as bar:
         model.stop_predicting = False  # a callback may set it
         events.call("on_predict_begin")
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
             events.call("on_predict_batch_begin", step)
             plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
-            outputs.append(to_host(plan.predict(x_batch, workers)))
+            with interrupts.waiting():
+                (x_batch,) = workers.meet(f"batch {step + 1} of predict", batches.cut.lengths, x_batch)
+                if workers.samples == 0:
+                    batches.leave_out()
+                    continue
+                with in_step(workers.group):
+                    outputs.append(workers.rows(to_host(plan.predict(x_batch, workers))))
             events.call("on_predict_batch_end", step, {"outputs": outputs[-1]})
-            bar.update(len(x_batch), dict)
+            bar.update(workers.samples, dict)
             if model.stop_predicting:
                 break
         events.call("on_predict_end")
@@ -219,16 +246,24 @@ def _on_batch(model: Any, name: str, step: Step, x: Any, y: Any, sample_weight: 
     names = "x", "y", "steps"
     batches = training_batches(model, x, y, max(1, len(x)), None, False, names, sample_weight, class_weight)
     running = RunningMeans(model)
-    with model.device, _workers(model, len(x), batches, name) as workers:
-        for x_batch, y_batch, *weights in on_device(batches, model.device):
-            running.add(*step(model, x_batch, y_batch, workers, *weights), len(x_batch))
+    with together(f"the end of {name}"), model.device, _workers(model, len(x), batches, name) as workers:
+        for batch in on_device(batches, model.device):
+            x_batch, y_batch, *weights = workers.meet(name, batches.cut.lengths, *batch)
+            with in_step(workers.group):
+                running.add(*step(model, x_batch, y_batch, workers, *weights), workers.samples)
     return running.logs()
 
 
 @contextmanager
 def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterator[Workers]:
     """The threads for batches of this size; `minicnn.profile()` counts the block as a run of this name."""
-    workers = Workers.for_model(model, _samples_of_a_batch(batches, batch_size))
+    group = get_group()
+    workers = Workers.for_model(model, -(-_samples_of_a_batch(batches, batch_size) // group.size))
+    workers.group = group
+    if group.size > 1 and name != "fit":
+        group.meet(f"{name}, with {batches.n} samples in batches of {batches.batch_size}")
+        if model.group is not group:
+            begin_alike(group, model)
     with run(name, model, workers.threads), workers:
         yield workers
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from minicnn.batches import Epochs, PyDataset
 from minicnn.errors import InputError
-from minicnn.training.data import Batch, Check, all_empty, checked_pair, is_empty, length_of
+from minicnn.training.data import Batch, Check, Cut, all_empty, checked_pair, is_empty, length_of
 from minicnn.training.prefetch import prefetched
 
 
@@ -45,6 +45,7 @@ class SequenceBatches:
         pair: Callable[[Any], Any] | None = None,
     ):  # fmt: skip
         self.source, self.name, self.check, self.training, self.pair = source, name, check, training, pair
+        self.cut = Cut()
         self.passes = 0  # how often on_epoch_end was called
         self._at = 0  # the next batch of this pass, where the source does not say it
         self._drawn = 0  # batches of this epoch that training has had; empty ones, which it leaves out, count as well
@@ -93,14 +94,15 @@ class SequenceBatches:
         if first == 0:
             self._start, self._drawn = self._place(), 0
         self._coming.clear()
+        self.cut.lengths.clear()
         self.at += self._drawn
-        start, drawn, given = self.at, self._drawn, first
+        start, drawn, self._given = self.at, self._drawn, first
         while True:
             while self.length is not None and start >= self.length:  # in here, not in the thread, which is at its end
                 start -= self.length
                 self._end_pass(start)
             if drawn >= self.steps:
-                if given == 0:
+                if self._given == 0:
                     raise all_empty(self.name, self.steps)
                 return
             stop = start + self.steps - drawn
@@ -109,19 +111,33 @@ class SequenceBatches:
                 for i, batch in enumerate(batches, start):
                     drawn += 1
                     batch = batch if self.pair is None else self.pair(batch)
-                    if not is_empty(batch):
-                        given += 1
+                    empty = is_empty(batch)
+                    if not empty or self._by_runs:
+                        self._given += 1
                         self._coming.append((self.passes, i + 1, drawn))
-                        yield checked_pair(self.name, batch, self.check)
+                        batch = batch[:2] if empty else checked_pair(self.name, batch, self.check)
+                        yield self.cut.of(batch, self.source.length_of(i) if self._by_runs else None)
             start = stop
 
     def _made(self, start: int, stop: int) -> Generator[Any, None, None]:
         """Batches start to stop - 1: ahead, by a thread, unless the source asks for none."""
         if getattr(self.source, "workers", 1) == 0:
             return (self.source[i] for i in range(start, stop))
+        if self._by_runs:
+            return prefetched(self.source.run(i, self.cut.run(self.source.length_of(i))) for i in range(start, stop))
         if isinstance(self.source, Epochs):
             return prefetched(self.source[i] for i in range(start, stop))
         return prefetched(_copied(self.source[i]) for i in range(start, stop))  # which may refill its arrays
+
+    @property
+    def _by_runs(self) -> bool:
+        """Whether this rank makes only its own run of each batch, because there are others and the source can do it."""
+        return self.cut.group.size > 1 and isinstance(self.source, Epochs) and hasattr(self.source, "run")
+
+    def leave_out(self) -> None:
+        """The batch that came last has no sample on any rank."""
+        self._coming.popleft()
+        self._given -= 1
 
     def advance(self) -> None:
         """Training has learned from one more batch. Others may be under way: they do not count yet."""

@@ -3,6 +3,9 @@
 NumPy and BLAS let go of Python's global lock while they compute, so plain threads run side by side. Each runs ordinary
 layer code over its shard. Where a layer needs the whole batch (batch normalisation), it calls `all_reduce(part)`:
 a barrier and a sum. BLAS itself is held to one thread meanwhile, or the two would fight for the processor.
+
+Where several processes train together (`minicnn/ranks.py`), each has its own run of the batch, which its threads cut
+again. What all shards of a process have summed, one of its threads sums with the other processes.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from minicnn.arguments import in_words
-from minicnn.backend import Array, quiet
+from minicnn.backend import Array, quiet, to_host, xp_of
 from minicnn.errors import InputError
+from minicnn.ranks import Group, get_group, known
 from minicnn.training.profiling import POOL_NAME, carried, stage
 
 # A shard is worth a thread when its forward pass has about this many multiply-accumulates (0.1 ms or more).
@@ -42,7 +48,10 @@ def usable_cores() -> int:
 
 @in_words
 def set_num_threads(n: int | None) -> None:
-    """How many threads training and prediction may use. None: as many as there are usable cores (the default)."""
+    """How many threads training and prediction may use. None: as many as there are usable cores (the default).
+
+    Where several ranks share a machine, its cores are divided by them.
+    """
     global _num_threads
     if n is not None and (not isinstance(n, Integral) or isinstance(n, bool) or int(n) < 1):
         raise InputError(
@@ -55,7 +64,9 @@ def set_num_threads(n: int | None) -> None:
 @in_words
 def get_num_threads() -> int:
     """How many threads training and prediction may use."""
-    return usable_cores() if _num_threads is None else _num_threads
+    if _num_threads is not None:
+        return _num_threads
+    return min(usable_cores(), get_group().cores or usable_cores())
 
 
 def shards_for(samples: int, macs_per_sample: int) -> int:
@@ -70,25 +81,29 @@ def split(samples: int, shards: int) -> list[slice]:
 
 
 class AllReduce:
-    """The sum of an array over n threads: each brings its part, all receive the same total."""
+    """The sum of an array over n threads: each brings its part, all receive the same total.
 
-    def __init__(self, n: int):
-        self.barrier = threading.Barrier(n)
-        # Two rounds in turn: a thread that is already in the next one cannot overwrite what others still read.
-        self.rounds: list[list[Array]] = [[None] * n, [None] * n]
+    beyond: what sums that with the totals of other processes; one thread alone calls it.
+    """
+
+    def __init__(self, n: int, beyond: Callable[[Array], Array] | None = None):
+        self.barrier = threading.Barrier(n, self._sum)
+        self.parts: list[Array] = [None] * n
+        self.beyond = beyond
+
+    def _sum(self) -> None:
+        """What the last one to arrive does, while the others wait."""
+        total: Array = sum(self.parts[1:], start=self.parts[0])  # always in the same order: always the same bits
+        self.total = total if self.beyond is None else self.beyond(total)
 
     def of_worker(self, k: int) -> Callable[[Array], Array]:
         """The function that worker k calls."""
-        calls = 0
 
         def all_reduce(part: Array) -> Array:
-            nonlocal calls
-            parts = self.rounds[calls % 2]
-            calls += 1
-            parts[k] = part
+            self.parts[k] = part
             with stage("waiting for threads"):
                 self.barrier.wait()
-            return sum(parts[1:], start=parts[0])  # everywhere in the same order: everywhere the same bits
+            return self.total.copy()  # of one's own: a layer may go on with it in place
 
         return all_reduce
 
@@ -96,12 +111,15 @@ class AllReduce:
 class Workers:
     """Threads for the length of a `with` block; the calling thread is the first. BLAS is held to one meanwhile.
 
-    threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`.
+    threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`. group: the processes that
+    share each batch; a group of one unless given.
     """
 
-    def __init__(self, threads: int, shards: int | None = None, blas_threads: int = 1):
+    def __init__(self, threads: int, shards: int | None = None, blas_threads: int = 1, group: Group | None = None):
         self.threads, self.shards = threads, threads if shards is None else shards
         self.blas_threads = blas_threads
+        self.group = Group() if group is None else group
+        self.counts: list[int] = []  # how many samples of the present batch each rank has
 
     @classmethod
     def for_model(cls, model: Any, batch_size: int) -> Workers:
@@ -136,14 +154,17 @@ class Workers:
             self.pool.shutdown()
 
     def run(self, f: Callable[[int, Callable[[Array], Array] | None], Any], n: int) -> list[Any]:
-        """[f(0, all_reduce), …, f(n-1, all_reduce)], side by side; n is at most `threads`, all_reduce None for n = 1.
+        """[f(0, all_reduce), …, f(n-1, all_reduce)], side by side; n is at most `threads`.
+
+        all_reduce is None where the whole batch is one shard.
 
         An exception in one reaches the caller with its own traceback, and the others do not wait for it.
         """
         assert n <= self.threads, "shards without a thread would be forgotten"
+        beyond = None if self.group.size == 1 else self._all_reduce
         if n == 1 or self.pool is None:
-            return [f(0, None)]
-        meeting = AllReduce(n)
+            return [f(0, beyond)]
+        meeting = AllReduce(n, beyond)
 
         @quiet
         def work(k: int) -> Any:
@@ -175,6 +196,100 @@ class Workers:
             broken = threading.BrokenBarrierError
             raise next((e for e in errors if not isinstance(e, broken)), errors[0])
         return results
+
+
+    # ---- the other processes ---------------------------------------------------------------------------------------
+
+    def meet(self, what: str, lengths: Any, x: Array, *others: Array) -> tuple[Array, ...]:
+        """All ranks have their runs of a batch: x, y and the like. Returns those of this one, to work on.
+
+        lengths: of the whole batches, which the ranks must agree about; the first is taken away. `counts` then tells
+        how many samples each rank has. Where it is none, a rank works on a sample of zeros, and brings zeros to all
+        sums.
+        """
+        if self.group.size == 1:
+            self.counts = [len(x)]
+            return x, *others
+        with stage("waiting for ranks"):
+            met = self.group.meet(what, [len(x), lengths.popleft()]).astype(int)
+        self.counts = met[:, 0].tolist()
+        if (met[:, 1] != met[0, 1]).any():
+            raise known(
+                InputError(
+                    "ranks", "they have different batches.", "the same data on every rank, in the same order.",
+                    ", ".join(f"rank {k}: {n} samples" for k, n in enumerate(met[:, 1])) + f" at {what}.",
+                    "give what draws or shuffles them a seed, the same on all ranks.",
+                )
+            )  # fmt: skip
+        if len(x) or not self.samples:
+            return x, *others
+        return tuple(xp_of(array).zeros((1, *array.shape[1:]), array.dtype) for array in (x, *others))
+
+    @property
+    def samples(self) -> int:
+        """How many samples the present batch has on all ranks together."""
+        return sum(self.counts)
+
+    def place(self, n: int) -> tuple[int, int]:
+        """(number of the first sample in the whole batch, samples of the whole batch), where this rank has n."""
+        return (0, n) if self.group.size == 1 else (sum(self.counts[: self.group.rank]), self.samples)
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank has no sample of the present batch."""
+        return self.group.size > 1 and self.counts[self.group.rank] == 0
+
+    def rows(self, array: np.ndarray) -> np.ndarray:
+        """The rows of all ranks, in their order."""
+        if self.group.size == 1:
+            return array
+        with stage("waiting for ranks"):
+            return np.concatenate(self.group.gather_rows(array[:0] if self.idle else array))
+
+    def any(self, flag: Any) -> bool:
+        """Whether it is true on any rank that has samples."""
+        return bool(self.totals(float(bool(flag)))[0])
+
+    def one_thread(self) -> Workers:
+        """The same batch, in one shard on each rank."""
+        alone = Workers(1, group=self.group)
+        alone.counts = self.counts
+        return alone
+
+    def _all_reduce(self, part: Array) -> Array:
+        with stage("waiting for ranks"):
+            return self.group.all_reduce(xp_of(part).zeros_like(part) if self.idle else part)
+
+    def totals(self, *values: Any) -> tuple[Any, ...]:
+        """Numbers, and arrays of numbers, of this process: each summed over all, in float64."""
+        if self.group.size == 1:
+            return values
+        arrays = [np.asarray(to_host(value), np.float64) for value in values]
+        flat = self._all_reduce(np.concatenate([array.reshape(-1) for array in arrays]))
+        parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
+        return tuple(part.reshape(array.shape)[()] for part, array in zip(parts, arrays, strict=True))
+
+    def gradients(self, grads: dict[Any, list[Array]]) -> dict[Any, list[Array]]:
+        """The shards' gradients of each parameter, summed over all processes: packed in one array, one all-reduce."""
+        if self.group.size == 1 or not grads:
+            return grads
+        first = next(iter(grads.values()))[0]
+        flat = xp_of(first).empty(sum(shares[0].size for shares in grads.values()), first.dtype)
+        for (total, *shares), place in zip(grads.values(), _places(flat, grads), strict=True):
+            place[...] = total
+            for share in shares:
+                place += share
+        flat = self._all_reduce(flat)
+        return {key: [place] for key, place in zip(grads, _places(flat, grads), strict=True)}
+
+
+def _places(flat: Array, grads: dict[Any, list[Array]]) -> list[Array]:
+    """The parts of a packed array that belong to each parameter, in its shape."""
+    places, start = [], 0
+    for shares in grads.values():
+        places.append(flat[start : start + shares[0].size].reshape(shares[0].shape))
+        start += shares[0].size
+    return places
 
 
 class _Blas:

@@ -4,6 +4,9 @@
     each shard:   x -> layer -> layer -> … -> y_pred -> loss      forward: every layer writes into its context
                   dx <- layer <- layer <- … <- dy                 backward: and reads there what it wrote
     the shards' gradients are summed, and the optimizer moves the parameters
+
+Where several processes train together, x is the run of the batch that this one has (minicnn/ranks.py), and `workers`
+sums over all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ def train_step(
     step, seed = model.optimizer.iterations, model.new_seed()
     shards, loss, metrics = gradients(model, x, y, workers, step, seed, sample_weight)
     penalty = update(model, shards, workers)
-    return loss + penalty * len(x), metrics
+    return loss + penalty * workers.place(len(x))[1], metrics
 
 
 @quiet
@@ -52,18 +55,20 @@ def gradients(
 
     def one_shard(k: int, all_reduce: Any) -> tuple[Contexts, Any, list[Any]]:
         samples = shards[k]
-        contexts = new_contexts(nodes, True, True, step, seed, samples.start, all_reduce)
+        contexts = new_contexts(nodes, True, True, step, seed, first + samples.start, all_reduce)
         planned = plan.contexts(contexts)
         y_pred = forward(plan.nodes, planned, model.as_input(x[samples]), observer)
-        share = y[samples], y_pred, contexts[-1], len(x), part(weights, samples), part(sample_weight, samples)
+        share = y[samples], y_pred, contexts[-1], batch_size, part(weights, samples), part(sample_weight, samples)
         losses, metrics, dy = see.loss(lambda: judge(model, *share))
         backward(plan.nodes, planned, dy, observer)
         return contexts, losses.sum(dtype=np.float64), metrics
 
+    first, batch_size = workers.place(len(x))  # of the whole batch
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)
-    weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1])
+    weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1], workers.totals)
     contexts, losses, metrics = zip(*workers.run(one_shard, len(shards)), strict=True)
-    return list(contexts), sum(losses), [sum(values) for values in zip(*metrics, strict=True)]
+    loss, *totals = workers.totals(sum(losses), *(sum(values) for values in zip(*metrics, strict=True)))
+    return list(contexts), loss, totals
 
 
 def judge(
@@ -86,7 +91,9 @@ def update(model: Any, shards: Sequence[Contexts], workers: Workers, observer: O
     """Move the parameters by the gradients in all shards' contexts. The regularizers' penalty before the step."""
     nodes = model.nodes
     apply_state(nodes, shards[0])  # the same in every shard: statistics are those of the whole batch
-    params, grads, penalty = collected(nodes, shards)
+    params, grads = collected(nodes, shards)
+    grads = workers.gradients(grads)
+    penalty = regularize(nodes, grads)
     observed(observer).update(grads, lambda: model.optimizer.apply(params, grads, workers))
     constrain(nodes)
     return penalty
@@ -94,12 +101,11 @@ def update(model: Any, shards: Sequence[Contexts], workers: Workers, observer: O
 
 def collected(
     nodes: Sequence[Node], shards: Sequence[Contexts]
-) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[Array]], Any]:
-    """(parameters, gradients of each shard) of what learns, by (layer's key, parameter's name); the penalty.
+) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[Array]]]:
+    """(parameters, gradients of each shard) of what learns, by (layer's key, parameter's name).
 
-    The regularizers' gradients are in them. A layer that is used twice has the sum of both gradients.
+    A layer that is used twice has the sum of both gradients.
     """
-    penalty: Any = 0
     params: dict[tuple[str, str], Array] = {}
     grads: dict[tuple[str, str], list[Array]] = {}
     for i, node in enumerate(nodes):
@@ -108,13 +114,20 @@ def collected(
             parts = [contexts[i].grads[name] for contexts in shards]
             if (key, name) in params:
                 grads[key, name] = [a + b for a, b in zip(grads[key, name], parts, strict=True)]
-                continue
-            params[key, name], grads[key, name] = p, parts
-            regularizer = layer.regularizers.get(name)
-            if regularizer is not None:
-                penalty = penalty + regularizer.penalty(p)
-                parts[0] += regularizer.gradient(p)
-    return params, grads, penalty
+            else:
+                params[key, name], grads[key, name] = p, parts
+    return params, grads
+
+
+def regularize(nodes: Sequence[Node], grads: dict[tuple[str, str], list[Array]]) -> Any:
+    """Add the regularizers' gradients, once for each parameter that learns. Returns their penalty."""
+    penalty: Any = 0
+    for key, layer in {node.key: node.layer for node in nodes}.items():
+        for name, regularizer in layer.regularizers.items():
+            if regularizer is not None and (key, name) in grads:
+                penalty = penalty + regularizer.penalty(layer.params[name])
+                grads[key, name][0] += regularizer.gradient(layer.params[name])
+    return penalty
 
 
 def learned(model: Any) -> dict[tuple[str, str], Array]:

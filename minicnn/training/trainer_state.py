@@ -7,9 +7,13 @@ object that yields the batches: its place and its random generator.
 
 from __future__ import annotations
 
+import json
 from copy import copy
 from typing import Any
 
+import numpy as np
+
+from minicnn.backend import to_host
 from minicnn.errors import NotFiniteError
 
 State = dict[str, Any]
@@ -58,6 +62,7 @@ class TrainerState:
         self.epoch, self.step, self.running = epoch, 0, RunningMeans(model)
         self.logs: dict[str, Any] = {}
         self.warned = False  # of a batch of one sample
+        self.restored = False  # whether it was taken from a backup
         self.not_finite: NotFiniteError | None = None  # where NaN or infinity began, if a callback wants to know
 
     def done(self) -> tuple[int, int]:
@@ -107,3 +112,64 @@ class TrainerState:
             counts[kind] = counts.get(kind, 0) + 1
             named.append((f"{kind} {counts[kind]}", callback))
         return named
+
+
+# ---- as JSON, and compared -------------------------------------------------------------------------------------------
+
+
+def identity(model: Any, batches: Any) -> State:
+    """What must be the same for a backup to be that of this training, and for ranks to train together."""
+    optimizer = model.optimizer.get_config()
+    if model.optimizer.schedule is None:
+        del optimizer["learning_rate"]  # other callbacks change it
+    layers = [
+        [key, type(layer).__name__, {name: array.shape for name, array in (layer.params | layer.state).items()}]
+        for key, layer in model.layers_by_key.items()
+    ]
+    identity = {
+        "the layers": layers,
+        "the optimizer": [type(model.optimizer).__name__, optimizer],
+        "the loss": type(model.loss).__name__,
+        "the metrics": [metric.name for metric in model.metrics],
+        "the number of training samples": batches.n,
+        "the batch size": batches.batch_size,
+        "the batches of an epoch": len(batches),
+    }
+    return json.loads(json.dumps(identity, default=lambda value: type(value).__name__))
+
+
+def difference(a: Any, b: Any) -> tuple[str, str]:
+    """Two unequal values as text; of lists and dicts the innermost entry that differs."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        name = next(name for name in a if a[name] != b[name])
+        return tuple(f"{name}={text}" for text in difference(a[name], b[name]))  # type: ignore[return-value]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        one, other = next(pair for pair in zip(a, b, strict=True) if pair[0] != pair[1])
+        if isinstance(one, (dict, list)):
+            return difference(one, other)
+    return repr(a), repr(b)
+
+
+def put_aside(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The state as JSON takes it: each array goes into `arrays`, and its name into its place."""
+    if isinstance(state, dict):
+        return {name: put_aside(value, arrays) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [put_aside(value, arrays) for value in state]
+    if hasattr(state, "dtype"):
+        array = np.asarray(to_host(state))
+        if array.ndim == 0 and (array.dtype.kind in "biu" or array.dtype == np.float64):  # which JSON holds exactly
+            return array.item()
+        name = f"place/{len(arrays)}"
+        arrays[name] = array
+        return {"__array__": name, "shape": array.shape}
+    return state
+
+
+def put_back(state: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The reverse of put_aside. What was an array without axes becomes a number."""
+    if isinstance(state, dict):
+        if "__array__" in state:
+            return arrays[state["__array__"]].reshape(state["shape"])[()]
+        return {name: put_back(value, arrays) for name, value in state.items()}
+    return [put_back(value, arrays) for value in state] if isinstance(state, list) else state

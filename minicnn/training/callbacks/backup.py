@@ -8,17 +8,14 @@ the samples, the sums of loss and metrics, what the other callbacks remember.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError, visible
 from minicnn.files import checked_path, make_folder
+from minicnn.ranks import first_rank_does
 from minicnn.reading import checked
 from minicnn.saving.model_file import (
     FORMAT,
@@ -32,15 +29,17 @@ from minicnn.saving.model_file import (
 )
 from minicnn.training.callbacks.base import Callback, Logs
 from minicnn.training.callbacks.checkpoint import check_save_freq
+from minicnn.training.trainer_state import difference, identity, put_aside, put_back
 
 
 class BackupAndRestore(Callback):
     """Write down where training stands, and go on from there when the same script is run again.
 
     After a crash or a kill at any moment the second run ends with the same weights, bit for bit, as one that was never
-    killed, if it has as many threads; so do History, the other callbacks and what they write. The data must be the
-    same again. A generator is run forward over the batches that it gave before; an object with `state_dict()` and
-    `load_state_dict(state)` goes to its place by itself.
+    killed, if it has as many threads and ranks; so do History, the other callbacks and what they write. With another
+    number of them it goes on as well, and differs by rounding. The data must be the same again. A generator is run
+    forward over the batches that it gave before; an object with `state_dict()` and `load_state_dict(state)` goes to its
+    place by itself.
 
     backup_dir: a folder of this run's own. save_freq: "epoch", or after how many batches. double_checkpoint: keep the
     backup before the last one, too, in case the last cannot be read. delete_checkpoint: remove the backup when training
@@ -66,10 +65,13 @@ class BackupAndRestore(Callback):
         self.path, self.previous = self.backup_dir / "backup.zip", self.backup_dir / "previous.zip"
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        self.script_rate = self._rate()
+        first_rank_does("the return to a backup", self._begin)
+
+    def _begin(self) -> None:
         make_folder(self.backup_dir)
         for part in self.backup_dir.glob(f".{self.path.name}.*.part"):  # of a process that was killed while it wrote
             part.unlink()
-        self.script_rate = self._rate()
         for path in (self.path, self.previous):
             if path.exists():
                 try:
@@ -94,6 +96,9 @@ class BackupAndRestore(Callback):
 
     def delete(self) -> None:
         """Remove the backup, if there is one: the next run begins anew."""
+        first_rank_does("the removal of the backup", self._delete)
+
+    def _delete(self) -> None:
         for path in (self.path, self.previous):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it may not be there, or hold something else
@@ -101,7 +106,7 @@ class BackupAndRestore(Callback):
 
     def _save_if_finite(self, logs: Logs) -> None:
         if self._is_finite(logs):
-            self._save()
+            first_rank_does("the backup", self._save)
 
     def _is_finite(self, logs: Logs) -> bool:
         return self.place.not_finite is None and math.isfinite((logs or {}).get("loss", 0.0))
@@ -111,13 +116,13 @@ class BackupAndRestore(Callback):
         arrays = weights_by_name(model) | slots_by_name(model)
         config = {
             "format": FORMAT,
-            "belongs_to": self._identity(),
+            "belongs_to": identity(self.model, self.place.batches),
             "input_shape": model.sample_shape,
             "iterations": optimizer.iterations,
             "learning_rate": self._rate(),
             "script_rate": self.script_rate,
             "rng": model.rng.bit_generator.state,
-            "place": _put_aside(self.place.state_dict(), arrays),
+            "place": put_aside(self.place.state_dict(), arrays),
         }
         if self.double_checkpoint and self.path.exists():
             os.replace(self.path, self.previous)
@@ -139,7 +144,8 @@ class BackupAndRestore(Callback):
             if config["learning_rate"] is not None and not changed:
                 optimizer.learning_rate = config["learning_rate"]
             model.rng.bit_generator.state = generator_from(config["rng"]).bit_generator.state
-            self.place.load_state_dict(_put_back(config["place"], places))
+            self.place.load_state_dict(put_back(config["place"], places))
+            self.place.restored = True
         if self.params.get("verbose"):
             batches = f", after {self.place.step} batches of it" if self.place.step else ""
             rate = f", with the new learning rate {self.script_rate:g}" if changed else ""
@@ -150,70 +156,12 @@ class BackupAndRestore(Callback):
         optimizer = self.model.optimizer
         return None if optimizer.schedule else float(optimizer.learning_rate)
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a backup to be that of this training."""
-        model, batches = self.model, self.place.batches
-        optimizer = model.optimizer.get_config()
-        if model.optimizer.schedule is None:
-            del optimizer["learning_rate"]  # other callbacks change it
-        layers = [
-            [key, type(layer).__name__, {name: array.shape for name, array in (layer.params | layer.state).items()}]
-            for key, layer in model.layers_by_key.items()
-        ]
-        identity = {
-            "the layers": layers,
-            "the optimizer": [type(model.optimizer).__name__, optimizer],
-            "the loss": type(model.loss).__name__,
-            "the metrics": [metric.name for metric in model.metrics],
-            "the number of training samples": batches.n,
-            "the batch size": batches.batch_size,
-            "the batches of an epoch": len(batches),
-        }
-        return json.loads(json.dumps(identity, default=lambda value: type(value).__name__))
-
     def _check(self, path: Path, belongs_to: dict[str, Any]) -> None:
-        for what, ours in self._identity().items():
+        for what, ours in identity(self.model, self.place.batches).items():
             if belongs_to[what] != ours:
-                theirs, ours = _difference(belongs_to[what], ours)
+                theirs, ours = difference(belongs_to[what], ours)
                 raise InputError(
                     path, f"this backup is of another training; what differs: {what}.",
                     f"{theirs}.", f"{ours}.",
                     "run the script as it was when the backup was written; or delete this file to train anew.",
                 )  # fmt: skip
-
-
-def _difference(a: Any, b: Any) -> tuple[str, str]:
-    """Two unequal values as text; of lists and dicts the innermost entry that differs."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        name = next(name for name in a if a[name] != b[name])
-        return tuple(f"{name}={text}" for text in _difference(a[name], b[name]))  # type: ignore[return-value]
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        one, other = next(pair for pair in zip(a, b, strict=True) if pair[0] != pair[1])
-        if isinstance(one, (dict, list)):
-            return _difference(one, other)
-    return repr(a), repr(b)
-
-
-def _put_aside(state: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The state as JSON takes it: each array goes into `arrays`, and its name into its place."""
-    if isinstance(state, dict):
-        return {name: _put_aside(value, arrays) for name, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return [_put_aside(value, arrays) for value in state]
-    if hasattr(state, "dtype"):
-        array = np.asarray(to_host(state))
-        if array.ndim == 0 and (array.dtype.kind in "biu" or array.dtype == np.float64):  # which JSON holds exactly
-            return array.item()
-        name = f"place/{len(arrays)}"
-        arrays[name] = array
-        return {"__array__": name, "shape": array.shape}
-    return state
-
-
-def _put_back(state: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The reverse of _put_aside. What was an array without axes becomes a number."""
-    if isinstance(state, dict):
-        if "__array__" in state:
-            return arrays[state["__array__"]].reshape(state["shape"])[()]
-        return {name: _put_back(value, arrays) for name, value in state.items()}
-    return [_put_back(value, arrays) for value in state] if isinstance(state, list) else state

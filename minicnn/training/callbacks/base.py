@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from minicnn.arguments import in_words
 from minicnn.errors import InputError, unknown_name
+from minicnn.ranks import get_group
 from minicnn.training.profiling import stage
 
 Logs: TypeAlias = dict[str, Any] | None  # name -> number: "loss", the metrics' names, "val_loss", ...
@@ -124,6 +125,7 @@ class CallbackList:
                 )
             callback.set_model(model)
             callback.set_params(params)
+        self.model, self.group = model, get_group()
         self.callbacks.sort(key=lambda callback: callback.priority)
         self._listeners = {
             hook: [getattr(callback, hook) for callback in self.callbacks if _listens(callback, hook)] for hook in HOOKS
@@ -144,6 +146,20 @@ class CallbackList:
         for listener in self._listeners[hook]:
             with stage("callbacks"):
                 listener(*args)
+        if self.group.size > 1 and self._listeners[hook]:
+            self._agree(hook)
+
+    def _agree(self, hook: str) -> None:
+        """What the callbacks of rank 0 have decided holds on all ranks."""
+        model, optimizer = self.model, self.model.optimizer
+        sets_rate = optimizer is not None and not optimizer.schedule
+        flags = ("stop_training", "stop_evaluating", "stop_predicting")
+        own = [*(getattr(model, flag) for flag in flags), float(optimizer.learning_rate) if sets_rate else 0.0]
+        *decided, rate = self.group.meet(f"what follows {hook}", own)[0, : len(own)]
+        for flag, value in zip(flags, decided, strict=True):
+            setattr(model, flag, bool(value))
+        if sets_rate and rate != own[-1]:
+            optimizer.learning_rate = float(rate)
 
 
 def _listens(callback: Callback, hook: str) -> bool:
