@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from minicnn.arguments import in_words
+
 # The names and numbers of glibc's malloc.h: see `man 3 mallopt`.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 # No array has pages of its own; nothing is given back; and all threads share one heap, because that of a thread ends
@@ -28,6 +30,7 @@ _users = 0
 
 
 @contextmanager
+@in_words
 def keep_memory() -> Iterator[None]:
     """Inside, freed memory stays with the process for the next arrays; at the end what is free goes back to the system.
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from minicnn import activations
+from minicnn.arguments import in_words
 from minicnn.backend import serves
 from minicnn.errors import checked
 from minicnn.layers.activation import Activation, ReLU
@@ -32,6 +33,7 @@ from minicnn.layers.walk import PLAIN, Node, Nodes, Observer
 _wanted = True
 
 
+@in_words
 def set_plan(use: bool) -> None:
     """Whether neighbouring layers may run as one, as they do unless you say False; for the whole process.
 
