@@ -23,6 +23,23 @@ class Case(NamedTuple):
 SAMPLES = 2
 IMAGE = (4, 5, 2)
 CASES = {
+    "groups": Case("Conv2D", {"filters": 4, "kernel_size": 3, "groups": 2, "activation": "relu"}, IMAGE),
+    "groups, stride": Case(
+        "Conv2D", {"filters": 6, "kernel_size": 2, "strides": 2, "groups": 3, "padding": "same"}, (4, 5, 3)
+    ),
+    "depthwise": Case("DepthwiseConv2D", {"kernel_size": 3, "activation": "relu"}, IMAGE),
+    "depthwise, multiplied": Case(
+        "DepthwiseConv2D", {"kernel_size": (3, 2), "depth_multiplier": 3, "padding": "same", "strides": 2}, IMAGE
+    ),
+    "depthwise, dilated": Case(
+        "DepthwiseConv2D", {"kernel_size": 2, "dilation_rate": 2, "padding": "same", "use_bias": False}, IMAGE
+    ),
+    "separable": Case("SeparableConv2D", {"filters": 3, "kernel_size": 3, "activation": "tanh"}, IMAGE),
+    "separable, multiplied": Case(
+        "SeparableConv2D",
+        {"filters": 3, "kernel_size": 2, "depth_multiplier": 2, "padding": "same", "strides": 2, "use_bias": False},
+        IMAGE,
+    ),
     "transposed": Case("Conv2DTranspose", {"filters": 3, "kernel_size": 3}, IMAGE),
     "transposed, stride, relu": Case(
         "Conv2DTranspose", {"filters": 2, "kernel_size": (3, 2), "strides": (2, 3), "activation": "relu"}, IMAGE

@@ -41,10 +41,17 @@ class Drawing:
         strides, dilation = self.pick((1, 1), (1, 1), (2, 1), (1, 2), (2, 2)), 1
         if strides == (1, 1):
             dilation = self.pick(1, 1, (1, 2), 2)
-        return layers.Conv2D(
-            self.whole(1, 5), self.pick(1, 2, 3, (3, 1), (2, 3)), strides, self.pick("valid", "same", self.pads()),
-            dilation_rate=dilation, use_bias=self.pick(True, True, False), activation=self.activation(),
-        )  # fmt: skip
+        kernel, padding = self.pick(1, 2, 3, (3, 1), (2, 3)), self.pick("valid", "same", self.pads())
+        rest = {"dilation_rate": dilation, "use_bias": self.pick(True, True, False), "activation": self.activation()}
+        same_strides = self.pick(1, 2) if dilation == 1 else 1  # TensorFlow has a depthwise kernel for these only
+        return self.pick(
+            lambda: layers.Conv2D(self.whole(1, 5), kernel, strides, padding, **rest),
+            lambda: layers.Conv2D(self.whole(1, 5), kernel, strides, padding, **rest),
+            lambda: layers.Conv2D(c * self.whole(1, 2), kernel, strides, padding, groups=c, **rest),
+            lambda: layers.DepthwiseConv2D(kernel, same_strides, padding, self.whole(1, 2), **rest),
+            lambda: layers.SeparableConv2D(self.whole(1, 5), kernel, same_strides, padding, **rest),
+            lambda: layers.Conv2DTranspose(self.whole(1, 5), kernel, strides, self.pick("valid", "same"), **rest),
+        )()  # fmt: skip
 
     def activation(self) -> Any:
         return self.pick("linear", "linear", "relu", self.pick(*ACTIVATIONS))

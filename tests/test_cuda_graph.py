@@ -30,6 +30,7 @@ from minicnn.layers import (
     Conv2DTranspose,
     Cropping2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -43,6 +44,7 @@ from minicnn.layers import (
     PReLU,
     Rescaling,
     Reshape,
+    SeparableConv2D,
     SpatialDropout2D,
     UpSampling2D,
 )
@@ -114,7 +116,8 @@ CASES = {
          Reshape((4, -1, 4)), GlobalMaxPooling2D()], SGD(0.1),
     ),
     "convolutions of other kinds": lambda: (
-        [Conv2DTranspose(3, 3, strides=2, activation="relu"), Conv2DTranspose(2, 3), Flatten()], "adam"
+        [Conv2DTranspose(3, 3, strides=2, activation="relu"), Conv2DTranspose(4, 3), Conv2D(4, 3, groups=2),
+         DepthwiseConv2D(3, depth_multiplier=2), SeparableConv2D(3, 3, activation="tanh"), Flatten()], "adam"
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip

@@ -34,6 +34,7 @@ from minicnn.layers import (
     Conv2DTranspose,
     Cropping2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -51,6 +52,7 @@ from minicnn.layers import (
     ReLU,
     Rescaling,
     Reshape,
+    SeparableConv2D,
     Softmax,
     SpatialDropout2D,
     Subtract,
@@ -148,6 +150,13 @@ MODELS = {
     "conv dilated": lambda: [Conv2D(3, 2, dilation_rate=(2, 3), padding=((1, 2), (0, 1)), activation="tanh"), *ends()],
     "conv stride (2, 3), no bias": lambda: [Conv2D(2, 3, strides=(2, 3), padding=1, use_bias=False), *ends()],
     "conv softmax": lambda: [Conv2D(3, 2, activation="softmax"), *ends()],
+    "conv of groups": lambda: [Conv2D(4, 2), Conv2D(6, (3, 2), padding="same", groups=2, activation="relu"), *ends()],
+    "conv depthwise": lambda: [
+        DepthwiseConv2D(3, 2, "same", 3, activation="tanh"), DepthwiseConv2D(2, padding=1, dilation_rate=2), *ends()
+    ],
+    "conv separable": lambda: [
+        SeparableConv2D(3, 3, activation="relu"), SeparableConv2D(2, 2, 2, "same", depth_multiplier=2), *ends()
+    ],
     "conv transposed": lambda: [Conv2DTranspose(3, (3, 2), strides=2, activation="relu"), *ends()],
     "conv transposed, same": lambda: [
         Conv2DTranspose(2, 3, padding="same", dilation_rate=2, use_bias=False),
@@ -191,8 +200,8 @@ def whats(layer):
     """All questions that can be asked about a layer, with the arrays that hold the answers."""
     parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}
     asked = {"y": layer.y, "dy": layer.dy, **parts}
-    for name in ("z", "dz"):
-        if name in layer.kept and (name == "dz" or layer.weighted):
+    for name in ("h", "dh", "z", "dz"):
+        if name in layer.kept and (name in ("h", "dh", "dz") or layer.weighted):
             asked[name] = layer.kept[name]
     asked |= {f"d{name}": g for name, g in layer.grads.items()}
     return asked | {f"update:{name}": p for name, p in (layer.updated | layer.state_after).items()}

@@ -359,7 +359,7 @@ def check_notes(model, path, says):
     [
         ("Lambda", {"function": ["4wEA", None, None]}, "no layer Lambda"),
         ("LSTM", {"units": 3}, "no layer LSTM"),
-        ("Conv2D", {**CONV, "groups": 2}, "no groups here"),
+        ("Conv2D", {**CONV, "groups": 3}, "groups do not divide"),
         ("Conv2D", {**CONV, "activity_regularizer": {"class_name": "L2"}}, "no activity_regularizer here"),
         ("Conv2D", {**CONV, "activation": "hard_swish"}, "no activation 'hard_swish'"),
         ("Conv2D", {**CONV, "kernel_regularizer": {"class_name": "Mine", "config": {}}}, "no kernel_regularizer here"),

@@ -14,6 +14,7 @@ from minicnn.models import Sequential
 
 INITIALIZED = "kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer"
 CONSTRAINED = "kernel_constraint, bias_constraint"
+SPREAD = "depthwise_constraint, bias_constraint"
 NORM = "beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint"
 # Keras 3.15's order, from inspect.signature; layers without arguments of their own have an empty text.
 KERAS = {
@@ -30,6 +31,8 @@ KERAS = {
                        f"activation, use_bias, {INITIALIZED}, {CONSTRAINED}",
     "Cropping2D": "cropping, data_format",
     "Dense": f"units, activation, use_bias, {INITIALIZED}, {CONSTRAINED}",
+    "DepthwiseConv2D": "kernel_size, strides, padding, depth_multiplier, data_format, dilation_rate, activation, "
+                       f"use_bias, {INITIALIZED.replace('kernel', 'depthwise')}, {SPREAD}",
     "Dropout": "rate, noise_shape, seed",
     "ELU": "alpha",
     "Flatten": "data_format",
@@ -44,14 +47,19 @@ KERAS = {
     "ReLU": "max_value, negative_slope, threshold",
     "Rescaling": "scale, offset",
     "Reshape": "target_shape",
+    "SeparableConv2D": "filters, kernel_size, strides, padding, data_format, dilation_rate, depth_multiplier, "
+                       "activation, use_bias, depthwise_initializer, pointwise_initializer, bias_initializer, "
+                       "depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer, "
+                       "depthwise_constraint, pointwise_constraint, bias_constraint",
     "Softmax": "axis",
     "SpatialDropout2D": "rate, data_format, seed, name",
     "UpSampling2D": "size, data_format, interpolation",
     "ZeroPadding2D": "padding, data_format",
 }  # fmt: skip
 NEEDED = {
-    "Activation": ["relu"], "Conv2D": [2, 3], "Conv2DTranspose": [2, 3], "Dense": [2], "Dropout": [0.5],
-    "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)], "SpatialDropout2D": [0.5],
+    "Activation": ["relu"], "Conv2D": [2, 3], "Conv2DTranspose": [2, 3], "Dense": [2], "DepthwiseConv2D": [3],
+    "Dropout": [0.5],     "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)],
+    "SeparableConv2D": [2, 3], "SpatialDropout2D": [0.5],
 }  # fmt: skip
 IMAGES = (6, 6, 4)
 # Values that fit nothing, or only a few arguments: then they must do what they say.
@@ -128,8 +136,8 @@ def test_what_keras_takes_everywhere_is_taken_at_its_neutral_value():
     assert Dense(3, dtype="float32", autocast=True, lora_rank=None).units == 3
     with pytest.raises(InputError, match="minicnn has no dtype here"):
         Dense(3, dtype="float16")
-    with pytest.raises(InputError, match="minicnn has no groups here"):
-        Conv2D(4, 3, groups=2)
+    with pytest.raises(InputError, match="the groups do not divide the filters"):
+        Conv2D(4, 3, groups=3)
     with pytest.raises(InputError, match="use kernel_regularizer"):
         Conv2D(4, 3, activity_regularizer="l2")
 

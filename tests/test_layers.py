@@ -31,6 +31,7 @@ from minicnn.layers import (
     Conv2DTranspose,
     Cropping2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -49,6 +50,7 @@ from minicnn.layers import (
     ReLU,
     Rescaling,
     Reshape,
+    SeparableConv2D,
     Softmax,
     SpatialDropout2D,
     Subtract,
@@ -101,6 +103,15 @@ CASES = {
     "Conv2D one pixel": (lambda: Conv2D(2, 3, padding="same"), (1, 1, 1)),
     "Conv2D frozen": (lambda: Conv2D(2, 2, trainable=False), (3, 3, 2)),
     **{f"Conv2D {name}": ((lambda a: lambda: Conv2D(3, 2, activation=a))(name), (3, 4, 2)) for name in ACTIVATIONS},
+    "Conv2D groups": (lambda: Conv2D(4, 3, groups=2, activation="tanh"), (4, 5, 4)),
+    "Conv2D groups of one": (lambda: Conv2D(6, 2, strides=2, padding="same", groups=3, use_bias=False), (4, 3, 3)),
+    "DepthwiseConv2D": (lambda: DepthwiseConv2D(3), (5, 4, 3)),
+    "DepthwiseConv2D multiplied": (lambda: DepthwiseConv2D((2, 3), 2, "same", 3, activation="relu"), (4, 5, 2)),
+    "DepthwiseConv2D dilated": (lambda: DepthwiseConv2D(2, padding=1, dilation_rate=2, use_bias=False), (4, 3, 2)),
+    "SeparableConv2D": (lambda: SeparableConv2D(4, 3, activation="tanh"), (4, 5, 2)),
+    "SeparableConv2D multiplied": (
+        lambda: SeparableConv2D(3, 2, 2, "same", depth_multiplier=2, use_bias=False), (4, 3, 2)
+    ),
     "Conv2DTranspose": (lambda: Conv2DTranspose(3, 3), (3, 4, 2)),
     "Conv2DTranspose stride": (lambda: Conv2DTranspose(2, (3, 2), strides=(2, 3), activation="tanh"), (2, 3, 3)),
     "Conv2DTranspose same": (lambda: Conv2DTranspose(2, 3, 2, "same", use_bias=False), (3, 2, 2)),
@@ -387,6 +398,9 @@ def test_equal_largest_pixels_share_the_gradient():
         (Permute((2, 1)), (5, 2, 3), "dims does not fit the samples"),
         (Cropping2D(2), (4, 9, 1), "nothing is left of the image"),
         (UpSampling2D(), (4, 9), "UpSampling2D needs images"),
+        (DepthwiseConv2D(3), (2, 2, 1), "the image has become too small"),
+        (SeparableConv2D(2, 3), (9,), "SeparableConv2D needs images"),
+        (Conv2D(4, 3, groups=2), (4, 4, 3), "the groups do not divide the channels"),
         (Conv2DTranspose(2, 3), (4, 9), "Conv2DTranspose needs images"),
         (Conv2DTranspose(2, 2, 2, "same", 0), (4, 9, 1), "output_padding does not fit the kernel"),
         (SpatialDropout2D(0.5), (9,), "SpatialDropout2D needs images"),
@@ -406,7 +420,8 @@ def test_samples_that_do_not_fit(layer, shape, problem):
 def test_other_names():
     assert layers.MaxPool2D is MaxPooling2D and layers.AvgPool2D is AveragePooling2D
     assert layers.GlobalMaxPool2D is GlobalMaxPooling2D and layers.GlobalAvgPool2D is GlobalAveragePooling2D
-    assert layers.Convolution2D is Conv2D and layers.Convolution2DTranspose is Conv2DTranspose
+    assert layers.SeparableConvolution2D is SeparableConv2D and layers.Convolution2D is Conv2D
+    assert layers.Convolution2DTranspose is Conv2DTranspose
 
 
 def test_dropout_that_is_alike_in_the_whole_batch():

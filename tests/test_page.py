@@ -34,7 +34,9 @@ from minicnn.layers import (
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -46,6 +48,7 @@ from minicnn.layers import (
     Multiply,
     ReLU,
     Rescaling,
+    SeparableConv2D,
     Softmax,
     Subtract,
     ZeroPadding2D,
@@ -202,6 +205,25 @@ ZOO = {
     "many images": lambda: _small(n=40),
     "one image": lambda: _trace(
         [Conv2D(2, 3, activation="relu"), AveragePooling2D(2), Flatten(), Dense(4, activation="softmax")], n=1
+    ),
+    "transposed": lambda: _trace(
+        [
+            Conv2D(3, 3, strides=2, activation="relu"),
+            Conv2DTranspose(2, (3, 2), strides=(2, 1), padding="same", activation="tanh", kernel_regularizer="l2"),
+            Conv2DTranspose(3, 2, strides=3, use_bias=False, kernel_constraint="max_norm"),
+            Flatten(),
+            Dense(4, activation="softmax"),
+        ]
+    ),
+    "apart": lambda: _trace(
+        [
+            DepthwiseConv2D(3, depth_multiplier=3, activation="relu", depthwise_constraint="max_norm"),
+            Conv2D(4, (3, 2), strides=(2, 1), padding="same", groups=2, activation="tanh"),
+            DepthwiseConv2D(2, dilation_rate=2, padding=1, use_bias=False),
+            SeparableConv2D(3, 2, activation="relu"),
+            Flatten(),
+            Dense(4, activation="softmax"),
+        ]
     ),
     "own layer": lambda: _trace([Conv2D(2, 3), Doubled(), Flatten(), Dense(4, activation="softmax")]),
     "nested": lambda: _trace(

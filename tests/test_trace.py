@@ -22,6 +22,7 @@ from minicnn.layers import (
     Conv2DTranspose,
     Cropping2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -37,6 +38,7 @@ from minicnn.layers import (
     ReLU,
     Rescaling,
     Reshape,
+    SeparableConv2D,
     Softmax,
     SpatialDropout2D,
     UpSampling2D,
@@ -48,6 +50,8 @@ N, SHAPE, K = 5, (8, 7, 2), 4
 LAYERS = {
     "Conv2D": lambda: Conv2D(3, 3, activation="relu"),
     "Conv2DTranspose": lambda: Conv2DTranspose(3, 3, strides=2, activation="relu"),
+    "DepthwiseConv2D": lambda: DepthwiseConv2D(3, activation="relu"),
+    "SeparableConv2D": lambda: SeparableConv2D(3, 3),
     "Dense": lambda: Dense(3, activation="gelu"),
     "MaxPooling2D": lambda: MaxPooling2D(2),
     "AveragePooling2D": lambda: AveragePooling2D(2),
@@ -274,8 +278,8 @@ def test_every_layer_kind(kind, training):
         assert {a.dtype for a in (layer.x, layer.y, layer.dy, layer.dx)} == {np.dtype(np.float32)}
     assert record.dx.any()
     assert set(record.kept) == {
-        **dict.fromkeys(("Conv2D", "Conv2DTranspose"), {"z", "dz", "mask"}), "Dense": {"z", "dz"},
-        "MaxPooling2D": {"winner"},
+        **dict.fromkeys(("Conv2D", "Conv2DTranspose", "DepthwiseConv2D"), {"z", "dz", "mask"}), "Dense": {"z", "dz"},
+        "SeparableConv2D": {"h", "dh", "z", "dz"}, "MaxPooling2D": {"winner"},
         "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz"}, "ELU": {"z", "dz"},
         "Softmax": {"z", "dz", "max", "exp", "sum"}, "BatchNormalization": {"mean", "var", "x_hat", "of_batch"},
         **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"mask"} if training else set()),

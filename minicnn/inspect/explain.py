@@ -82,13 +82,11 @@ def parse(t: Trace, text: str) -> tuple[str, str, Index]:
 def _whats(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
     """What can be explained of a layer, and the recorded arrays."""
     known = {"y": layer.y}
-    if layer.weighted:
-        known["z"] = layer.kept["z"]
+    known |= {name: layer.kept[name] for name in ("h", "z") if layer.weighted and name in layer.kept}
     if layer.dy is not None and layer.dx is not None:
         parts = {f"dx{k}": part for k, part in enumerate(layer.dx)} if isinstance(layer.dx, list) else {"dx": layer.dx}
         known |= {"dy": layer.dy, **parts}
-        if "dz" in layer.kept:
-            known["dz"] = layer.kept["dz"]
+        known |= {name: layer.kept[name] for name in ("dh", "dz") if name in layer.kept}
         known |= {f"d{name}": g for name, g in layer.grads.items()}
         known |= {f"update:{name}": p for name, p in (layer.updated | layer.state_after).items()}
     return known

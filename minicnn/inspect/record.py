@@ -25,7 +25,8 @@ class LayerTrace:
     A layer that is used twice has two: "dense_1", "dense_1 (2)". inputs: which layers of the trace it reads; -1 is the
     trace's x. x, y: input and output. dy, dx: the gradients of the loss with respect to them (for dy of the last layer
     see Trace.fused). Of a merging layer (Add, Concatenate) x and dx are the lists of its inputs and their gradients.
-    kept: what is between x and y. Of an activation z (its input) and dz; mask where ReLU's derivative is 1; max, exp,
+    kept: what is between x and y. Of a SeparableConv2D h, between its two kernels, and dh. Of an activation z (its
+    input) and dz; mask where ReLU's derivative is 1; max, exp,
     sum of a softmax. Of max pooling winner, kh * KW + kw in its window. Of dropout in training the mask, True: kept.
     Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
     params, grads, updated: the parameters before the step, the loss's derivatives by them, and the parameters after it.
@@ -60,6 +61,14 @@ class LayerTrace:
     def weighted(self) -> bool:
         """Whether it is a sum of products with learned kernels, z, and its activation: convolutions and Dense."""
         return issubclass(layers.named(self.kind) or Layer, BiasedLayer)
+
+    def option(self, name: str, what: str) -> Any:
+        """The argument of a parameter, such as kernel_regularizer for w, as {"class_name", "config"}; None without."""
+        prefix = {"w": "kernel", "b": "bias"}.get(name, name)
+        if name == "w" and f"kernel_{what}" not in self.config:
+            prefix = "depthwise"
+        value = self.config.get(f"{prefix}_{what}")
+        return value if value is None or isinstance(value, dict) else {"class_name": str(value), "config": {}}
 
     def made(self) -> Layer | None:
         """A new layer of this class and configuration, without weights; None for a class of the user's own.

@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.inspect.explanation import NOWHERE, Case, Products, Step, bare, grid, index_text, number, one, products
+from minicnn.inspect.explanation import (
+    NOWHERE,
+    Case,
+    Index,
+    Products,
+    Step,
+    bare,
+    grid,
+    index_text,
+    number,
+    one,
+    products,
+)
 from minicnn.inspect.merge_rules import MERGES
 from minicnn.inspect.norm_rules import NORMS
 from minicnn.inspect.record import LayerTrace
@@ -27,7 +39,7 @@ EPSILON = 1e-7  # the losses' guard against log(0)
 
 
 class Windows:
-    """Where the windows of a layer lie, on each of the two axes.
+    """Where the windows of a layer lie, on each of the two axes; an axis alone counts as an image of height 1.
 
     A transposed convolution stamps its windows into y: `size` is that of y, `out` that of x.
     """
@@ -36,11 +48,17 @@ class Windows:
         config = layer.config
         window = config.get("kernel_size") or config["pool_size"]
         stride = window if config["strides"] is None else config["strides"]
-        self.size, self.out = layer.x.shape[1:3], layer.y.shape[1:3]
+        self.size, self.out = _flat(layer.x.shape[1:-1], 1), _flat(layer.y.shape[1:-1], 1)
         if layer.kind == "Conv2DTranspose":
             self.size, self.out = self.out, self.size
-        self.kernel, self.stride, self.dilation = pair(window), pair(stride), pair(config.get("dilation_rate", 1))
-        self.pads: Pads = resolve_padding(self.size, self.kernel, self.stride, self.dilation, config["padding"])
+        alone = layer.x.ndim == 3
+        self.kernel, self.stride, self.dilation = (
+            _flat(n, 1) if alone else pair(n) for n in (window, stride, config.get("dilation_rate", 1))
+        )
+        padding = config["padding"]
+        if padding == "causal":
+            padding = ((0, 0), ((self.kernel[1] - 1) * self.dilation[1], 0))
+        self.pads: Pads = resolve_padding(self.size, self.kernel, self.stride, self.dilation, padding)
 
     def seen(self, axis: int, out: int) -> list[tuple[int, int]]:
         """(tap, pixel) of the window at `out`, without the padding."""
@@ -67,75 +85,172 @@ class Windows:
         return [*r[at[:, 0]].T, *c[at[:, 1]].T, *at[:, 2:].T]
 
 
-def _stack(*columns: Any) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(*columns), axis=-1)
+def _flat(sizes: Any, height: int) -> tuple[int, int]:
+    """(height, n) of n or (n,); a pair as it is."""
+    found = tuple(sizes) if isinstance(sizes, (list, tuple)) else (sizes,)
+    return (height, *found) if len(found) == 1 else found  # type: ignore[return-value]
+
+
+def _place(index: Index) -> tuple[int, int, int, int]:
+    """(n, row, column, channel) of an index of images, or of a sequence, whose row is 0."""
+    n, *rest = index
+    return (n, *rest) if len(rest) == 3 else (n, 0, *rest)  # type: ignore[return-value]
+
+
+def _at(array: np.ndarray, *columns: Any) -> np.ndarray:
+    """The indices (n, axes) of these numbers on four axes; on three, the row is left out of those of a sequence."""
+    stacked = np.stack(np.broadcast_arrays(*columns), axis=-1)
+    return stacked if array.ndim == 4 else np.delete(stacked, 1, axis=-1)
+
+
+class _Convolution:
+    """The products of a convolution, which joins a large image, a small one and a kernel w of both their channels.
+
+    A window of the large image belongs to each pixel of the small one. A convolution makes the small image of the large
+    one: x is large, z small. A transposed convolution makes the large one of the small one: x is small, z large.
+    large, small: their names and arrays. name: of the kernel. depthwise: w has, for each channel of the large image,
+    some of the small one; otherwise the channels of the large image are shared out over groups.
+    """
+
+    def __init__(self, layer: LayerTrace, large: str, small: str, name: str = "w", point: bool = False):
+        arrays = {"x": layer.x, **layer.kept}
+        self.large, self.small, self.name, self.w = large, small, name, layer.params[name]
+        self.there, self.here = arrays.get(large), arrays.get(small)
+        self.windows, self.point = Windows(layer), point
+        self.depthwise = name == "depthwise" or layer.kind.startswith("Depthwise")
+        self.ins, self.outs = self.w.shape[-2], self.w.shape[-1] // layer.config.get("groups", 1)
+
+    def _seen(self, axis: int, out: int) -> list[tuple[int, int]]:
+        return [(0, out)] if self.point else self.windows.seen(axis, out)
+
+    def gather(self, index: Index) -> Products:
+        """What a pixel of the small image is the sum of: the window of the large image, times w."""
+        n, oh, ow, o = _place(index)
+        seen = [o // self.outs] if self.depthwise else range(o // self.outs * self.ins, (o // self.outs + 1) * self.ins)
+        i, h, j, w, c = self.windows.pairs(self._seen(0, oh), self._seen(1, ow), seen)
+        assert self.there is not None
+        at = _at(self.there, n, h, w, c)
+        return products(self.large, self.there, at, self.name, self.w, self._weight(i, j, c, o))
+
+    def spread(self, index: Index) -> Products:
+        """What a pixel of the large image is the sum of: the small pixels whose window it lies in, times w."""
+        n, h, w, c = _place(index)
+        group = c if self.depthwise else c // self.ins
+        outs = range(group * self.outs, (group + 1) * self.outs)
+        rows, columns = ([(0, h)], [(0, w)]) if self.point else (self.windows.seen_by(0, h), self.windows.seen_by(1, w))
+        i, oh, j, ow, o = self.windows.pairs(rows, columns, outs)
+        assert self.here is not None
+        at = _at(self.here, n, oh, ow, o)
+        return products(self.small, self.here, at, self.name, self.w, self._weight(i, j, c, o))
+
+    def met(self, index: Index) -> Products:
+        """What the gradient of a weight is the sum of: the pixels of both images that it joins, all over the batch."""
+        i, j, a, b = index if len(index) == 4 else (0, *index)
+        c, o = (a, a * self.outs + b) if self.depthwise else (b // self.outs * self.ins + a, b)
+        assert self.there is not None and self.here is not None
+        size = range(len(self.here))
+        if self.point:
+            n, oh, ow = grid(size, *map(range, _flat(self.here.shape[1:-1], 1))).T
+            h, w = oh, ow
+        else:
+            oh, h, ow, w, n = self.windows.pairs(self.windows.moved(0, i), self.windows.moved(1, j), size)
+        order = np.lexsort((ow, oh, n))
+        n, oh, h, ow, w = (column[order] for column in (n, oh, h, ow, w))
+        large, small = _at(self.there, n, h, w, c), _at(self.here, n, oh, ow, o)
+        return products(self.large, self.there, large, self.small, self.here, small)
+
+    def _weight(self, i: Any, j: Any, c: Any, o: Any) -> np.ndarray:
+        a, b = (c, o % self.outs) if self.depthwise else (c % self.ins, o)
+        taps = (i, j) if self.w.ndim == 4 else (j,)
+        return np.stack(np.broadcast_arrays(*taps, a, b), axis=-1)
 
 
 def _conv_y(case: Case) -> None:
-    n, oh, ow, o = case.index
-    windows, layer = Windows(case.layer), case.layer
-    i, h, j, w, c = windows.pairs(windows.seen(0, oh), windows.seen(1, ow), range(layer.x.shape[3]))
-    outside = math.prod(windows.kernel) - len(i) // layer.x.shape[3]
+    conv = _Convolution(case.layer, "x", "dz")
+    terms = conv.gather(case.index)
+    whole, channels = math.prod(conv.windows.kernel), 1 if conv.depthwise else conv.ins
+    outside = whole - len(terms) // channels
     if outside:
-        case.note(f"{outside} of the window's {math.prod(windows.kernel)} pixels lie in the padding, and count as 0.")
-    x_at, w_at = _stack(n, h, w, c), _stack(i, j, c, o)
-    rule = "the sum of x · w over the window and its channels"
-    _weighted(case, rule, products("x", layer.x, x_at, "w", layer.params["w"], w_at))
+        case.note(f"{outside} of the window's {whole} pixels lie in the padding, and count as 0.")
+    if conv.depthwise:
+        case.note("Only one channel of x is in it: a depthwise convolution mixes no channels.")
+    elif channels < case.layer.x.shape[-1]:
+        case.note(f"Only the {channels} channels of its group are in it.")
+    _weighted(case, "the sum of x · w over the window and its channels", terms)
 
 
 def _conv_dx(case: Case) -> None:
-    n, h, w, c = case.index
-    windows, layer = Windows(case.layer), case.layer
-    i, oh, j, ow, o = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w), range(layer.y.shape[3]))
+    conv = _Convolution(case.layer, "x", "dz")
+    terms = conv.spread(case.index)
     case.formula = "dx = the sum of dz · w over all outputs whose window saw this pixel (col2im)"
-    dz_at, w_at = _stack(n, oh, ow, o), _stack(i, j, c, o)
-    case.sum("dx", "the sum of dz · w", products("dz", layer.kept["dz"], dz_at, "w", layer.params["w"], w_at))
-    case.note(f"{len(i) // layer.y.shape[3]} windows saw this pixel, in each of {layer.y.shape[3]} filters.")
+    case.sum("dx", "the sum of dz · w", terms)
+    case.note(f"{len(terms) // conv.outs} windows saw this pixel, in each of {conv.outs} filters.")
     _tell_dz(case)
 
 
 def _conv_dw(case: Case) -> None:
-    i, j, c, o = case.index
-    windows, layer = Windows(case.layer), case.layer
-    oh, h, ow, w, n = windows.pairs(windows.moved(0, i), windows.moved(1, j), range(len(layer.x)))
-    order = np.lexsort((ow, oh, n))
-    n, oh, h, ow, w = (column[order] for column in (n, oh, h, ow, w))
     case.formula = "dw = the sum of x · dz over all images and positions: what this weight was multiplied with"
-    x_at, dz_at = _stack(n, h, w, c), _stack(n, oh, ow, o)
-    case.sum("dw", "the sum of x · dz", products("x", layer.x, x_at, "dz", layer.kept["dz"], dz_at))
+    case.sum("dw", "the sum of x · dz", _Convolution(case.layer, "x", "dz").met(case.index))
     _tell_dz(case)
 
 
 def _transposed_y(case: Case) -> None:
-    n, row, column, f = case.index
-    windows, layer = Windows(case.layer), case.layer
-    i, h, j, w, c = windows.pairs(windows.seen_by(0, row), windows.seen_by(1, column), range(layer.x.shape[3]))
-    case.note(f"{len(i) // layer.x.shape[3]} pixels of x stamp this one, in each of {layer.x.shape[3]} channels.")
-    x_at, w_at = _stack(n, h, w, c), _stack(i, j, f, c)
-    rule = "the sum of x · w over all pixels whose stamp reaches this one, and their channels"
-    _weighted(case, rule, products("x", layer.x, x_at, "w", layer.params["w"], w_at))
+    conv = _Convolution(case.layer, "dz", "x")
+    terms = conv.spread(case.index)
+    case.note(f"{len(terms) // conv.outs} pixels of x stamp this one, in each of {conv.outs} channels.")
+    _weighted(case, "the sum of x · w over all pixels whose stamp reaches this one, and their channels", terms)
 
 
 def _transposed_dx(case: Case) -> None:
-    n, h, w, c = case.index
-    windows, layer = Windows(case.layer), case.layer
-    i, row, j, column, f = windows.pairs(windows.seen(0, h), windows.seen(1, w), range(layer.y.shape[3]))
+    conv = _Convolution(case.layer, "dz", "x")
+    terms = conv.gather(case.index)
     case.formula = "dx = the sum of dz · w over the stamp of this pixel: a convolution of dz"
-    dz_at, w_at = _stack(n, row, column, f), _stack(i, j, f, c)
-    case.sum("dx", "the sum of dz · w", products("dz", layer.kept["dz"], dz_at, "w", layer.params["w"], w_at))
-    cut = math.prod(windows.kernel) - len(i) // layer.y.shape[3]
+    case.sum("dx", "the sum of dz · w", terms)
+    cut = math.prod(conv.windows.kernel) - len(terms) // conv.ins
     if cut:
-        case.note(f"{cut} of the stamp's {math.prod(windows.kernel)} pixels lie beyond the border, and were cut off.")
+        case.note(f"{cut} of the stamp's {math.prod(conv.windows.kernel)} pixels lie beyond the border, cut off.")
     _tell_dz(case)
 
 
 def _transposed_dw(case: Case) -> None:
-    i, j, f, c = case.index
-    windows, layer = Windows(case.layer), case.layer
-    h, row, w, column, n = windows.pairs(windows.moved(0, i), windows.moved(1, j), range(len(layer.x)))
-    case.formula = "dw = the sum of x · dz over all images and pixels: each of them has stamped with this weight"
-    x_at, dz_at = _stack(n, h, w, c), _stack(n, row, column, f)
-    case.sum("dw", "the sum of x · dz", products("x", layer.x, x_at, "dz", layer.kept["dz"], dz_at))
+    case.formula = "dw = the sum of dz · x over all images and pixels: each of them has stamped with this weight"
+    case.sum("dw", "the sum of dz · x", _Convolution(case.layer, "dz", "x").met(case.index))
+    _tell_dz(case)
+
+
+def _separable_y(case: Case) -> None:
+    case.note("h is what the depthwise kernel makes of x, channel by channel; the pointwise kernel mixes the channels.")
+    terms = _Convolution(case.layer, "h", "dz", "pointwise", point=True).gather(case.index)
+    _weighted(case, "the sum of h · pointwise over the channels of h", terms)
+
+
+def _separable_h(case: Case) -> None:
+    case.formula = "h = the sum of x · depthwise over the window, in one channel of x"
+    case.sum("h", "the sum of x · depthwise", _Convolution(case.layer, "x", "dh", "depthwise").gather(case.index))
+
+
+def _separable_dh(case: Case) -> None:
+    case.formula = "dh = the sum of dz · pointwise over all filters: h is the input of a convolution of 1×1"
+    conv = _Convolution(case.layer, "h", "dz", "pointwise", point=True)
+    case.sum("dh", "the sum of dz · pointwise", conv.spread(case.index))
+    _tell_dz(case)
+
+
+def _separable_dx(case: Case) -> None:
+    case.formula = "dx = the sum of dh · depthwise over all windows that saw this pixel"
+    case.sum("dx", "the sum of dh · depthwise", _Convolution(case.layer, "x", "dh", "depthwise").spread(case.index))
+    case.note(f'dh is the gradient between the two kernels: explain("{case.layer.key}", "dh", …).')
+
+
+def _separable_ddepthwise(case: Case) -> None:
+    case.formula = "ddepthwise = the sum of x · dh over all images and positions"
+    case.sum("ddepthwise", "the sum of x · dh", _Convolution(case.layer, "x", "dh", "depthwise").met(case.index))
+
+
+def _separable_dpointwise(case: Case) -> None:
+    case.formula = "dpointwise = the sum of h · dz over all images and pixels"
+    conv = _Convolution(case.layer, "h", "dz", "pointwise", point=True)
+    case.sum("dpointwise", "the sum of h · dz", conv.met(case.index))
     _tell_dz(case)
 
 
@@ -148,14 +263,14 @@ def _bias_gradient(case: Case) -> None:
 
 
 def _max_y(case: Case) -> None:
-    n, oh, ow, c = case.index
+    n, oh, ow, c = _place(case.index)
     windows, layer = Windows(case.layer), case.layer
     i, h, j, w = windows.pairs(windows.seen(0, oh), windows.seen(1, ow))
-    winner = int(layer.kept["winner"][case.index])
+    winner, at = int(layer.kept["winner"][case.index]), _at(layer.x, n, h, w, c)
     wins = i * windows.kernel[1] + j == winner
     case.formula = "y = the largest x of the window; padding never wins"
-    case.sum("y", "the winner's x", products("x", layer.x, _stack(n, h, w, c), "is the winner", wins))
-    values = layer.x[n, h, w, c]
+    case.sum("y", "the winner's x", products("x", layer.x, at, "is the winner", wins))
+    values = layer.x[tuple(at.T)]
     if not len(values):
         case.value("y", "a window that lies in the padding alone", -math.inf, "no number at all")
         return
@@ -170,10 +285,10 @@ def _max_y(case: Case) -> None:
 
 
 def _max_dx(case: Case) -> None:
-    n, h, w, c = case.index
+    n, h, w, c = _place(case.index)
     windows, layer = Windows(case.layer), case.layer
     i, oh, j, ow = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w))
-    at = _stack(n, oh, ow, c)
+    at = _at(case.dy, n, oh, ow, c)
     won = layer.kept["winner"][tuple(at.T)] == i * windows.kernel[1] + j
     case.formula = "dx = the sum of dy over the windows that this pixel won"
     case.sum("dx", "the sum of dy where it won", products("dy", case.dy, at, "is the winner", won))
@@ -181,19 +296,19 @@ def _max_dx(case: Case) -> None:
 
 
 def _average_y(case: Case) -> None:
-    n, oh, ow, c = case.index
-    windows, layer = Windows(case.layer), case.layer
+    n, oh, ow, c = _place(case.index)
+    windows, x = Windows(case.layer), case.layer.x
     _, h, _, w = windows.pairs(windows.seen(0, oh), windows.seen(1, ow))
     case.formula = "y = the mean of x over the window; padding is not counted"
-    case.sum("y", "the mean of x", products("x", layer.x, _stack(n, h, w, c), "1 / count", 1 / max(1, len(h))))
+    case.sum("y", "the mean of x", products("x", x, _at(x, n, h, w, c), "1 / count", 1 / max(1, len(h))))
 
 
 def _average_dx(case: Case) -> None:
-    n, h, w, c = case.index
+    n, h, w, c = _place(case.index)
     windows = Windows(case.layer)
     _, oh, _, ow = windows.pairs(windows.seen_by(0, h), windows.seen_by(1, w))
     counts = np.array([len(windows.seen(0, a)) * len(windows.seen(1, b)) for a, b in zip(oh, ow, strict=True)])
-    at = _stack(n, oh, ow, c)
+    at = _at(case.dy, n, oh, ow, c)
     case.formula = "dx = the sum of dy / count over the windows that saw this pixel"
     case.sum("dx", "the sum of dy / count", products("dy", case.dy, at, "1 / count", 1 / counts))
     _tell_windows(case, len(oh), "each passes on its share")
@@ -201,14 +316,14 @@ def _average_dx(case: Case) -> None:
 
 def _global_y(case: Case) -> None:
     n, c = case.index[0], case.index[-1]
-    at = grid([n], *(range(size) for size in case.layer.x.shape[1:3]), [c])
+    at = grid([n], *(range(size) for size in case.layer.x.shape[1:-1]), [c])
     case.formula = "y = the mean of x over the whole image, channel by channel"
     case.sum("y", "the mean of x", products("x", case.layer.x, at, "1 / (H · W)", 1 / len(at)))
 
 
 def _global_dx(case: Case) -> None:
-    n, h, w, c = case.index
-    pixels = math.prod(case.layer.x.shape[1:3])
+    n, c = case.index[0], case.index[-1]
+    pixels = math.prod(case.layer.x.shape[1:-1])
     case.formula = "dx = dy / (H · W): every pixel has the same share in the mean"
     at = (n, *[0] * (case.dy.ndim - 2), c)
     case.sum("dx", "dy / (H · W)", one("dy", at, case.dy[at], "1 / (H · W)", 1 / pixels))
@@ -666,12 +781,18 @@ def _unfused_categorical(case: Case, row: np.ndarray, target: np.ndarray, n: int
 
 _ELEMENTWISE: dict[str, Callable[[Case], None]] = {"y": _activation_y, "dx": input_gradient}
 RULES: dict[str, dict[str, Callable[[Case], None]]] = {
-    "Conv2D": {"y": _conv_y, "dx": _conv_dx, "dw": _conv_dw, "db": _bias_gradient},
+    **dict.fromkeys(
+        ("Conv1D", "Conv2D", "DepthwiseConv2D"), {"y": _conv_y, "dx": _conv_dx, "dw": _conv_dw, "db": _bias_gradient}
+    ),
     "Conv2DTranspose": {"y": _transposed_y, "dx": _transposed_dx, "dw": _transposed_dw, "db": _bias_gradient},
+    "SeparableConv2D": {
+        "y": _separable_y, "h": _separable_h, "dh": _separable_dh, "dx": _separable_dx,
+        "ddepthwise": _separable_ddepthwise, "dpointwise": _separable_dpointwise, "db": _bias_gradient,
+    },
     "Dense": {"y": _dense_y, "dx": _dense_dx, "dw": _dense_dw, "db": _bias_gradient},
-    "MaxPooling2D": {"y": _max_y, "dx": _max_dx},
-    "AveragePooling2D": {"y": _average_y, "dx": _average_dx},
-    "GlobalAveragePooling2D": {"y": _global_y, "dx": _global_dx},
+    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D"), {"y": _max_y, "dx": _max_dx}),
+    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), {"y": _average_y, "dx": _average_dx}),
+    **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), {"y": _global_y, "dx": _global_dx}),
     "Flatten": {"y": _flatten_y, "dx": _flatten_dx},
     **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"y": _dropout_y, "dx": _dropout_dx}),
     "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},

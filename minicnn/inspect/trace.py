@@ -76,6 +76,8 @@ class Trace(StepTrace):
 
         return trace_file.load(filepath, cls)
 
+BETWEEN = ("h", "dh", "z", "dz", "mask", "winner")  # what is kept of a context; see LayerTrace
+
 
 @quiet
 def trace(model: Any, x: Any, y: Any = None, training: bool = True) -> Trace:
@@ -199,7 +201,7 @@ def _contexts(model: Any, training: bool, need_backward: bool, step: int, seed: 
 
 def _kept(record: LayerTrace, layer: Layer, ctx: Context) -> Arrays:
     """What lies between x and y: from the context, or computed as the kernel does."""
-    kept: Arrays = {name: vars(ctx)[name] for name in ("z", "dz", "mask", "winner") if name in vars(ctx)}
+    kept: Arrays = {name: vars(ctx)[name] for name in BETWEEN if name in vars(ctx)}
     if isinstance(layer, ActivatedLayer) and "z" in kept:
         name, z = layer.activation.name, kept["z"]
         if name == "relu":

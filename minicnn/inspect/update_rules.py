@@ -33,7 +33,7 @@ def update(case: Case, name: str) -> None:
     for option in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"):
         if config.get(option):
             raise case.refuse(f"a step with {option} is not explained.", f"{kind} with {option}={config[option]}.")
-    constraint = config_of(layer, name, "constraint")
+    constraint = layer.option(name, "constraint")
     if constraint is not None and constraint["class_name"] not in ("MaxNorm", "UnitNorm", "NonNeg"):
         raise case.refuse("nothing is known about this constraint.", f"the constraint {constraint['class_name']}.")
     g, gradient = _gradient_step(case, name)
@@ -61,12 +61,6 @@ def update(case: Case, name: str) -> None:
         return values
 
     _constrain(case, name, constraint, raw)
-
-
-def config_of(layer: LayerTrace, name: str, what: str) -> Any:
-    """The regularizer or constraint of a parameter, as {"class_name", "config"}; None where it has none."""
-    value = layer.config.get(f"{ {'w': 'kernel', 'b': 'bias'}.get(name, name) }_{what}".replace(" ", ""))
-    return value if value is None or isinstance(value, dict) else {"class_name": str(value), "config": {}}
 
 
 def _slots_of(layer: LayerTrace, name: str) -> list[str]:
@@ -135,7 +129,7 @@ def _norm_factor(case: Case, rule: str, limit: float, arrays: list[tuple[str, np
 
 def _penalty_factors(case: Case, layer: LayerTrace, name: str) -> tuple[float, float] | None:
     """(l1, l2) of the parameter's regularizer."""
-    regularizer = config_of(layer, name, "regularizer")
+    regularizer = layer.option(name, "regularizer")
     if regularizer is None:
         return None
     if regularizer["class_name"] not in ("L1", "L2", "L1L2"):

@@ -41,6 +41,12 @@ from minicnn.kernels.activations_more import (
     softsign_forward,
 )
 from minicnn.kernels.conv import conv2d_backward, conv2d_forward
+from minicnn.kernels.conv_depthwise import (
+    depthwise_conv2d_backward,
+    depthwise_conv2d_forward,
+    grouped_conv2d_backward,
+    grouped_conv2d_forward,
+)
 from minicnn.kernels.conv_transpose import conv2d_transpose_backward, conv2d_transpose_forward
 from minicnn.kernels.dense import dense_backward, dense_forward
 from minicnn.kernels.dropout import dropout_backward, dropout_forward, dropout_mask, mask_for
@@ -113,6 +119,8 @@ __all__ = [
     "conv2d_transpose_forward",
     "dense_backward",
     "dense_forward",
+    "depthwise_conv2d_backward",
+    "depthwise_conv2d_forward",
     "dropout_backward",
     "dropout_forward",
     "dropout_mask",
@@ -127,6 +135,8 @@ __all__ = [
     "global_avgpool2d_forward",
     "global_maxpool2d_backward",
     "global_maxpool2d_forward",
+    "grouped_conv2d_backward",
+    "grouped_conv2d_forward",
     "groupnorm_backward",
     "groupnorm_forward",
     "hard_sigmoid_backward",

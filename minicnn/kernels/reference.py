@@ -182,6 +182,75 @@ def conv2d_backward(
     return dx, dw.astype(w.dtype), db.astype(w.dtype)
 
 
+# --- Convolutions that do not mix all channels --------------------------------------------------------------
+
+
+def grouped_conv2d_forward(
+    x: Array, w: Array, b: Array | None = None, groups: int = 1, stride=1, padding="valid", dilation=1
+) -> Array:
+    """The channels of x and the filters are shared out over groups; a filter sees the channels of its own group only.
+
+    x (N, H, W, C). w (KH, KW, C / groups, F). b (F,) or None. Returns y (N, OH, OW, F), of x's dtype.
+    """
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (N, H, W, _), (KH, KW, C, F) = x.shape, w.shape
+    pads = resolve_padding((H, W), (KH, KW), stride, dilation, padding)
+    OH, OW = output_size((H, W), (KH, KW), stride, dilation, pads)
+    x_padded = pad(x, pads)
+
+    y = np.zeros((N, OH, OW, F), dtype=x.dtype)
+    for n, oh, ow, f in np.ndindex(N, OH, OW, F):
+        group = f // (F // groups)
+        total = 0.0 if b is None else float(b[f])
+        for kh, kw, c in np.ndindex(KH, KW, C):
+            total += x_padded[n, oh * sh + kh * dil_h, ow * sw + kw * dil_w, group * C + c] * w[kh, kw, c, f]
+        y[n, oh, ow, f] = total
+    return y
+
+
+def grouped_conv2d_backward(
+    dy: Array, x: Array, w: Array, groups: int = 1, stride=1, padding="valid", dilation=1, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """The same loops; each product hands dy to both of its factors. Returns (dx, dw, db), dx None unless need_dx."""
+    (sh, sw), (dil_h, dil_w) = pair(stride), pair(dilation)
+    (_, H, W, _), (KH, KW, C, F) = x.shape, w.shape
+    pads = resolve_padding((H, W), (KH, KW), stride, dilation, padding)
+    x_padded = pad(x, pads)
+
+    dx_padded, dw, db = np.zeros(x_padded.shape), np.zeros(w.shape), np.zeros(F)
+    for n, oh, ow, f in np.ndindex(dy.shape):
+        group, g = f // (F // groups), float(dy[n, oh, ow, f])
+        db[f] += g
+        for kh, kw, c in np.ndindex(KH, KW, C):
+            row, column = oh * sh + kh * dil_h, ow * sw + kw * dil_w
+            dx_padded[n, row, column, group * C + c] += g * w[kh, kw, c, f]
+            dw[kh, kw, c, f] += g * x_padded[n, row, column, group * C + c]
+    dx = crop(dx_padded, pads, x.dtype) if need_dx else None
+    return dx, dw.astype(w.dtype), db.astype(w.dtype)
+
+
+def depthwise_conv2d_forward(
+    x: Array, w: Array, b: Array | None = None, stride=1, padding="valid", dilation=1
+) -> Array:
+    """Each channel of x has M kernels of its own: M channels of y are made of it, and of nothing else.
+
+    x (N, H, W, C). w (KH, KW, C, M). b (C*M,) or None. Returns y (N, OH, OW, C*M), of x's dtype: channel c*M + m is
+    what kernel m makes of channel c. It is a grouped convolution with a group for each channel.
+    """
+    KH, KW, C, M = w.shape
+    return grouped_conv2d_forward(x, w.reshape(KH, KW, 1, C * M), b, C, stride, padding, dilation)
+
+
+def depthwise_conv2d_backward(
+    dy: Array, x: Array, w: Array, stride=1, padding="valid", dilation=1, need_dx: bool = True
+) -> tuple[Array | None, Array, Array]:
+    """Returns (dx, dw, db), dx None unless need_dx: those of the grouped convolution."""
+    KH, KW, C, M = w.shape
+    grouped = w.reshape(KH, KW, 1, C * M)
+    dx, dw, db = grouped_conv2d_backward(dy, x, grouped, C, stride, padding, dilation, need_dx)
+    return dx, dw.reshape(w.shape), db
+
+
 # --- Transposed convolution: the other way round ------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from minicnn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, S
 from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
+from minicnn.layers.conv_depthwise import DepthwiseConv2D, SeparableConv2D
 from minicnn.layers.conv_transpose import Conv2DTranspose
 from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling, SpatialDropout2D
 from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
@@ -25,6 +26,7 @@ __all__ = [
     "Conv2DTranspose",
     "Cropping2D",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "Flatten",
     "GlobalAveragePooling2D",
@@ -43,6 +45,7 @@ __all__ = [
     "ReLU",
     "Rescaling",
     "Reshape",
+    "SeparableConv2D",
     "Softmax",
     "SpatialDropout2D",
     "Subtract",
@@ -57,6 +60,7 @@ Convolution2DTranspose = Conv2DTranspose
 GlobalAvgPool2D = GlobalAveragePooling2D
 GlobalMaxPool2D = GlobalMaxPooling2D
 MaxPool2D = MaxPooling2D
+SeparableConvolution2D = SeparableConv2D
 
 
 def named(name: str) -> type[Layer] | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from minicnn.backend import Array
-from minicnn.kernels import conv2d_backward, conv2d_forward
+from minicnn.errors import InputError
+from minicnn.kernels import conv2d_backward, conv2d_forward, grouped_conv2d_backward, grouped_conv2d_forward
 from minicnn.kernels.conv_choice import ALGORITHMS, check_algorithm, check_can, choose
 from minicnn.kernels.geometry import IntPair, Padding, Windows, pair
-from minicnn.layers.base import Context, Shape, not_built
+from minicnn.layers.base import Context, Shape
 from minicnn.layers.checks import checked_format, checked_padding, count, image_shape, positive, window_output
 from minicnn.layers.weighted import WeightedLayer
 
@@ -25,6 +26,8 @@ class Conv2D(WeightedLayer):
     reference implementation: `minicnn.kernels.reference.conv2d_forward`.
 
     Further arguments (kernel_initializer, kernel_constraint, …): see WeightedLayer.
+    groups: the channels and the filters are shared out over so many groups, and a filter sees the channels of its own
+    group only: w is (KH, KW, C_in / groups, filters). Raises InputError where it does not divide both.
     padding: "valid", "same", or numbers: p, (p_h, p_w), ((top, bottom), (left, right)). Raises InputError where the
     image is smaller than the kernel.
     algorithm: how it is computed, see minicnn/kernels/conv.py: "im2col", "winograd", … or "auto", the fastest for the
@@ -62,15 +65,18 @@ class Conv2D(WeightedLayer):
         self.padding = checked_padding(self, padding)
         self.data_format = checked_format(self.name, data_format)
         self.dilation_rate = positive(self, "dilation_rate", dilation_rate)
-        fix = "leave it out, or convolve each group by a Conv2D of its own and join them by Concatenate."
-        self.groups = not_built(self, "groups", count(self, "groups", groups), (1,), fix)
+        self.groups = count(self, "groups", groups)
+        if self.filters % self.groups:
+            raise self._indivisible("filters", self.filters)
         self.algorithm = check_algorithm(algorithm)
 
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        return self.with_bias(self.filters, w=(*pair(self.kernel_size), input_shape[-1], self.filters))
+        return self.with_bias(self.filters, w=(*pair(self.kernel_size), input_shape[-1] // self.groups, self.filters))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
+        if input_shape[-1] % self.groups:
+            raise self._indivisible("channels", input_shape[-1])
         out = window_output(
             self, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate
         )
@@ -79,25 +85,29 @@ class Conv2D(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        w, geometry = self.params["w"], self.geometry()
-        return self.activated(lambda b: conv2d_forward(x, w, b, *geometry, algorithm=self.algorithm), ctx)
+        w, geometry, by = self.params["w"], self.geometry(), self.algorithm
+        if self.groups > 1:
+            return self.activated(lambda b: grouped_conv2d_forward(x, w, b, self.groups, *geometry, by), ctx)
+        return self.activated(lambda b: conv2d_forward(x, w, b, *geometry, by), ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
-        dx, dw, db = conv2d_backward(
-            dz, ctx.x, self.params["w"], *self.geometry(), need_dx=ctx.need_dx, algorithm=self.algorithm
-        )
+        w, rest = self.params["w"], (*self.geometry(), ctx.need_dx, self.algorithm)
+        if self.groups > 1:
+            dx, dw, db = grouped_conv2d_backward(dz, ctx.x, w, self.groups, *rest)
+        else:
+            dx, dw, db = conv2d_backward(dz, ctx.x, w, *rest)
         self.graded(ctx, db, w=dw)
         return dx
 
     def macs(self, input_shape: Shape) -> int:
         kh, kw = pair(self.kernel_size)
         oh, ow, filters = self.output_shape(input_shape)
-        return oh * ow * filters * kh * kw * input_shape[-1]
+        return oh * ow * filters * kh * kw * (input_shape[-1] // self.groups)
 
     def im2col_size(self, input_shape: Shape) -> int:
         """How many numbers im2col makes of one sample: OH * OW * KH * KW * C_in."""
-        return self.macs(input_shape) // self.filters
+        return self.macs(input_shape) // self.filters * self.groups
 
     def set_algorithm(self, algorithm: str) -> None:
         """Compute by this algorithm from now on; by "auto" where it cannot compute this layer."""
@@ -109,7 +119,14 @@ class Conv2D(WeightedLayer):
 
     def choice(self, input_shape: Shape, samples: int = 32) -> tuple[str, str]:
         """(algorithm, reason): what "auto" picks on a CPU for a batch of so many samples, and why."""
-        return choose(samples, input_shape[-1], self.filters, self._windows(samples, input_shape))
+        c_in, c_out = input_shape[-1] // self.groups, self.filters // self.groups
+        return choose(samples, c_in, c_out, self._windows(samples, input_shape))
+
+    def _indivisible(self, what: str, count: int) -> InputError:
+        return InputError(
+            self.name, f"the groups do not divide the {what}.", f"groups that divide {count}, such as 1.",
+            f"groups={self.groups}.", f"choose groups so that each gets as many {what}.",
+        )  # fmt: skip
 
     def _windows(self, samples: int, input_shape: Shape) -> Windows:
         return Windows.of((samples, *input_shape), self.kernel_size, *self.geometry())

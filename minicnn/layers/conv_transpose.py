@@ -76,7 +76,7 @@ class Conv2DTranspose(WeightedLayer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
-        windows = Windows.transposed((1, *input_shape), self.kernel_size, *self._geometry())
+        windows = Windows.transposed((1, *input_shape), self.kernel_size, *self.geometry())
         if windows.out != input_shape[:2]:
             raise InputError(
                 self.name, "output_padding does not fit the kernel.",
@@ -88,11 +88,11 @@ class Conv2DTranspose(WeightedLayer):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        return self.activated(lambda b: conv2d_transpose_forward(x, self.params["w"], b, *self._geometry()), ctx)
+        return self.activated(lambda b: conv2d_transpose_forward(x, self.params["w"], b, *self.geometry()), ctx)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
-        dx, dw, db = conv2d_transpose_backward(dz, ctx.x, self.params["w"], *self._geometry(), need_dx=ctx.need_dx)
+        dx, dw, db = conv2d_transpose_backward(dz, ctx.x, self.params["w"], *self.geometry(), need_dx=ctx.need_dx)
         self.graded(ctx, db, w=dw)
         return dx
 
@@ -100,5 +100,6 @@ class Conv2DTranspose(WeightedLayer):
         (kh, kw), (h, w, c) = pair(self.kernel_size), input_shape
         return h * w * c * kh * kw * self.filters
 
-    def _geometry(self) -> tuple[IntPair, Padding, IntPair, IntPair | None]:
+    def geometry(self) -> tuple[IntPair, Padding, IntPair, IntPair | None]:
+        """(strides, padding, dilation_rate, output_padding), as the kernels take them."""
         return self.strides, self.padding, self.dilation_rate, self.output_padding

@@ -89,7 +89,7 @@ def _steps(layer: Layer) -> list[Step]:
         if key not in _NO_MATTER and not key.endswith(("_initializer", "_regularizer", "_constraint"))
     }
     border: list[Step] = []
-    if isinstance(wanted.get("padding"), list) and kind == "Conv2D":
+    if isinstance(wanted.get("padding"), list) and kind != "ZeroPadding2D":
         border = [("ZeroPadding2D", layer.name, {"padding": wanted["padding"]})]
         wanted["padding"] = "valid"
     if "pool_size" in wanted and wanted["strides"] is None:

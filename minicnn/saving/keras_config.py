@@ -27,14 +27,15 @@ LAYERS = {
     name: name
     for name in (
         "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
-        "Conv2DTranspose", "Cropping2D", "Dense", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D",
-        "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum",
-        "Multiply", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Softmax", "SpatialDropout2D", "Subtract",
-        "UpSampling2D", "ZeroPadding2D",
+        "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten",
+        "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU",
+        "MaxPooling2D", "Maximum", "Multiply", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D",
+        "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
     "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "Convolution2DTranspose": "Conv2DTranspose",
     "GlobalAvgPool2D": "GlobalAveragePooling2D", "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool2D": "MaxPooling2D",
+    "SeparableConvolution2D": "SeparableConv2D",
 }  # fmt: skip
 NETWORKS = ("Functional", "Model", "Sequential")
 
@@ -369,7 +370,7 @@ def translated(file: Description, kind: str, config: dict[str, Any], shape: Shap
             arguments["kernel_size"] = (config["nb_row"], config["nb_col"])
         elif key == "axis":
             arguments |= _axis(file, name, kind, value, shape)
-        elif (kind, key) != ("GroupNormalization", "groups") and any(value == n for n in NEUTRAL.get(key, ())):
+        elif not (key == "groups" and key in taken) and any(value == n for n in NEUTRAL.get(key, ())):
             continue
         elif key in taken and key not in ("name", "trainable"):
             arguments[key] = _value(file, name, key, value)

@@ -17,6 +17,7 @@ from minicnn.layers import (
     Activation,
     BatchNormalization,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -44,7 +45,7 @@ class Layout:
         backend = file.root.get("model_weights", file.root).attrs.get("backend", b"")
         theano = backend in (b"theano", "theano")
         layers = network.layers_by_key.items()
-        convolutions = {key for key, layer in layers if theano and isinstance(layer, Conv2D)}
+        convolutions = {key for key, layer in layers if theano and isinstance(layer, (Conv2D, Conv2DTranspose))}
         reordered = described is not None and described.channels_first and not described.flatten_first
         return cls(convolutions, _orders(file, network) if reordered else {})
 

@@ -29,7 +29,9 @@ from minicnn.saving.keras_layout import Layout, keras_order
 
 IN_ARCHIVE = "model.weights.h5"
 ROOTS = ("layers", "_layer_checkpoint_dependencies")  # of a network's groups, in Keras 3 and in 2.12
-_KERAS_NAMES = {"w": "kernel", "b": "bias"}  # where they differ from ours
+_KERAS_NAMES = {  # where they differ from ours
+    "w": "kernel", "b": "bias", "depthwise": "depthwise_kernel", "pointwise": "pointwise_kernel",
+}  # fmt: skip
 _KNOWN = {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}
 _FIX = "load the file into the architecture that it was saved from; or, to take over only what fits, "
 _FIX += "pass by_name=True or skip_mismatch=True."

@@ -19,8 +19,8 @@ from minicnn.backend import to_host
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
 from minicnn.layers.base import Layer
-from minicnn.layers.conv import Conv2D
 from minicnn.layers.network import Chain, Network
+from minicnn.layers.weighted import BiasedLayer
 from minicnn.registry import serialize, snake_case
 from minicnn.saving.keras_config import LAYERS
 from minicnn.saving.keras_layout import in_keras_order
@@ -163,7 +163,7 @@ def _parts(layer: Layer) -> list[Part]:
     for name in layer.get_config():
         if name not in (*_OURS_ONLY, *config):
             config[name] = _value(layer, name, getattr(layer, name))
-    if isinstance(layer, Conv2D) and not isinstance(config["padding"], str):
+    if isinstance(layer, BiasedLayer) and not isinstance(config.get("padding", "valid"), str):
         border = {"name": f"{layer.name}_padding", "padding": config["padding"]}
         config["padding"] = "valid"
         padding = Part(None, _object("keras.layers", "ZeroPadding2D", border))

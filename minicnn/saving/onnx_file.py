@@ -339,8 +339,47 @@ def _windows(x: Value, layer: Any, kernel: Any, strides: Any, dilation: Any = 1)
 def _conv2d(g: Graph, layer: Any, x: list[Value]) -> Value:
     at, size = _windows(x[0], layer, layer.kernel_size, layer.strides, layer.dilation_rate)
     weights = _weights(g, layer, to_host(layer.params["w"]).transpose(3, 2, 0, 1))
-    y = g.add("Conv", x[0].name, *weights, **at, dilations=list(pair(layer.dilation_rate)), group=1)
+    y = g.add("Conv", x[0].name, *weights, **at, dilations=list(pair(layer.dilation_rate)), group=layer.groups)
     return g.activated(layer, Value(y, (*size, layer.filters)))
+
+
+def _depthwise(g: Graph, layer: Any, x: list[Value]) -> Value:
+    """A convolution with a group for each channel."""
+    y, size, channels = _each_channel(g, layer, x[0], "w", bias="b" in layer.params)
+    return g.activated(layer, Value(y, (*size, channels)))
+
+
+def _separable(g: Graph, layer: Any, x: list[Value]) -> Value:
+    h, size, _ = _each_channel(g, layer, x[0], "depthwise", bias=False)
+    weights = _weights(g, layer, to_host(layer.params["pointwise"]).transpose(3, 2, 0, 1))
+    y = g.add("Conv", h, *weights, kernel_shape=[1, 1], group=1)
+    return g.activated(layer, Value(y, (*size, layer.filters)))
+
+
+def _each_channel(g: Graph, layer: Any, x: Value, name: str, bias: bool) -> tuple[str, Shape, int]:
+    """(What a depthwise kernel makes of x, the size of its image, its channels)."""
+    at, size = _windows(x, layer, layer.kernel_size, layer.strides, layer.dilation_rate)
+    w = to_host(layer.params[name])
+    kh, kw, c, m = w.shape
+    kernel = w.reshape(kh, kw, 1, c * m).transpose(3, 2, 0, 1)
+    weights = _weights(g, layer, kernel) if bias else [g.array(name, kernel)]
+    return g.add("Conv", x.name, *weights, **at, dilations=list(pair(layer.dilation_rate)), group=c), size, c * m
+
+
+def _transposed(g: Graph, layer: Any, x: list[Value]) -> Value:
+    """The border is cut off; output_padding are the pixels behind it that no window of x begins at."""
+    windows = Windows.transposed((1, *x[0].shape), layer.kernel_size, *layer.geometry())
+    axes = zip(windows.padded, windows.out, windows.kernel, windows.stride, windows.dilation, strict=True)
+    beyond = [size - (n - 1) * s - (k - 1) * d - 1 for size, n, k, s, d in axes]
+    (top, bottom), (left, right) = windows.pads
+    at: dict[str, Any] = {
+        "kernel_shape": windows.kernel, "strides": windows.stride, "dilations": windows.dilation,
+        "pads": (top, left, bottom, right), "output_padding": beyond,
+    }  # fmt: skip
+    weights = _weights(g, layer, to_host(layer.params["w"]).transpose(3, 2, 0, 1))
+    at = {name: list(numbers) for name, numbers in at.items()}
+    y = g.add("ConvTranspose", x[0].name, *weights, **at, group=1)
+    return g.activated(layer, Value(y, (*windows.image, layer.filters)))
 
 
 def _dense(g: Graph, layer: Any, x: list[Value]) -> Value:
@@ -511,6 +550,9 @@ Rule = Callable[[Graph, Any, list[Value]], Value]
 # Those that need the channels behind the batch axis.
 OF_IMAGES: dict[type[Layer], Rule] = {
     layers.Conv2D: _conv2d,
+    layers.Conv2DTranspose: _transposed,
+    layers.DepthwiseConv2D: _depthwise,
+    layers.SeparableConv2D: _separable,
     layers.Dense: _dense,
     layers.MaxPooling2D: _pooling("MaxPool"),
     layers.AveragePooling2D: _pooling("AveragePool", count_include_pad=0),

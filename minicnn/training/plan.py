@@ -162,7 +162,8 @@ def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[li
 
 def _is_conv(layer: Any = None) -> bool:
     linear_or_relu = type(layer) is Conv2D and layer.activation in (activations.linear, activations.relu)
-    return linear_or_relu and layer.trainable and layer.algorithm in ("auto", "im2col", "winograd")
+    fast = linear_or_relu and layer.groups == 1 and layer.algorithm in ("auto", "im2col", "winograd")
+    return fast and layer.trainable
 
 
 def _is_dense(layer: Any) -> bool:

@@ -240,6 +240,10 @@ function receptiveField(l, rows, columns) {
   const q = L[l], fields = q.inputs.map((source, k) => {
     if (source !== INPUT && T(source, "y").rank !== 3) return null;
     if (["Flatten", "Dense", "GlobalAveragePooling2D", "GlobalMaxPooling2D"].includes(q.kind)) return null;
+    const before = source === INPUT ? picture() : T(source, "y"), moved = !q.geo && !q.pads;
+    if (q.kind === "Conv2DTranspose" || (moved && [0, 1].some((k) => before.shape[k] !== T(l, "y").shape[k]))) {
+      return null; // its windows are those of the way back; or pixels are elsewhere
+    }
     const seen = [rows, columns].map(([low, high], axis) => {
       if (q.geo) return [start(low, axis, q.geo), start(high, axis, q.geo) + (q.geo.k[axis] - 1) * q.geo.d[axis]];
       const pad = q.pads ? q.pads[axis][0] : 0;
@@ -271,15 +275,37 @@ function fieldSteps(l) {
 
 // ---- convolution and dense ----------------------------------------------------------------------------------------
 
+// Which channels a convolution joins: all, those of a group, or (depthwise) one of the input with some of the output.
+function joining(l) {
+  const w = T(l, "p/w"), deep = L[l].kind === "DepthwiseConv2D", ins = w.shape[2],
+    outs = w.shape[3] / (L[l].config.groups || 1), from = (first, n) => range(n).map((k) => first + k);
+  const group = (k, size) => Math.floor(k / size);
+  return {
+    deep, all: !deep && (L[l].config.groups || 1) === 1,
+    seen: (o) => (deep ? [group(o, outs)] : from(group(o, outs) * ins, ins)), // by an output channel
+    fed: (c) => from((deep ? c : group(c, ins)) * outs, outs), // by an input channel
+    weight: (kh, kw, c, o) => (deep ? [kh, kw, c, o % outs] : [kh, kw, c % ins, o]),
+    ends: ([a, b]) => (deep ? [a, a * outs + b] : [group(b, outs) * ins + a, b]), // of a weight
+  };
+}
 function convTerms(l, [oh, ow, o]) {
-  const g = L[l].geo, x = T(l, "x"), w = T(l, "p/w"), [H, W, C] = x.shape, terms = [];
+  const g = L[l].geo, x = T(l, "x"), w = T(l, "p/w"), [H, W] = x.shape, terms = [], joined = joining(l);
   for (let kh = 0; kh < g.k[0]; kh++) for (let kw = 0; kw < g.k[1]; kw++) {
     const i = start(oh, 0, g) + kh * g.d[0], j = start(ow, 1, g) + kw * g.d[1];
     const out = i < 0 || j < 0 || i >= H || j >= W;
-    for (let c = 0; c < C; c++) {
-      const xn = out ? "padding" : `x${at([i, j, c])}`, wn = `w${at([kh, kw, c, o])}`;
-      terms.push(product(out ? 0 : x.get(i, j, c), xn, w.get(kh, kw, c, o), wn, { kh, kw, c, i, j, out }));
+    for (const c of joined.seen(o)) {
+      const xn = out ? "padding" : `x${at([i, j, c])}`, place = joined.weight(kh, kw, c, o);
+      terms.push(product(out ? 0 : x.get(i, j, c), xn, w.get(...place), `w${at(place)}`, { kh, kw, c, i, j, out }));
     }
+  }
+  return terms;
+}
+// Of a transposed convolution: the pixels of x whose stamp reaches output pixel (i, j).
+function stampTerms(l, [i, j, o]) {
+  const g = L[l].geo, x = T(l, "x"), w = T(l, "p/w"), [H, W, C] = x.shape, terms = [];
+  for (const a of reach(i, 0, g, H)) for (const b of reach(j, 1, g, W)) for (let c = 0; c < C; c++) {
+    terms.push(product(x.get(a.o, b.o, c), `x${at([a.o, b.o, c])}`, w.get(a.k, b.k, o, c),
+      `w${at([a.k, b.k, o, c])}`, { kh: a.k, kw: b.k, c, i: a.o, j: b.o }));
   }
   return terms;
 }
@@ -289,7 +315,7 @@ function denseTerms(l, index) {
     product(x.get(...head, i), `x${at([...head, i])}`, w.get(i, o), `w${at([i, o])}`, { i }));
 }
 function linear(l, index) {
-  const terms = L[l].kind === "Dense" ? denseTerms(l, index) : convTerms(l, index);
+  const terms = ({ Dense: denseTerms, Conv2DTranspose: stampTerms }[L[l].kind] || convTerms)(l, index);
   const b = T(l, "p/b"), bias = b ? b.get(index[index.length - 1]) : 0, s = total(terms);
   const sum = terms.length <= 9 ? terms.map((t) => `${bracket(t.a)}·${bracket(t.b)}`).join(" + ")
     : `${fmt(s.sum)} (Σ of ${whole(terms.length)} products)`;
@@ -302,14 +328,29 @@ function linear(l, index) {
 
 // What each output pixel that saw input pixel (i, j) sends back, in the order in which col2im adds it.
 function convDx(l, [i, j, c]) {
-  const g = L[l].geo, dz = dzOf(l), w = T(l, "p/w"), O = dz.shape[2], terms = [];
+  const g = L[l].geo, dz = dzOf(l), w = T(l, "p/w"), joined = joining(l), terms = [];
   for (const a of reach(i, 0, g, dz.shape[0])) for (const b of reach(j, 1, g, dz.shape[1])) {
-    const inner = range(O).map((o) => product(dz.get(a.o, b.o, o), `dz${at([a.o, b.o, o])}`,
-      w.get(a.k, b.k, c, o), `w${at([a.k, b.k, c, o])}`));
+    const inner = joined.fed(c).map((o) => {
+      const place = joined.weight(a.k, b.k, c, o);
+      return product(dz.get(a.o, b.o, o), `dz${at([a.o, b.o, o])}`, w.get(...place), `w${at(place)}`);
+    });
     const s = total(inner);
     terms.push({ v: s.sum ?? NaN, mag: s.mag, inner, oh: a.o, ow: b.o, kh: a.k, kw: b.k });
   }
   return terms.sort((p, q) => p.kh - q.kh || p.kw - q.kw);
+}
+// dx of a transposed convolution: what its stamp, laid on dz, sees there.
+function stampDx(l, [i, j, c]) {
+  const g = L[l].geo, dz = dzOf(l), w = T(l, "p/w"), [OH, OW, O] = dz.shape, terms = [];
+  for (let kh = 0; kh < g.k[0]; kh++) for (let kw = 0; kw < g.k[1]; kw++) {
+    const oh = start(i, 0, g) + kh * g.d[0], ow = start(j, 1, g) + kw * g.d[1];
+    if (oh < 0 || ow < 0 || oh >= OH || ow >= OW) continue; // cut off
+    const inner = range(O).map((o) => product(dz.get(oh, ow, o), `dz${at([oh, ow, o])}`, w.get(kh, kw, o, c),
+      `w${at([kh, kw, o, c])}`));
+    const s = total(inner);
+    terms.push({ v: s.sum ?? NaN, mag: s.mag, inner, oh, ow, kh, kw });
+  }
+  return terms;
 }
 // The same number as a convolution: dz, with stride − 1 zeros between its numbers, under the kernel turned by 180°.
 // One entry for each place of the turned kernel: there lies w[K − 1 − kh, K − 1 − kw], and under it row, column of the
@@ -343,7 +384,7 @@ const AT = [[1, 1, 1, 0], [0, 1, -1, -1]];
 const times2 = (a, b) => a.map((row) => b[0].map((_, j) => row.reduce((s, v, k) => s + v * b[k][j], 0)));
 const flip = (a) => a[0].map((_, j) => a.map((row) => row[j]));
 const bothSides = (m, t) => times2(times2(m, t), flip(m));
-const isWinograd = (l) => L[l].kind === "Conv2D" && [...L[l].geo.k].every((k) => k === 3)
+const isWinograd = (l) => L[l].kind === "Conv2D" && joining(l).all && [...L[l].geo.k].every((k) => k === 3)
   && [...L[l].geo.s, ...L[l].geo.d].every((k) => k === 1);
 function winograd(l, [oh, ow, o]) {
   const g = L[l].geo, x = T(l, "x"), w = T(l, "p/w"), [H, W, C] = x.shape, top = oh - oh % 2, left = ow - ow % 2;
@@ -390,41 +431,46 @@ const sharesText = () => (N === 1 ? "the share of this image alone" : `Σ of the
 function gradientSteps(l, name, index) {
   const g = T(l, "g/" + name), kind = L[l].kind, label = `d${name}${at(index)}`;
   if (!g) return [];
-  const rec = g.get(...index), o = index[index.length - 1];
+  const rec = g.get(...index), last = index[index.length - 1];
   const own = (text, s, share, more) =>
     ({ name: `share of image ${D.image}`, text, value: s.sum, rec: share[mine()]?.v, mag: s.mag, ...more });
   if (kind === "Dense") {
-    const x = T(l, "bx"), dz = T(l, "bdz"), d = (n) => dz.get(n, o);
+    const x = T(l, "bx"), dz = T(l, "bdz"), o = last, d = (n) => dz.get(n, o);
     const terms = range(dz.shape[0]).map((n) => (name === "w"
       ? product(x.get(n, index[0]), `x[${n}; ${index[0]}]`, d(n), `dz[${n}; ${o}]`, { n })
       : { v: d(n) ?? NaN, a: d(n), an: `dz[${n}; ${o}]`, b: 1, n }));
     const s = total(terms), text = `Σ over ${count(terms.length, "row")} of the batch`;
     return [{ name: label, text, terms, value: s.sum, rec, mag: s.mag }];
   }
-  if (kind === "Conv2D") {
-    const geo = L[l].geo, x = T(l, "x"), dz = dzOf(l), [OH, OW] = dz.shape, [H, W] = x.shape, terms = [];
+  if (L[l].geo && weighty(l)) {
+    // Of the two images one is seen through windows (large), and each window belongs to a pixel of the other (small).
+    const geo = L[l].geo, x = T(l, "x"), dz = dzOf(l), stamped = kind === "Conv2DTranspose", terms = [];
+    const [large, small] = stamped ? [dz, x] : [x, dz], [ln, sn] = stamped ? ["dz", "x"] : ["x", "dz"];
+    const over = name === "b" ? dz : small, [OH, OW] = over.shape, [H, W] = large.shape;
+    const [c, o] = name === "b" ? [] : stamped ? index.slice(2) : joining(l).ends(index.slice(2));
     for (let oh = 0; oh < OH; oh++) for (let ow = 0; ow < OW; ow++) {
-      const d = dz.get(oh, ow, o);
       if (name === "b") {
+        const d = dz.get(oh, ow, last);
         terms.push({ v: d ?? NaN, a: d, b: 1, oh, ow });
         continue;
       }
-      const i = start(oh, 0, geo) + index[0] * geo.d[0], j = start(ow, 1, geo) + index[1] * geo.d[1], c = index[2];
-      const out = i < 0 || j < 0 || i >= H || j >= W, xn = out ? "padding" : `x${at([i, j, c])}`;
-      terms.push(product(out ? 0 : x.get(i, j, c), xn, d, `dz${at([oh, ow, o])}`, { oh, ow, i, j, out }));
+      const i = start(oh, 0, geo) + index[0] * geo.d[0], j = start(ow, 1, geo) + index[1] * geo.d[1];
+      const out = i < 0 || j < 0 || i >= H || j >= W, xn = out ? "padding" : `${ln}${at([i, j, c])}`;
+      terms.push(product(out ? 0 : large.get(i, j, c), xn, small.get(oh, ow, o), `${sn}${at([oh, ow, o])}`,
+        { oh, ow, i, j, out }));
     }
     const shares = batchShares(l, name, index), sum = shareSum(shares);
-    return [own(`Σ over ${OH} × ${OW} output pixels`, total(terms), shares, { terms }),
+    return [own(`Σ over ${OH} × ${OW} pixels`, total(terms), shares, { terms }),
       { name: label, text: sharesText(), shares, value: sum.value, rec, mag: sum.mag }];
   }
   if (kind === "BatchNormalization") {
-    const what = name === "gamma" ? "dyx" : "dy", s = bnShare(l, what, o);
-    const shares = batchShares(l, what, [o]), sum = shareSum(shares);
+    const what = name === "gamma" ? "dyx" : "dy", s = bnShare(l, what, last);
+    const shares = batchShares(l, what, [last]), sum = shareSum(shares);
     const text = name === "gamma" ? "Σ of dy · x̂ over its pixels" : "Σ of dy over its pixels";
     return [own(text, s, shares), { name: label, text: sharesText(), shares, value: sum.value, rec,
       mag: sum.mag + (s.mag || 0) }];
   }
-  return [{ name: label, text: `${kind}: a custom layer`, rec }];
+  return [{ name: label, text: `${kind}: recorded; this page does not work it out`, rec }];
 }
 
 // ---- batch normalisation, channel c -------------------------------------------------------------------------------
@@ -723,7 +769,10 @@ function rule(kind, config, state, p, g, lr, step) {
   return null;
 }
 // The argument of a layer that belongs to a parameter: kernel_regularizer, bias_constraint, gamma_regularizer, …
-const option = (l, name, what) => L[l].config[`${{ w: "kernel", b: "bias" }[name] || name}_${what}`];
+const option = (l, name, what) => {
+  const c = L[l].config, prefix = { w: `kernel_${what}` in c ? "kernel" : "depthwise", b: "bias" }[name] || name;
+  return c[`${prefix}_${what}`];
+};
 function updateSteps(l, name, index) {
   const o = D.optimizer, get = (group) => T(l, `${group}/${name}`)?.get(...index), p = get("p");
   const each = uses(l).map((k) => T(k, "g/" + name)?.get(...index)), g = each.reduce((a, v) => a + v, 0);
@@ -834,13 +883,14 @@ function forwardSteps(l, index) {
     const mag = Math.abs(v * scale) + Math.abs(offset);
     return [{ name, text: `${fmt(v)} · ${fmt(scale)} + ${bracket(offset)}`, value: v * scale + offset, rec, mag }];
   }
-  return [{ name, text: `${kind}: a custom layer; the page shows what was recorded`, rec }];
+  return [{ name, text: `${kind}: recorded; this page does not work it out`, rec }];
 }
 function backwardSteps(l, what, index) {
   const { kind, config } = L[l], x = T(l, "x"), dy = T(l, "dy"), rec = T(l, "dx").get(...index),
     name = `dx${at(index)}`;
-  if (kind === "Conv2D") {
-    const terms = what === "turned" ? turned(l, index) : convDx(l, index);
+  if (L[l].geo && weighty(l)) {
+    const terms = what === "turned" ? turned(l, index) : kind === "Conv2DTranspose" ? stampDx(l, index)
+      : convDx(l, index);
     return [dxStep(index, terms, sumText(terms, what === "turned" ? "place of the kernel" : "contribution"), rec)];
   }
   if (kind === "Dense") {
@@ -870,7 +920,7 @@ function backwardSteps(l, what, index) {
     const v = dy.get(...index), scale = ofChannel(config.scale, index);
     return [{ name, text: `${fmt(v)} · ${bracket(scale)}`, value: v * scale, rec }];
   }
-  return [{ name, text: `${kind}: a custom layer`, rec }];
+  return [{ name, text: `${kind}: recorded; this page does not work it out`, rec }];
 }
 function dropoutStep(l, name, index, v, rec) {
   const mask = T(l, "mask"), keep = mask ? mask.get(...index) : 1, rate = num(L[l].config.rate);
@@ -960,7 +1010,7 @@ function selftest() {
     }
     const inputs = inner(T(l, "dx"), weighty(l) ? L[l].in : null);
     run(backward, l, "dx", inputs);
-    if (kind === "Conv2D") run(backward, l, "turned", inputs);
+    if (kind === "Conv2D" && joining(l).all) run(backward, l, "turned", inputs);
     if (T(l, "dz") && L[l].act && activation(l) !== "linear") run(backward, l, "dz", sample(T(l, "dz"), many));
     if (kind === "BatchNormalization") run(backward, l, "laws", sample(T(l, "mean"), 8));
     for (const name of learned(l)) run(backward, l, "g:" + name, sample(T(l, "g/" + name), 24));

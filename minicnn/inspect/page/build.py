@@ -69,6 +69,9 @@ LEVELS = (
 )
 
 
+# The weighted layers whose sums the page works out. Of the others it shows what was recorded.
+WORKED_OUT = ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
+
 # The script, in the order in which its parts are joined.
 SCRIPT = ("numbers.js", "arithmetic.js", "drawing.js", "views.js", "walk.js", "frame.js")
 
@@ -216,7 +219,8 @@ class _Record:
             source = layer.inputs[0]
             before.append(self._strongest(self.trace.x, k) if source < 0 else after[source])
             x = layer.x[0] if isinstance(layer.x, list) else layer.x
-            same = x.shape[-1] == layer.y.shape[-1] and layer.kind not in ("Conv2D", "Dense", "Flatten")
+            mixed = layer.kind == "Flatten" or (layer.weighted and layer.kind != "DepthwiseConv2D")
+            same = x.shape[-1] == layer.y.shape[-1] and not mixed
             after.append(before[-1] if same else self._strongest(layer.y, k))
             if self.weight is not None and self.weight[0] == i:  # the walk's weight is in the file
                 *_, c, o = np.unravel_index(self.weight[2], layer.params[self.weight[1]].shape)
@@ -274,7 +278,7 @@ class _Record:
             "size": sum(p.size for p in layer.params.values()) + sum(s.size for s in layer.state.values()),
         }  # fmt: skip
         ids: dict[str, int] = {}
-        kept = layer.kept if not layer.weighted or layer.kind in story.WORKED_OUT else {}
+        kept = layer.kept if not layer.weighted or layer.kind in WORKED_OUT else {}
         maps = {**_parts("x", layer.x), "y": layer.y, "z": kept.get("z")}
         gradients = {**_parts("dx", layer.dx), "dy": layer.dy, "dz": kept.get("dz")}
         for named, window in ((maps, self.level.forward), (gradients, self.level.backward)):
@@ -295,12 +299,13 @@ class _Record:
         groups |= {"s": layer.slots, "t": layer.slots_after, "r": layer.state, "q": layer.state_after}
         for group, arrays in groups.items():
             for name, array in arrays.items():
-                ids[f"{group}/{name}"] = self._parameter(group, array, before, after)
+                ids[f"{group}/{name}"] = self._parameter(group, array, *_of_kernel(layer, array, before, after))
         if layer.kind == "BatchNormalization":
             out["of_batch"] = bool(layer.kept["of_batch"])
             for name in ("mean", "var"):
                 ids[name] = self._parameter("r", layer.kept[name], before, after)
-        if layer.kind in ("Conv2D", "MaxPooling2D", "AveragePooling2D"):
+        out["weighted"] = layer.weighted and layer.kind in WORKED_OUT
+        if layer.kind in ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "MaxPooling2D", "AveragePooling2D"):
             w = Windows(layer)
             out["geo"] = {"k": w.kernel, "s": w.stride, "d": w.dilation, "pads": w.pads}
         if layer.kind == "ZeroPadding2D":
@@ -335,21 +340,8 @@ class _Record:
             x, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
             ids["bx"] = self._add(x, *(() if x.size <= SMALL else ((None, before),)))
             ids["bdz"] = self._add(dz, *(() if dz.size <= SMALL else ((None, after),)))
-        if layer.kind == "Conv2D" and dz is not None:
-            w = layer.params["w"]
-            if w.size <= SMALL:
-                before = after = None
-            ins, outs = _all(before, w.shape[2]), _all(after, w.shape[3])
-            windows, some = Windows(layer), w[:, :, ins][:, :, :, outs]
-            dw = np.zeros((len(self.rows), *some.shape), w.dtype)
-            db = np.zeros((len(self.rows), len(outs)), w.dtype)
-            for row, images in enumerate(self.rows):
-                _, dw[row], db[row] = kernels.conv2d_backward(
-                    dz[images][..., outs], x[images][..., ins], some, windows.stride, windows.pads,
-                    windows.dilation, need_dx=False,
-                )
-            ids["share/w"] = self._given(dw, (len(self.rows), *w.shape), (None, None, None, before, after))
-            ids["share/b"] = self._given(db, (len(self.rows), w.shape[3]), (None, after))
+        if layer.kind in ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D") and dz is not None:
+            self._convolution_shares(layer, before, after, ids)
         if layer.kind == "BatchNormalization":
             axes = tuple(range(1, x.ndim))[:-1]
             mean, x_hat = layer.kept["mean"].astype(np.float64), layer.kept["x_hat"]
@@ -365,13 +357,52 @@ class _Record:
                 ids[f"share/{name}"] = self._add(share, (None, after))
         for name, factor in _constraint_factors(self.trace, layer).items():
             full = np.broadcast_to(factor, layer.params[name].shape)
-            ids[f"factor/{name}"] = self._parameter("g", full, before, after)
+            ids[f"factor/{name}"] = self._parameter("g", full, *_of_kernel(layer, full, before, after))
+
+    def _convolution_shares(self, layer: LayerTrace, before: Choice, after: Choice, ids: dict[str, int]) -> None:
+        """The gradients of w and b that each image of the batch gives, of the chosen channels."""
+        w, x, dz, windows = layer.params["w"], layer.x, layer.kept["dz"], Windows(layer)
+        if w.size <= SMALL:
+            before = after = None
+        chosen = (*(None for _ in w.shape[:-2]), *_of_kernel(layer, w, before, after))
+        for axis, choice in enumerate(chosen):
+            w = w if choice is None else w.take(choice, axis=axis)
+        if layer.kind == "DepthwiseConv2D" or layer.config.get("groups", 1) > 1:
+            before = after = None
+        x, dz = x[..., _all(before, x.shape[-1])], dz[..., _all(after, dz.shape[-1])]
+        dw, db = np.zeros((len(self.rows), *w.shape), w.dtype), np.zeros((len(self.rows), dz.shape[-1]), w.dtype)
+        moves: dict[str, Any] = {
+            "stride": windows.stride, "padding": windows.pads, "dilation": windows.dilation, "need_dx": False
+        }  # fmt: skip
+        for row, images in enumerate(self.rows):
+            part = dz[images], x[images], w
+            if layer.kind == "Conv2DTranspose":  # the gradient of a convolution of dz, whose dy is x
+                dw[row] = kernels.conv2d_backward(x[images], dz[images], w, **moves)[1]
+                db[row] = dz[images].sum(axis=(0, 1, 2), dtype=np.float64)
+            elif layer.kind == "DepthwiseConv2D":
+                _, dw[row], db[row] = kernels.depthwise_conv2d_backward(*part, **moves)
+            else:
+                groups = layer.config.get("groups", 1)
+                _, dw[row], db[row] = kernels.grouped_conv2d_backward(*part, groups=groups, **moves)
+        ids["share/w"] = self._given(dw, (len(self.rows), *layer.params["w"].shape), (None, *chosen))
+        ids["share/b"] = self._given(db, (len(self.rows), layer.kept["dz"].shape[-1]), (None, after))
 
     def _given(self, array: np.ndarray, shape: tuple[int, ...], selection: tuple[Choice, ...]) -> int:
         """Embed an array that was computed for the selected indices only."""
         number, kind = self.pool.add(array)
         self.tensors.append({"shape": list(shape), "parts": [{"at": list(selection), "pool": number, "kind": kind}]})
         return len(self.tensors) - 1
+
+
+def _of_kernel(layer: LayerTrace, array: np.ndarray, before: Choice, after: Choice) -> tuple[Choice, Choice]:
+    """Which places of the last two axes of a parameter belong to these channels of the input and of the output."""
+    if array.ndim < 2 or not layer.weighted:
+        return before, after
+    if layer.kind == "Conv2DTranspose":
+        return after, before
+    if layer.kind == "DepthwiseConv2D" or layer.config.get("groups", 1) > 1:
+        return None, None
+    return before, after
 
 
 def _middle(size: int, window: int) -> Choice:
@@ -397,9 +428,9 @@ def _parts(name: str, value: Any) -> dict[str, Any]:
 def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
     """What MaxNorm and UnitNorm multiply the stepped weights by: the page cannot know it from a few of them."""
     factors: dict[str, np.ndarray] = {}
-    for name, argument in (("w", "kernel_constraint"), ("b", "bias_constraint")):
-        constraint = layer.config.get(argument)
-        if not layer.applied or name not in layer.applied or not isinstance(constraint, dict) or t.optimizer is None:
+    for name in layer.applied:
+        constraint = layer.option(name, "constraint")
+        if constraint is None or t.optimizer is None:
             continue
         known = constraint["class_name"] in ("MaxNorm", "UnitNorm") and hasattr(optimizers, t.optimizer["class_name"])
         if not known:

@@ -125,11 +125,15 @@ def _noise(record: LayerTrace, name: str, at: tuple[int, ...], share: float) -> 
 
     In front of a batch normalisation a bias has gradient 0: there the recorded number is nothing but this.
     """
-    dz = record.kept.get("dz", record.dy)
+    kept = record.kept
+    dz = kept["dh"] if name == "depthwise" else kept.get("dz", record.dy)
     assert dz is not None
-    factor = {"w": record.x, "gamma": record.kept.get("x_hat")}.get(name)
+    factors = {"w": record.x, "depthwise": record.x, "pointwise": kept.get("h"), "gamma": kept.get("x_hat")}
+    factor = factors.get(name)
     largest = 1.0 if factor is None else float(np.abs(factor).max())
-    return share * largest * float(np.abs(dz[..., at[-1]], dtype=np.float64).sum())
+    sums = np.abs(dz, dtype=np.float64).reshape(-1, dz.shape[-1]).sum(axis=0)
+    mine = record.kind in ("Conv2D", "Dense", "BatchNormalization") or len(at) == 1
+    return share * largest * float(sums[at[-1]] if mine else sums.max())  # another kernel's last axis is not dz's
 
 
 class _Tail:

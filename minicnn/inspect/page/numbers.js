@@ -86,7 +86,7 @@ const merges = (l) => l >= 0 && l < LOSS && L[l].t["x/0"] !== undefined;
 const read = (l, k = 0) => T(l, merges(l) ? `x/${k}` : "x");
 const uses = (l) => L[l].uses || [l]; // where its parameters are used
 const hasBackward = L.length > 0 && L[LOSS - 1].t.dy !== undefined;
-const weighty = (l) => l >= 0 && l < LOSS && (L[l].kind === "Conv2D" || L[l].kind === "Dense");
+const weighty = (l) => l >= 0 && l < LOSS && L[l].weighted; // a sum of products with learned kernels
 const activation = (l) => (l >= 0 && l < LOSS && L[l].act ? L[l].act.name : "linear");
 const dzOf = (l) => T(l, "dz") || T(l, "dy");
 

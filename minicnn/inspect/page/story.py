@@ -14,7 +14,6 @@ from minicnn.inspect.rules import Windows
 if TYPE_CHECKING:
     from minicnn.inspect.trace import Trace
 
-WORKED_OUT = ("Conv2D", "Dense")  # the weighted layers whose sums the page works out; of others it shows the numbers
 CANDIDATES = 400  # the weights of the largest gradients, among which one is chosen
 
 
@@ -32,7 +31,8 @@ def weight_of(t: Trace, image: int) -> Place | None:
     cost = costs(t)
     for i, layer in enumerate(t.layers):
         affordable = cost[i]
-        if layer.kind in WORKED_OUT and layer.applied and affordable is not None and affordable <= MAX_STORY_MACS:
+        plain = layer.kind in ("Conv2D", "Dense") and layer.config.get("groups", 1) == 1
+        if plain and layer.applied and affordable is not None and affordable <= MAX_STORY_MACS:
             return i, "w", _tellable(layer, image)
     return None
 

@@ -84,7 +84,9 @@ function picker(t, index, names, choice) {
 }
 const axes = (t) => (t.rank === 3 ? ["row", "column", "channel"] : t.rank === 1 ? ["number"]
   : t.shape.map((_, k) => "axis " + k));
-const weightAxes = (t) => (t.rank === 4 ? ["kernel row", "kernel column", "input channel", "output channel"]
+const weightAxes = (t, l) => (t.rank === 4 ? ["kernel row", "kernel column", ...({
+  Conv2DTranspose: ["output channel", "input channel"], DepthwiseConv2D: ["channel", "kernel of the channel"],
+}[L[l].kind] || ["input channel", "output channel"])]
   : t.rank === 2 ? ["input", "output"] : ["number"]);
 // Small maps to choose a channel by.
 function channels(t, index, choice, label = "channel") {
@@ -126,16 +128,17 @@ function viewsOf(l, d) {
     const meet = meets(l) && T(l, "dy") ? [["meet", "Gradients meet"]] : [];
     if (merges(l)) return [...meet, ...L[l].inputs.map((_, k) => [`dx/${k}`, `dx${k}`])];
     const dz = active && T(l, "dz") ? [["dz", "dy → dz"]] : [];
-    if (kind === "Conv2D") return [...meet, ...dz, ["dx", "dx by col2im"], ["turned", "dx by the turned kernel"],
-      ...gradients];
+    if (kind === "Conv2D") return [...meet, ...dz, ["dx", "dx by col2im"],
+      ...(joining(l).all ? [["turned", "dx by the turned kernel"]] : []), ...gradients];
     if (kind === "BatchNormalization") return [...meet, ["dx", "dx in three terms"], ["laws", "Two sums that vanish"],
       ...gradients];
     return [...meet, ...dz, ["dx", "dx"], ...gradients];
   }
   const act = active ? [["act", "z → y"]] : [];
   const fast = kind === "Conv2D" && isWinograd(l) ? [["line", "Winograd F(2, 3)"], ["tile", "Winograd tile"]] : [];
-  if (kind === "Conv2D") return [["one", "One output"], ...act, ["im2col", "im2col"], ["gemm", "Row · column"],
-    ...fast, ...field];
+  if (kind === "Conv2D" && joining(l).all) return [["one", "One output"], ...act, ["im2col", "im2col"],
+    ["gemm", "Row · column"], ...fast, ...field];
+  if (kind === "Conv2DTranspose") return [["one", "One output"], ["stamp", "One stamp"], ...act];
   if (kind === "BatchNormalization") return [["one", "One output"], ["stats", "Statistics"]];
   return [["one", "One output"], ...act, ...field];
 }
@@ -152,8 +155,11 @@ function panelOf(l, d, v) {
   if (v === "meet") return panels.meet(l);
   if (merges(l)) return d === "f" ? panels.mergeForward(l) : panels.mergeBackward(l, Number(v.slice(3)));
   if (v === "act" || v === "dz") return panels.activation(l, d);
-  if (kind === "Conv2D") return name === "w" ? panels.convWeight(l) : name ? panels.convBias(l)
-    : panels["conv_" + v](l);
+  if (weighty(l) && L[l].geo) {
+    if (name) return name === "w" ? panels.convWeight(l) : panels.convBias(l);
+    if (kind === "Conv2DTranspose") return panels["stamp_" + v](l);
+    return panels["conv_" + v](l);
+  }
   if (kind === "Dense") return name ? panels.denseParameter(l, name) : panels["dense_" + v](l);
   if (kind === "BatchNormalization") return name ? panels.bnParameter(l, name) : panels["bn_" + v](l);
   if (L[l].act && T(l, "z")) return panels.activation(l, d);
@@ -214,10 +220,10 @@ const panels = {
   // ---- convolution
   conv_one(l) {
     const x = T(l, "x"), y = T(l, "y"), g = L[l].geo, index = chosen(l, "y", y, L[l].out), [oh, ow, o] = index,
-      C = x.shape[2];
+      joined = joining(l), list = joined.seen(o), C = list.length;
     const steps = explain(l, "y", index), terms = steps[0].terms, taps = times(g.k);
-    const per = range(C).map((c) => ({ c, ...total(terms.filter((t) => t.c === c)) }));
-    const c = S.c !== null && S.c < C ? S.c : per.reduce((m, q) => (Math.abs(q.sum) > Math.abs(m.sum) ? q : m),
+    const per = list.map((c) => ({ c, ...total(terms.filter((t) => t.c === c)) }));
+    const c = list.includes(S.c) ? S.c : per.reduce((m, q) => (Math.abs(q.sum) > Math.abs(m.sum) ? q : m),
       per[0]).c;
     const part = terms.filter((t) => t.c === c), at = (f) => (i, j) => f(part[i * g.k[1] + j]);
     let running = 0;
@@ -228,15 +234,20 @@ const panels = {
     });
     const padded = g.pads.flat().some(Boolean) ? "dotted cells are padding" : "";
     return [
+      joined.deep ? p("A depthwise convolution mixes no channels: each channel of the input has kernels of its own, " +
+        `and output channel ${o} is made of input channel ${c} alone. So a layer of ${whole(x.shape[2])} channels ` +
+        `takes as many times fewer products as Conv2D; what mixes the channels is a Conv2D of 1×1 behind it.`) : null,
+      joined.all || joined.deep ? null : p(`The channels are shared out over ${L[l].config.groups} groups: output ` +
+        `channel ${o} sees the channels ${list[0]} to ${list.at(-1)} only.`),
       p(`An output pixel looks through a window of ${taps} ` +
-        `pixels${C > 1 ? `, at all ${C} channels of the input` : ""}. Each number in it ` +
+        `pixels${C > 1 ? `, at ${joined.all ? "all " : ""}${C} channels of the input` : ""}. Each number in it ` +
         `is multiplied by the kernel's weight at that place; the ` +
           `${count(terms.length, "product")}${steps[0].bias === undefined ? "" : " and the bias"} are added up.`),
       worked(steps),
       picker(y, index, axes(y), L[l].out), channels(y, index, L[l].out, "output channel"),
       row(kernelGrid(`The window, channel ${c}`, g.k, at((t) => t.a)), op("×"),
-        kernelGrid(`The kernel w[:, :, ${c}, ${o}]`, g.k, at((t) => t.b)),
-        op("="), kernelGrid("Products", g.k, at((t) => t.v)), op(`Σ = ${fmt(per[c].sum)}`)),
+        kernelGrid(`The kernel w[:, :, ${joined.weight(0, 0, c, o).slice(2).join(", ")}]`, g.k, at((t) => t.b)),
+        op("="), kernelGrid("Products", g.k, at((t) => t.v)), op(`Σ = ${fmt(per[list.indexOf(c)].sum)}`)),
       row(mapFigure({ id: "x", title: `Input, channel ${c}`, H: x.shape[0], W: x.shape[1],
         get: (i, j) => x.get(i, j, c),
         boxes: [windowBox(g, oh, ow)], pads: g.pads, most: 370, note: padded }), op("→"),
@@ -392,9 +403,9 @@ const panels = {
   },
   conv_dx(l) {
     const dx = T(l, "dx"), dz = dzOf(l), index = chosen(l, "dx", dx, L[l].in), [i, j, c] = index, [H, W] = dx.shape,
-      O = dz.shape[2];
+      outs = joining(l).fed(c), O = outs.length;
     const steps = explain(l, "dx", index), terms = steps[0].terms,
-      o = S.c !== null && S.c < O ? S.c : strongestOutput(terms, O);
+      o = outs.includes(S.c) ? S.c : outs[strongestOutput(terms, O)];
     const k = Math.min(S.k, terms.length - 1), one = terms[k], last = terms[terms.length - 1],
       keep = { e: index, bug: S.bug };
     let running = 0;
@@ -430,9 +441,9 @@ const panels = {
         S.bug ? "pixel now (assigned)" : "sum so far", ""], lines),
       one ? h("details", { open: O <= 8 }, h("summary", {},
         `The contribution of output pixel (${one.oh}, ${one.ow}) in full (${count(O, "product")})`),
-        table(["output channel", "dz", "w", "product", ""], one.inner.map((t, n) => ({ mark: n === o,
-          cells: [String(n), t.a, t.b, t.v, button("show", () => go({ ...keep, c: n, k }),
-            { id: `o${n}`, label: `show dz of channel ${n}` })] })))) : null,
+        table(["output channel", "dz", "w", "product", ""], one.inner.map((t, n) => ({ mark: outs[n] === o,
+          cells: [String(outs[n]), t.a, t.b, t.v, button("show", () => go({ ...keep, c: outs[n], k }),
+            { id: `o${n}`, label: `show dz of channel ${outs[n]}` })] })))) : null,
     ];
   },
   conv_turned(l) {
@@ -470,24 +481,106 @@ const panels = {
           { id: `o${q.k}`, label: `show output channel ${q.k}` })] })))),
     ];
   },
+  // ---- transposed convolution
+  stamp_one(l) {
+    const x = T(l, "x"), y = T(l, "y"), index = chosen(l, "y", y, L[l].out), [i, j, o] = index, C = x.shape[2];
+    const steps = explain(l, "y", index), terms = steps[0].terms, places = new Map();
+    for (const t of terms) {
+      const key = `${t.i},${t.j}`, q = places.get(key) || { i: t.i, j: t.j, kh: t.kh, kw: t.kw, list: [] };
+      places.set(key, q);
+      q.list.push(t);
+    }
+    const rows = [...places.values()].map((q) => ({ ...q, v: nanless(total(q.list).sum ?? NaN) }));
+    const c = S.c !== null && S.c < C ? S.c : 0, boxes = rows.map((q) => ({ i: q.i, j: q.j, color: ACCENT }));
+    return [
+      p("A transposed convolution goes the other way: every input pixel stamps the kernel, times its number, into a " +
+        `larger image. This output pixel lies under the stamps of ${count(rows.length, "pixel")}; what they bring is ` +
+        "added up. It is the sum that Conv2D computes for dx, with x in the place of dz."),
+      worked(steps),
+      picker(y, index, axes(y), L[l].out), channels(y, index, L[l].out, "output channel"),
+      row(mapFigure({ id: "x", title: `Input, channel ${c}`, H: x.shape[0], W: x.shape[1],
+        get: (a, e) => x.get(a, e, c), boxes, most: 300,
+        below: "Green: whose stamp reaches the output pixel." }), op("→"),
+      tensorFigure("y", `Output, channel ${o}`, y, index, select, { most: 370 })),
+      table(["input pixel", "kernel place", `contribution: Σ over ${count(C, "channel")} of x · w`, ""],
+        rows.map((q) => [`(${q.i}, ${q.j})`, `(${q.kh}, ${q.kw})`, q.v, button("its stamp",
+          () => go({ v: "stamp", e: [i, j, o], q: [q.i, q.j] }), { id: `s${q.i},${q.j}`,
+            label: `show the stamp of pixel (${q.i}, ${q.j})` })])),
+    ];
+  },
+  stamp_stamp(l) {
+    const x = T(l, "x"), y = T(l, "y"), w = T(l, "p/w"), g = L[l].geo, index = chosen(l, "y", y, L[l].out),
+      o = index[2];
+    const [H, W, C] = x.shape, c = S.c !== null && S.c < C ? S.c : 0;
+    const own = S.q && S.q[0] < H && S.q[1] < W ? S.q : [Math.floor(H / 2), Math.floor(W / 2)], v = x.get(...own, c);
+    const place = (a, k) => start(own[k], k, g) + a * g.d[k], cut = (a, e) => place(a, 0) < 0 || place(e, 1) < 0
+      || place(a, 0) >= y.shape[0] || place(e, 1) >= y.shape[1];
+    const weight = (a, e) => w.get(a, e, o, c), move = (step) => go({ e: index, q: own, c: (c + C + step) % C });
+    const stamp = (a, e) => (cut(a, e) ? "cut" : nanless(v * weight(a, e)));
+    return [
+      p(`Pixel (${own.join(", ")}) of channel ${c} is ${fmt(v)}. Its stamp in output channel ${o} is the kernel ` +
+        `times this number. It begins at output pixel (${place(0, 0)}, ${place(0, 1)}): a pixel further on begins ` +
+        `${g.s[0] === g.s[1] ? g.s[0] : g.s.join(" and ")} further on (the strides). Where stamps overlap, they add ` +
+        "up."),
+      picker(y, index, axes(y), L[l].out),
+      row(op(`${fmt(v)} ×`), kernelGrid(`The kernel w[:, :, ${o}, ${c}]`, g.k, weight), op("="),
+        kernelGrid("The stamp", g.k, stamp)),
+      row(mapFigure({ id: "x", title: `Input, channel ${c} (choose a pixel)`, H, W, get: (a, e) => x.get(a, e, c),
+        cur: own, most: 300, pick: (a, e) => go({ e: index, q: [a, e], c }) }), op("→"),
+      mapFigure({ id: "y", title: `Output, channel ${o}`, H: y.shape[0], W: y.shape[1], get: (a, e) => y.get(a, e, o),
+        boxes: [windowBox(g, ...own)], pads: g.pads, most: 370,
+        below: "Green: where it lands, in the sum of all stamps. What lies in the border is cut off." })),
+      C > 1 ? row(button("previous input channel", () => move(-1)), button("next input channel", () => move(1))) : null,
+    ];
+  },
+  stamp_dx(l) {
+    const dx = T(l, "dx"), dz = dzOf(l), w = T(l, "p/w"), g = L[l].geo, index = chosen(l, "dx", dx, L[l].in),
+      [i, j, c] = index, O = dz.shape[2];
+    const steps = explain(l, "dx", index), { terms } = steps[0],
+      o = S.c !== null && S.c < O ? S.c : strongestOutput(terms, O);
+    const under = (f) => (a, e) => {
+      const t = terms.find((q) => q.kh === a && q.kw === e);
+      return t ? f(t.inner[o]) : "cut";
+    };
+    return [
+      p("A pixel stamped the kernel into the output; its gradient is what its stamp, laid on dz, sees there: weight " +
+        "times gradient, added up. That is a convolution of dz, the forward pass of Conv2D."),
+      worked(steps),
+      picker(dx, index, axes(dx), L[l].in), channels(dx, index, L[l].in, "input channel"),
+      row(kernelGrid(`dz under the stamp, channel ${o}`, g.k, under((t) => t.a)), op("×"),
+        kernelGrid(`The kernel w[:, :, ${o}, ${c}]`, g.k, (a, e) => w.get(a, e, o, c)), op("="),
+        kernelGrid("Products", g.k, under((t) => nanless(t.v)))),
+      row(mapFigure({ id: "dz", title: `dz, output channel ${o}`, H: dz.shape[0], W: dz.shape[1],
+        get: (a, e) => dz.get(a, e, o), boxes: [windowBox(g, i, j)], pads: g.pads, most: 370 }), op("→"),
+      tensorFigure("dx", `dx, channel ${c}`, dx, index, select, { most: 300 })),
+      details(`Sum per output channel (${O})`, table(["output channel", "Σ of products", ""],
+        range(O).map((k) => ({ mark: k === o, cells: [String(k), nanless(terms.reduce((s, t) => s + t.inner[k].v, 0)),
+          button("show", () => go({ e: index, c: k }), { id: `o${k}`, label: `show output channel ${k}` })] })))),
+    ];
+  },
   convWeight(l) {
     const g = T(l, "g/w"), index = chosen(l, "g:w", g, null), [kh, kw, c, o] = index, dz = dzOf(l),
-      steps = explain(l, "g:w", index);
-    const { terms } = steps[0], [OH, OW] = dz.shape, many = [...terms].sort((a, e) =>
+      steps = explain(l, "g:w", index), stamped = L[l].kind === "Conv2DTranspose";
+    const { terms } = steps[0], [OH, OW] = stamped ? T(l, "x").shape : dz.shape, many = [...terms].sort((a, e) =>
       Math.abs(e.v) - Math.abs(a.v)).slice(0, 6), top = many[0];
     const map = (title, get, more) => mapFigure({ title, H: OH, W: OW, get: (a, e) => get(terms[a * OW + e]),
       most: 300, ...more });
     return [
-      p(`A weight is used at every output pixel, so all ${OH} × ${OW} of them have a say in its gradient: the input ` +
-        `number that it multiplied there, ` +
+      p(stamped ? `Every input pixel has stamped with this weight: it multiplied the pixel, and the product went to ` +
+        `one output pixel. Its gradient: the number that it multiplied, times the gradient that came back there, ` +
+        `summed over all ${OH} × ${OW} pixels and ` +
+        `${N === 1 ? "the batch of one" : `the ${count(N, "image")} of the batch`}.`
+        : `A weight is used at every output pixel, so all ${OH} × ${OW} of them have a say in its gradient: the ` +
+        `input number that it multiplied there, ` +
         `times the gradient that came back there. All are added, over the whole image and ` +
           `${N === 1 ? "the batch of one" : `the ${count(N, "image")} of the batch`}.`),
       worked(steps),
-      picker(g, index, weightAxes(g)),
-      row(map(`Input as this weight saw it (shift ${kh}, ${kw})`, (t) => t.a), op("×"),
-        map(`dz, channel ${o}`, (t) => t.b), op("="),
+      picker(g, index, weightAxes(g, l)),
+      row(map(`${stamped ? "dz" : "Input"} as this weight saw it (shift ${kh}, ${kw})`, (t) => t.a), op("×"),
+        map(stamped ? `Input, channel ${o}` : `dz, channel ${joining(l).ends([c, o])[1]}`, (t) => t.b), op("="),
         map("Products: who gave this weight its gradient", (t) => nanless(t.v), { cur: top && [top.oh, top.ow] })),
-      row(sharesFigure(steps[1]), table(["largest products", "input", "dz", "product"],
+      row(sharesFigure(steps[1]), table(["largest products", ...(stamped ? ["dz", "input"] : ["input", "dz"]),
+        "product"],
         many.map((t) => [`(${t.oh}, ${t.ow})`, t.a, t.b, t.v]))),
       row(weightChooser(l, index), kernelGrid(`dw[:, :, ${c}, ${o}] (choose a weight)`, L[l].geo.k,
         (a, e) => g.get(a, e, c, o),
@@ -866,7 +959,8 @@ const panels = {
     return [
       p(L[l].kind === "Rescaling" ? "A factor and an offset: the same for every number, or one for each channel."
         : L[l].kind === "ZeroPadding2D" ? "A border of zeros around each image; the backward pass cuts it off again."
-        : `${L[l].kind} is a custom layer: the page shows its numbers, but cannot work them out.`),
+        : `This page shows the numbers of a ${L[l].kind}, but does not work them out; ` +
+          `of minicnn's own layers t.explain does.`),
       worked(explain(l, fwd ? "y" : "dx", index)),
       picker(t, index, axes(t)), channels(t, index, null),
       row(tensorFigure("x", fwd ? "Input" : "dy", from, same ? index : from.shape.map(() => 0),
@@ -898,10 +992,10 @@ const panels = {
       worked(steps, "The step"),
       names.length > 1 ? choices("Choose a parameter", names.map((n, k) =>
         button(n, () => go({ c: k, e: null, w: 0 }), { id: "param" + n, pressed: n === name }))) : null,
-      picker(u, index, weightAxes(u)),
+      picker(u, index, weightAxes(u, l)),
       table(["", "before", "gradient", "after", "change"], [[label, before, gradient, after, after - before]]),
-      u.rank > 1 ? weightChooser(l, index) : tensorFigure("u", `${name} after`, u, index, (e) => go({ e, c: S.c }),
-        { most: 300 }),
+      u.rank > 1 ? weightChooser(l, index, name)
+        : tensorFigure("u", `${name} after`, u, index, (e) => go({ e, c: S.c }), { most: 300 }),
       table(["from the same gradient", "after 1 step", "after 2 steps", "after 10 steps"], others,
         { caption: `What three optimizers would make of the gradient ${fmt(g)}, all with learning rate ${fmt(lr)}, ` +
         `starting anew, if it stayed the same (change of the weight)` }),
@@ -1052,16 +1146,16 @@ function strongestOutput(terms, O) {
   return sizes.indexOf(Math.max(...sizes));
 }
 // The weights of the layer as a map to choose from: kernel places of a convolution, inputs × outputs of a dense layer.
-function weightChooser(l, index) {
-  const w = T(l, "p/w"), update = S.d === "u", g = T(l, update ? "u/w" : "g/w") || w,
-    keep = (e) => go({ e, c: S.c }), title = update ? "w after" : "dw";
+function weightChooser(l, index, name = "w") {
+  const w = T(l, "p/" + name), update = S.d === "u", g = T(l, (update ? "u/" : "g/") + name) || w,
+    keep = (e) => go({ e, c: S.c }), title = update ? `${name} after` : `d${name}`;
   if (index.length === 4) {
-    const [kh, kw, c, o] = index, some = w.size > 4096, ins = (some && L[l].in) || range(w.shape[2]),
-      outs = (some && L[l].out) || range(w.shape[3]);
+    const [kh, kw, c, o] = index, [rows, columns] = weightAxes(g, l).slice(2), there = g.parts[0].at,
+      ins = there[2] || range(w.shape[2]), outs = there[3] || range(w.shape[3]);
     const below = ins.length < w.shape[2] || outs.length < w.shape[3]
-      ? `Input channels ${ins.join(", ")}; output channels ${outs.join(", ")}: those in this file.` : "";
+      ? `${rows} ${ins.join(", ")}; ${columns} ${outs.join(", ")}: those in this file.` : "";
     const cur = ins.includes(c) && outs.includes(o) ? [ins.indexOf(c), outs.indexOf(o)] : undefined;
-    return row(mapFigure({ id: "wc", title: `${title} at kernel place (${kh}, ${kw}): input × output channel`,
+    return row(mapFigure({ id: "wc", title: `${title} at kernel place (${kh}, ${kw}): ${rows} × ${columns}`,
       H: ins.length, W: outs.length, get: (i, j) => g.get(kh, kw, ins[i], outs[j]),
       cur, pick: (i, j) => keep([kh, kw, ins[i], outs[j]]), most: 300, big: 26, below }),
     update ? kernelGrid("The kernel after the step", w.shape, (a, e) => g.get(a, e, c, o),

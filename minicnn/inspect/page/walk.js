@@ -30,7 +30,8 @@ function walkStops() {
 // Where the walk stops: one layer of each kind, and those that the story needs. role → layers.
 function visited() {
   const first = (test) => L.findIndex(test), all = (test) => range(LOSS).filter((l) => test(L[l], l));
-  const convs = all((q) => q.kind === "Conv2D"), denses = all((q) => q.kind === "Dense"), own = WEIGHT?.layer;
+  const convs = all((q, l) => q.kind === "Conv2D" && joining(l).all),
+    denses = all((q) => q.kind === "Dense"), own = WEIGHT?.layer;
   const conv = convs.includes(own) ? own : convs[0], dense = denses.at(-1);
   const curved = (l) => !["linear", "softmax"].includes(activation(l));
   const roles = new Map(), take = (role, ...layers) => roles.set(role, layers.filter((l) => l >= 0));
@@ -44,7 +45,7 @@ function visited() {
   take("norm", first((q) => q.kind === "BatchNormalization"));
   take("fork", ...all((q, l) => meets(l)).slice(0, 3));
   take("merge", ...MERGES.map((kind) => first((q, l) => q.kind === kind && merges(l))));
-  take("pool", first((q) => q.geo && q.kind !== "Conv2D"));
+  take("pool", first((q, l) => q.geo && !weighty(l)));
   take("field", all((q, l) => q.geo && fieldSize(l)).at(-1));
   for (const kind of ["Dropout", "Flatten", "GlobalAveragePooling2D"]) take(kind, first((q) => q.kind === kind));
   return roles;
