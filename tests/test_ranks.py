@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
+import strict_cupy
 import strict_ranks
 from helpers import random
 from strict_ranks import all_well, run
@@ -26,7 +30,7 @@ from minicnn.layers import (
 from minicnn.models import Sequential
 from minicnn.preprocessing.image import ImageDataGenerator
 from minicnn.ranks import Group, first_rank_does, get_group, together
-from minicnn.training import shards
+from minicnn.training import distributed, shards
 
 RANKS = [1, 2, 3, 5]
 LOCK = threading.Lock()  # the ranks are threads here, and the seed is the process's
@@ -429,6 +433,109 @@ def test_a_backup_is_resumed_by_another_number_of_ranks(tmp_path):
         for rank in all_well(run(resumed, script(folder))):
             same(whole, rank)
         assert not folder.exists()
+
+
+# ---- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_says_for_whom(monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE", 0.3)
+    monkeypatch.setattr(distributed, "ANSWER", 0.2)
+    said = []
+
+    def script():
+        group = get_group()
+        group.meet("the beginning")
+        if group.rank == 1:
+            time.sleep(0.9)
+        group.meet("step 812")
+        time.sleep(0.1 * group.rank)
+        group.meet("the end")
+
+    all_well(run(4, script, say=said.append))
+    assert said and all(text.startswith("rank 0 has waited ") for text in said)  # the first of those who wait
+    assert all(text.endswith("s: rank 1 has not arrived at step 812") for text in said)
+
+
+def test_a_rank_that_has_ended_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(distributed, "ANSWER", 0.2)
+    said = []
+
+    def script():
+        group = get_group()
+        group.meet("the beginning")
+        if group.rank == 1:
+            return group._tell(distributed.BYE)  # what a process does at its end
+        return group.meet("step 3")
+
+    first, _, third = run(3, script, say=said.append)
+    assert isinstance(first, strict_ranks.AbortedError) and isinstance(third, strict_ranks.AbortedError)
+    assert "waits at step 3, but rank 1 has come to its end" in said[0]
+
+
+# ---- GPUs ------------------------------------------------------------------------------------------------------------
+
+
+class FakeNccl:
+    """CuPy's NCCL, for ranks that are threads: as strict about the calls. sums: how many there were."""
+
+    NCCL_FLOAT32, NCCL_FLOAT64, NCCL_SUM, available = 7, 8, 0, True
+
+    def __init__(self, size: int):
+        self.sums, self.barrier, self.own = 0, threading.Barrier(size), [None] * size
+        nccl = self
+
+        class NcclCommunicator:
+            def __init__(self, count, number, rank):
+                assert (count, len(number), number[:3]) == (size, 128, (1, 2, 3))
+                self.rank = rank
+
+            def allReduce(self, source, target, count, kind, op, stream):  # noqa: N802
+                assert op == nccl.NCCL_SUM and isinstance(stream, int)
+                number = {nccl.NCCL_FLOAT32: ctypes.c_float, nccl.NCCL_FLOAT64: ctypes.c_double}[kind]
+                nccl.own[self.rank] = np.frombuffer((number * count).from_address(source), number)
+                nccl.barrier.wait(60)
+                total = sum(nccl.own)
+                nccl.barrier.wait(60)
+                np.frombuffer((number * count).from_address(target), number)[:] = total
+                nccl.sums += self.rank == 0
+
+        self.NcclCommunicator = NcclCommunicator
+
+    def get_unique_id(self):
+        return tuple(range(1, 129))
+
+
+@pytest.mark.parametrize("way", ["nccl", "host"])
+def test_ranks_on_gpus(way, monkeypatch):
+    """On the stand-in for CuPy, which has two: each its own and NCCL, or both the same and by way of the host."""
+    nccl = FakeNccl(2)
+    cupy = strict_cupy.install(monkeypatch, own_kernels=False)
+    cupy.cuda.nccl = nccl
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cupy.cuda)
+
+    def script():
+        model, (x, y) = network(), data()
+        model.to(f"gpu:{get_group().rank}" if way == "nccl" else "gpu")
+        history = model.fit(x, y, batch_size=10, epochs=2, verbose=0).history
+        return results(model, history, model.evaluate(x, y, verbose=0), model.predict(x, verbose=0))
+
+    with pytest.warns(UserWarning, match="single sample"):
+        alone, ranks = script(), all_well(run(2, script))
+    for rank in ranks:
+        same(alone, rank)
+    assert (nccl.sums > 0) == (way == "nccl")
+
+
+def test_each_rank_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    strict_cupy.install(monkeypatch)
+    monkeypatch.setattr(minicnn.backend, "_default_gpu", 0)
+    names = []
+    for rank in range(4):
+        minicnn.backend.set_default_gpu(rank)
+        names.append(str(minicnn.device("gpu")))
+    assert names == ["gpu", "gpu:1", "gpu", "gpu:1"]  # the stand-in has two
+    assert minicnn.device("gpu:0") == "gpu"
 
 
 # ---- what does not fit is named --------------------------------------------------------------------------------------

@@ -101,27 +101,21 @@ class RankGroup(Group):
             return self._all_reduce_on_gpu(array)
         if array.nbytes * self.size <= SMALL:
             return _sum_in_order(self.gather(array))
-        pieces = np.zeros((self.size, -(-array.size // self.size)), array.dtype)
-        pieces.reshape(-1)[: array.size] = array.reshape(-1)
+        pieces = np.empty((self.size, -(-array.size // self.size)), array.dtype)
+        flat = pieces.reshape(-1)
+        flat[: array.size], flat[array.size :] = array.reshape(-1), 0
         received = np.empty_like(pieces)
         self._wait(self.data.Ialltoall(pieces, received))
         self._wait(self.data.Iallgather(_sum_in_order(received), pieces))
-        return pieces.reshape(-1)[: array.size].reshape(array.shape)
+        return flat[: array.size].reshape(array.shape)
 
     def _all_reduce_on_gpu(self, array: Array) -> Array:
         """By NCCL where every rank has a GPU of its own, else by way of the host."""
         if self.nccl is None:
-            self.nccl = _nccl(self)
+            self.nccl = _Nccl.of(self) or False
         if self.nccl is False:
             return xp_of(array).asarray(self.all_reduce(to_host(array)))
-        cupy = xp_of(array)
-        own, total = cupy.ascontiguousarray(array), cupy.empty(array.shape, array.dtype)
-        types = {"f": cupy.cuda.nccl.NCCL_FLOAT32, "d": cupy.cuda.nccl.NCCL_FLOAT64}
-        self.nccl.allReduce(
-            own.data.ptr, total.data.ptr, own.size, types[own.dtype.char], cupy.cuda.nccl.NCCL_SUM,
-            cupy.cuda.get_current_stream().ptr,
-        )  # fmt: skip
-        return total
+        return self.nccl.all_reduce(array)
 
     def abort(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -212,7 +206,8 @@ def _waiting_message(communicator: Any) -> tuple[int, int] | None:
 
 
 def _sum_in_order(parts: Any) -> Array:
-    total = parts[0].copy()
+    """The sum of the parts; it takes the place of the first."""
+    total = parts[0]
     for part in parts[1:]:
         total += part
     return total
@@ -229,19 +224,37 @@ def _cores(local: Any, wait: Callable[[Any], None]) -> int:
     return max(1, int((own / np.maximum(rows.sum(axis=0), 1)).sum() + 1e-9))
 
 
-def _nccl(group: RankGroup) -> Any:
-    """NCCL's communicator; False where some rank has no GPU of its own, or no NCCL."""
-    cuda = sys.modules["cupy"].cuda
-    nccl: Any = getattr(cuda, "nccl", None)
-    able = nccl is not None and bool(getattr(nccl, "available", True))
-    host = zlib.crc32(socket.gethostname().encode())
-    places = [tuple(row) for row in group.gather(np.array([host, cuda.Device().id, able], np.int64))]
-    if len(set(places)) < group.size or not all(able for *_, able in places):
-        return False
-    number = np.zeros(128, np.int64)
-    if group.rank == 0:
-        number[:] = nccl.get_unique_id()
-    return nccl.NcclCommunicator(group.size, tuple(int(n) for n in group.broadcast(number)), group.rank)
+class _Nccl:
+    """NVIDIA's library for sums between GPUs. Its sums are the same bits on all of them."""
+
+    def __init__(self, nccl: Any, size: int, number: tuple[int, ...], rank: int):
+        self.types = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
+        self.sum, self.communicator = nccl.NCCL_SUM, nccl.NcclCommunicator(size, number, rank)
+
+    @classmethod
+    def of(cls, group: RankGroup) -> _Nccl | None:
+        """That of these ranks; None where one of them has no GPU of its own, or no NCCL."""
+        try:
+            from cupy.cuda import nccl
+        except ImportError:
+            nccl = None
+        able = nccl is not None and bool(getattr(nccl, "available", True))
+        host, gpu = zlib.crc32(socket.gethostname().encode()), sys.modules["cupy"].cuda.Device().id
+        places = [tuple(row) for row in group.gather(np.array([host, gpu, able], np.int64))]
+        if len(set(places)) < group.size or not all(able for *_, able in places):
+            return None
+        number = np.zeros(128, np.int64)  # by which the ranks find each other: rank 0 makes it, MPI brings it
+        if group.rank == 0:
+            number[:] = nccl.get_unique_id()
+        return cls(nccl, group.size, tuple(group.broadcast(number).tolist()), group.rank)
+
+    def all_reduce(self, array: Array) -> Array:
+        cupy = xp_of(array)
+        own, total = cupy.ascontiguousarray(array), cupy.empty(array.shape, array.dtype)
+        stream = cupy.cuda.get_current_stream().ptr  # what was launched there before has written the array by then
+        kind = self.types[str(own.dtype)]
+        self.communicator.allReduce(own.data.ptr, total.data.ptr, own.size, kind, self.sum, stream)
+        return total
 
 
 # ---- joining the others ----------------------------------------------------------------------------------------------
