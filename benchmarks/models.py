@@ -46,13 +46,13 @@ KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC
 class Side:
     """One process that runs rounds when it is told to."""
 
-    def __init__(self, name: str, command: list[str], threads: int):
+    def __init__(self, name: str, command: list[str], threads: int, env: dict[str, str] | None = None):
         self.name, self.rounds, self.more = name, [], {}
         self.peak_mb, self.versions = 0.0, {}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - shown where the process fails
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-            env=pinned(threads) | (KEPT if name.endswith("kept") else {}), cwd=HERE,
+            env=pinned(threads) | (KEPT if name.endswith("kept") else {}) | (env or {}), cwd=HERE,
         )  # fmt: skip
 
     def run(self, count: bool = True) -> None:

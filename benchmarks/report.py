@@ -33,6 +33,7 @@ def sections() -> dict[str, list[str]]:
             "",
             f"`import minicnn` takes {imports['minicnn']:.2f} times as long as `import numpy`, with all of its layers "
             f"and models {imports['minicnn.models']:.2f} times.",
+            *_history(),
         ],
         "docs/long-runs.md": [_long_runs(load("faults"), load("soak"))],
     }
@@ -126,6 +127,26 @@ def _speed(models: dict[str, Any]) -> list[str]:
             f" {gain['threads']} threads train B {gain['minicnn']:.2f} times as fast as one; the machine's own matrix "
             f"product gains {gain['gemm']:.2f} times."
         )
+    return lines
+
+
+def _history() -> list[str]:
+    """What each change for speed has brought, where that was recorded."""
+    if not (HERE / "results" / "history.json").exists():
+        return []
+    record = load("history")
+    lines = [
+        "",
+        "What each change has brought, the version before it and the one after it in turn "
+        f"(`python benchmarks/history.py`, {record['hardware']['processor']}, {record['threads']} threads, medians):",
+        "",
+        "| change | workload | before | after | ratio | lines of minicnn |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        count = "" if row["added"] is None else f"+{row['added']} −{row['removed']}"
+        times = f"{row['before_ms']:.2f} ms | {row['after_ms']:.2f} ms | {row['ratio']:.2f}"
+        lines.append(f"| {row['change']} | {WORKLOADS[row['workload']].title} | {times} | {count} |")
     return lines
 
 

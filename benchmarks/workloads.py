@@ -162,6 +162,11 @@ def names_on(device: str) -> list[str]:
     return [name for name, workload in WORKLOADS.items() if device == "gpu" or workload.goal is not None]
 
 
+def names_in_a_row() -> list[str]:
+    """Those measured on the CPU whose layers follow one another: what every version of minicnn can build."""
+    return [name for name in names_on("cpu") if all(op.kind != "residual" for op in WORKLOADS[name].ops)]
+
+
 def get(name: str, quick: bool = False) -> Workload:
     return WORKLOADS[name].quick() if quick else WORKLOADS[name]
 

@@ -73,6 +73,34 @@ def test_models(tmp_path):
     assert record["gain_of_threads"]["gemm"] > 0
 
 
+def test_history(tmp_path):
+    known = subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", "d249bac"], capture_output=True)
+    if known.returncode:
+        pytest.skip("needs the git repository, with all of its commits")
+    out = run("history.py", "--quick", "--only", "dense_800", "--threads", 1, "--output", tmp_path / "history.json")
+    adam, together = json.loads((tmp_path / "history.json").read_text())["rows"]
+    assert (adam["added"], adam["removed"], together["added"]) == (159, 71, None)
+    for row in adam, together:
+        assert 0 < row["ratio_by_round"][0] <= row["ratio_by_round"][1] and row["before_ms"] > 0 < row["after_ms"]
+        assert row["change"] in out
+    error = run("history.py", "--only", "alexnet", fails=True)
+    assert "there are dense, cifar" in error
+
+
+def test_the_readme_shows_the_history(benchmark, tmp_path, monkeypatch):
+    report = benchmark("report")
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    assert report._history() == []
+    row = {"change": "a trick", "workload": "dense", "before_ms": 2.0, "after_ms": 1.0, "ratio": 0.5}
+    rows = [{**row, "added": 3, "removed": 1}, {**row, "added": None, "removed": None}]
+    (tmp_path / "results").mkdir()
+    record = {"threads": 2, "hardware": {"processor": "P"}, "rows": rows}
+    (tmp_path / "results" / "history.json").write_text(json.dumps(record))
+    first, second = report._history()[-2:]
+    assert first == "| a trick | A: dense 128, train, batch 32, through fit | 2.00 ms | 1.00 ms | 0.50 | +3 −1 |"
+    assert second.endswith("| 0.50 |  |")
+
+
 def test_scaling(tmp_path):
     out = run("scaling.py", "--quick", "--threads", 2, "--output", tmp_path / "scaling.json")
     record = recorded(tmp_path / "scaling.json")
