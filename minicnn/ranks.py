@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minicnn import errors
+from minicnn.arguments import in_words
 from minicnn.errors import InputError
 
 Array = Any
@@ -161,6 +162,7 @@ _of_process: Group | InputError = Group()
 _here: ContextVar[Group | None] = ContextVar("minicnn.group", default=None)
 
 
+@in_words
 def get_group() -> Group:
     """The ranks that train together with this process: `get_group().rank` is its own number, from 0, of `.size`.
 
@@ -173,6 +175,7 @@ def get_group() -> Group:
     return group
 
 
+@in_words
 def set_group(group: Group | InputError | None) -> None:
     """The group of this process from now on. None: each rank goes on alone, with a model and a task of its own."""
     global _of_process

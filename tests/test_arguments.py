@@ -86,6 +86,7 @@ def test_a_call_that_does_not_fit(call, where, problem, fix):
 
 PUBLIC = [
     "layers", "losses", "metrics", "optimizers", "schedules", "initializers", "regularizers", "constraints",
+    "datasets.get_file", "layers.cloning",
     "callbacks", "utils", "preprocessing.image", "applications", "datasets", "datasets.mnist", "datasets.toy",
     "datasets.cifar10", "datasets.fashion_mnist", "gradcheck", "inspect",
 ]  # fmt: skip

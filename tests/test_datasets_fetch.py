@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from minicnn import utils
 from minicnn.datasets import fetch
 from minicnn.datasets.fetch import DataFile, DownloadError
 from minicnn.errors import BrokenFileError, InputError
@@ -375,6 +376,7 @@ PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 import sys
+from minicnn import utils
 from minicnn.datasets import fetch
 fetch._SCHEMES, fetch._PAUSE = ("http",), 0.01
 file = fetch.DataFile("set", "file.gz", int(sys.argv[2]), sys.argv[3], (sys.argv[1],))
@@ -422,3 +424,54 @@ def test_two_processes_at_once(server: Server, tmp_path: Path):
     assert [process.communicate()[0].strip() for process in processes] == [str(tmp_path / "file.gz")] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
     assert (tmp_path / "file.gz").read_bytes() == CONTENT
+
+
+# ---- get_file --------------------------------------------------------------------------------------------------------
+
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize("digest", [SHA, MD5.upper()])
+def test_get_file_downloads_once_and_checks(server, tmp_path, digest):
+    server.replies["/sets/data.bin"] = [sends(CONTENT)]
+    options = {"origin": server.address + "/sets/data.bin?v=1", "file_hash": digest, "cache_dir": tmp_path}
+    server.replies["/sets/data.bin?v=1"] = server.replies["/sets/data.bin"]
+    path = utils.get_file(**options)
+    assert Path(path) == tmp_path / "datasets" / "data.bin"
+    assert Path(path).read_bytes() == CONTENT
+    assert utils.get_file(**options) == path
+    assert len(server.asked) == 1
+    utils.get_file(**options, force_download=True)
+    Path(path).write_bytes(b"another version")
+    assert Path(utils.get_file(**options)).read_bytes() == CONTENT
+    assert len(server.asked) == 3
+    other = utils.get_file("other.bin", options["origin"], md5_hash=MD5, cache_subdir="a/b", cache_dir=tmp_path)
+    assert Path(other) == tmp_path / "a" / "b" / "other.bin"
+
+
+@pytest.mark.parametrize("reply", [sends(CONTENT[:-1]), sends(CONTENT + b"!"), sends_without_length(CONTENT),
+                                   sends(CONTENT, len(CONTENT) - 5), answers(404)])  # fmt: skip
+def test_get_file_leaves_nothing_of_what_is_wrong(server, tmp_path, reply):
+    server.replies["/data.bin"] = [reply]
+    with pytest.raises(DownloadError):
+        utils.get_file(origin=server.address + "/data.bin", file_hash=SHA, cache_dir=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("options", "part"), [
+    ({}, "nothing says what the file should be"), ({"file_hash": "abc"}, "no checksum"),
+    ({"file_hash": MD5, "hash_algorithm": "sha256"}, "no checksum"), ({"file_hash": SHA, "extract": True}, "unpack"),
+    ({"file_hash": SHA, "untar": True}, "unpack"), ({"file_hash": SHA, "fname": "../x"}, "no name of a file"),
+    ({"file_hash": SHA, "cache_subdir": "../.."}, "leads out"),
+    ({"file_hash": SHA, "origin": "data.bin"}, "no address"),
+    ({"file_hash": SHA, "origin": None}, "no address"), ({"file_hash": SHA, "hash_algorithm": "crc"}, "hash_algorithm"),
+])  # fmt: skip
+def test_get_file_refuses_before_anything_is_asked(server, tmp_path, options, part):
+    with pytest.raises(InputError, match=part):
+        utils.get_file(**{"origin": server.address + "/data.bin", "cache_dir": tmp_path, **options})
+    assert server.asked == []
+
+
+def test_get_file_speaks_https_only(tmp_path):
+    with pytest.raises(DownloadError, match="not https"):
+        utils.get_file(origin="http://localhost/data.bin", file_hash=SHA, cache_dir=tmp_path)

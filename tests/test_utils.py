@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import minicnn.random
+from minicnn import utils
 from minicnn.errors import InputError
 from minicnn.utils import set_random_seed, to_categorical
 
@@ -83,3 +84,55 @@ def test_unseeded_generators_differ_between_processes():
     command = [sys.executable, "-c", code]
     first, second = (subprocess.run(command, check=True, capture_output=True).stdout for _ in range(2))
     assert first != second
+
+
+# ---- normalize, split_dataset ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("axis", "order"), [(-1, 2), (0, 2), (1, 1), (-1, 3), (0, np.inf)])
+def test_normalize(axis, order):
+    """As NumPy's own norm has it, and Keras for NumPy arrays (which takes the last axis where axis=0 is asked for)."""
+    x = np.random.default_rng(0).standard_normal((4, 5))
+    x[1] = 0
+    norm = np.linalg.norm(x, order, axis, keepdims=True)
+    np.testing.assert_allclose(utils.normalize(x, axis, order), x / np.where(norm > 0, norm, 1), rtol=1e-12)
+    assert utils.normalize(x.astype("f4"), axis, order).dtype == np.float32
+    large = utils.normalize(np.full((2, 3), 3e30, "f4"))  # whose squares are infinite
+    np.testing.assert_allclose(large, 3**-0.5, rtol=1e-6)
+    np.testing.assert_allclose(utils.normalize([[3, 4]]), [[0.6, 0.8]])
+
+
+@pytest.mark.parametrize("options", [
+    {"x": "a"}, {"x": [[1.0]], "axis": 2}, {"x": [[1.0]], "order": 0}, {"x": [[1.0]], "order": "a"},
+])  # fmt: skip
+def test_what_cannot_be_normalized(options):
+    with pytest.raises(InputError):
+        utils.normalize(**options)
+
+
+@pytest.mark.parametrize(("sizes", "lengths"), [
+    ({"left_size": 0.8}, (16, 4)), ({"right_size": 4}, (16, 4)), ({"left_size": 5, "right_size": 0.25}, (5, 5)),
+    ({"left_size": 0.2, "right_size": 0.8, "shuffle": True, "seed": 1}, (4, 16)),
+])  # fmt: skip
+def test_split_dataset(sizes, lengths):
+    x, y = np.arange(40).reshape(20, 2), np.arange(20) * 2
+    left, right = utils.split_dataset((x, y), **sizes)
+    assert isinstance(left, tuple) and (len(left[0]), len(right[0])) == lengths
+    for part in (left, right):
+        np.testing.assert_array_equal(part[0][:, 0], part[1])  # x and y stay together
+    if sum(lengths) == 20:
+        assert sorted([*left[1], *right[1]]) == sorted(y)
+    again = utils.split_dataset(x, **sizes)
+    np.testing.assert_array_equal(again[0], left[0])
+
+
+@pytest.mark.parametrize(("dataset", "sizes"), [
+    (np.zeros(4), {}), (np.zeros(4), {"left_size": 4}), (np.zeros(4), {"left_size": 3, "right_size": 2}),
+    (np.zeros(4), {"left_size": -1}), (np.zeros(4), {"left_size": 1.5}), (np.zeros(4), {"left_size": "a"}),
+    ((np.zeros(4), np.zeros(3)), {"left_size": 2}), ((x for x in [1]), {"left_size": 1}),
+    (np.zeros(4), {"left_size": 2, "preferred_backend": "torch"}),
+    (np.zeros(4), {"left_size": 2, "shuffle": True, "seed": -1}),
+])  # fmt: skip
+def test_what_cannot_be_split(dataset, sizes):
+    with pytest.raises(InputError):
+        utils.split_dataset(dataset, **sizes)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,14 @@ TIMEOUT = 30.0  # seconds without a byte
 SLOWEST = 1000  # bytes a second, on average after the first TIMEOUT seconds
 STALE = 3600.0  # seconds after which a part of a file is that of a process that was killed
 BLOCK = 1 << 18  # bytes
+MAX_UNKNOWN = 1 << 36  # bytes of a file whose size only the server knows
 _PAUSE = 1.0  # seconds before the second round, doubled before each further one
 _SCHEMES = ("https",)  # tests of a server on this machine replace it
 
 
 class DataFile(NamedTuple):
-    """A published file. size: bytes; md5: of the file; content_md5: of what it unpacks to (IDX only).
+    """A published file. size: bytes, 0 where only the server knows; md5: of the file, or its SHA-256, which is longer;
+    content_md5: of what it unpacks to (IDX only).
 
     otherwise: what to do without it, for an error text.
     """
@@ -46,6 +48,17 @@ class DataFile(NamedTuple):
     otherwise: str = (
         "train on images that need no download: `--dataset toy`, or minicnn.datasets.toy in a program of yours."
     )
+
+    @property
+    def kind(self) -> str:
+        """Which checksum it is."""
+        return "SHA-256" if len(self.md5) == 64 else "MD5"
+
+    def hasher(self) -> Any:
+        return hashlib.sha256() if self.kind == "SHA-256" else hashlib.md5(usedforsecurity=False)
+
+    def described(self) -> str:
+        return (f"{self.size:,} bytes with " if self.size else "a file with ") + f"{self.kind} {self.md5}"
 
 
 class DownloadError(InputError):
@@ -98,21 +111,21 @@ def find(file: DataFile) -> Path:
 
 
 def check_md5(path: Path, file: DataFile) -> None:
-    """Raises BrokenFileError unless the file at path has the published MD5."""
-    if not path.is_file() or path.stat().st_size != file.size:
+    """Raises BrokenFileError unless the file at path has the published checksum."""
+    if not path.is_file() or (file.size and path.stat().st_size != file.size):
         received = what_is(path)
     else:
-        digest = hashlib.md5(usedforsecurity=False)
+        digest = file.hasher()
         with path.open("rb") as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)
         if digest.hexdigest() == file.md5:
             return
-        received = f"MD5 {digest.hexdigest()}."
+        received = f"{file.kind} {digest.hexdigest()}."
     raise BrokenFileError(
         str(path),
         f"this is not the published {file.name}.",
-        f"{file.size:,} bytes with MD5 {file.md5}.",
+        f"{file.described()}.",
         received,
         how_to_replace(file),
     )
@@ -120,7 +133,7 @@ def check_md5(path: Path, file: DataFile) -> None:
 
 def how_to_replace(file: DataFile) -> str:
     """The last line of an error about a wrong file."""
-    return f"delete it and run again to download it, or replace it with {file.mirrors[0]} (MD5 {file.md5})."
+    return f"delete it and run again to download it, or replace it with {file.mirrors[0]} ({file.kind} {file.md5})."
 
 
 def download(file: DataFile, folder: Path) -> Path:
@@ -156,7 +169,7 @@ def download(file: DataFile, folder: Path) -> Path:
     raise DownloadError(
         file.name,
         "the file is not on this machine and could not be downloaded.",
-        f"{file.size:,} bytes with MD5 {file.md5}, at {folder / file.name}"
+        f"{file.described()}, at {folder / file.name}"
         f" or, with MINICNN_DATA=DIR, at {Path('DIR') / file.folder / file.name}.",
         "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) + f".{_what_is_there()}",
         f"bring {file.mirrors[0]} to that place from a machine with a network; or {file.otherwise}",
@@ -191,12 +204,12 @@ def _download_from(address: str, file: DataFile, target: Path) -> Path:
     blocks = _blocks(address, file.size)
     block = next(blocks)  # connects: without an answer there is no temporary file, not even for a moment
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=".part")
-    digest, size = hashlib.md5(usedforsecurity=False), 0
+    digest, size = file.hasher(), 0
     try:
         with (
             os.fdopen(handle, "wb") as out,
             tqdm(
-                total=file.size, unit="B", unit_scale=True, desc=f"downloading {file.name}", disable=None
+                total=file.size or None, unit="B", unit_scale=True, desc=f"downloading {file.name}", disable=None
             ) as progress,
         ):
             while block:
@@ -207,10 +220,10 @@ def _download_from(address: str, file: DataFile, target: Path) -> Path:
                 block = next(blocks)
         if size < file.size:
             raise _MirrorError(f"stopped after {size:,} of {file.size:,} bytes", final=False)
-        if size > file.size:
+        if file.size and size > file.size:
             raise _MirrorError(f"sent more than {file.size:,} bytes", final=True)
         if digest.hexdigest() != file.md5:
-            raise _MirrorError(f"sent a file with MD5 {digest.hexdigest()} instead of {file.md5}", final=True)
+            raise _MirrorError(f"sent a file with {file.kind} {digest.hexdigest()} instead of {file.md5}", final=True)
         try:
             os.replace(name, target)
         except PermissionError:  # Windows: another process has fetched the same file and is reading it
@@ -223,7 +236,10 @@ def _download_from(address: str, file: DataFile, target: Path) -> Path:
 
 
 def _blocks(address: str, size: int) -> Generator[bytes, None, None]:
-    """The body in blocks, then b""; never more than size + 1 bytes. Network errors become _MirrorError."""
+    """The body in blocks, then b""; never more than size + 1 bytes. Network errors become _MirrorError.
+
+    size: 0 for what the server says beforehand.
+    """
     import http.client
     import time
     import urllib.error
@@ -245,6 +261,10 @@ def _blocks(address: str, size: int) -> Generator[bytes, None, None]:
     try:
         with urllib.request.build_opener(Redirects).open(request, timeout=TIMEOUT) as response:
             length = response.headers.get("Content-Length", str(size))
+            if size == 0:
+                if not length.isdecimal() or not 0 < int(length) <= MAX_UNKNOWN:
+                    raise _MirrorError(f"does not say that it sends 1 to {MAX_UNKNOWN:,} bytes", final=True)
+                size, left = int(length), int(length) + 1
             if length != str(size):
                 kind = response.headers.get_content_type()
                 raise _MirrorError(f"offers {length} bytes of {kind} instead of {size:,}", final=True)
