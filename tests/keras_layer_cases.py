@@ -21,8 +21,22 @@ class Case(NamedTuple):
 
 
 SAMPLES = 2
-IMAGE = (4, 5, 2)
+IMAGE, SEQUENCE = (4, 5, 2), (7, 4)
 CASES = {
+    "Conv1D": Case("Conv1D", {"filters": 3, "kernel_size": 3, "activation": "relu"}, SEQUENCE),
+    "Conv1D, same, stride": Case("Conv1D", {"filters": 2, "kernel_size": 2, "strides": 3, "padding": "same"}, SEQUENCE),
+    "Conv1D, causal": Case(
+        "Conv1D", {"filters": 2, "kernel_size": 3, "padding": "causal", "dilation_rate": 2, "use_bias": False}, SEQUENCE
+    ),
+    "Conv1D, groups": Case("Conv1D", {"filters": 4, "kernel_size": 2, "groups": 2}, SEQUENCE),
+    "MaxPooling1D": Case("MaxPooling1D", {}, SEQUENCE),
+    "MaxPooling1D, same": Case("MaxPooling1D", {"pool_size": 3, "strides": 2, "padding": "same"}, SEQUENCE),
+    "AveragePooling1D": Case("AveragePooling1D", {"pool_size": 3, "strides": 1, "padding": "same"}, SEQUENCE),
+    "GlobalAveragePooling1D": Case("GlobalAveragePooling1D", {}, SEQUENCE),
+    "GlobalMaxPooling1D": Case("GlobalMaxPooling1D", {"keepdims": True}, SEQUENCE),
+    "norm of sequences": Case("BatchNormalization", {"momentum": 0.7}, SEQUENCE, training=True),
+    "norm of sequences, evaluation": Case("BatchNormalization", {"epsilon": 0.01}, SEQUENCE),
+    "noise, evaluation": Case("GaussianNoise", {"stddev": 0.5}, SEQUENCE),
     "groups": Case("Conv2D", {"filters": 4, "kernel_size": 3, "groups": 2, "activation": "relu"}, IMAGE),
     "groups, stride": Case(
         "Conv2D", {"filters": 6, "kernel_size": 2, "strides": 2, "groups": 3, "padding": "same"}, (4, 5, 3)

@@ -74,6 +74,7 @@ class Drawing:
             lambda: layers.PReLU("uniform", shared_axes=self.pick(None, spread or None)),
             lambda: layers.Rescaling(self.pick(0.5, self.rng.random(c).tolist()), self.pick(0.0, [0.1] * c)),
             lambda: layers.Dropout(0.3),
+            lambda: layers.GaussianNoise(0.3),
             lambda: layers.LayerNormalization(self.pick(-1, [*range(1, len(shape) + 1)]), scale=self.pick(True, False)),
             lambda: layers.GroupNormalization(self.pick(-1, 1, math.gcd(2, c)), center=self.pick(True, False)),
             lambda: layers.Permute((self.rng.permutation(len(shape)) + 1).tolist()),
@@ -95,6 +96,20 @@ class Drawing:
             lambda: layers.SpatialDropout2D(0.3),
             lambda: layers.GlobalAveragePooling2D(keepdims=self.pick(True, False)),
             lambda: layers.GlobalMaxPooling2D(keepdims=self.pick(True, False)),
+            lambda: self.anywhere(shape), lambda: self.anywhere(shape),
+        )()  # fmt: skip
+
+    def of_sequences(self, shape: tuple[int, ...]) -> layers.Layer:
+        c, kernel, padding = shape[-1], self.pick(1, 2, 3), self.pick("valid", "same")
+        bias, stride, act = self.pick(True, False), self.pick(1, 2), self.activation()
+        return self.pick(
+            lambda: layers.Conv1D(self.whole(1, 5), kernel, stride, padding, use_bias=bias, activation=act),
+            lambda: layers.Conv1D(2 * c, kernel, padding="causal", dilation_rate=stride, groups=c, use_bias=bias),
+            lambda: layers.MaxPooling1D(kernel, stride),  # onnx's own reference cannot pad short sequences
+            lambda: layers.AveragePooling1D(kernel, stride, padding),
+            lambda: layers.GlobalAveragePooling1D(keepdims=bias),
+            lambda: layers.GlobalMaxPooling1D(keepdims=bias),
+            lambda: layers.BatchNormalization(epsilon=1e-3),
             lambda: self.anywhere(shape), lambda: self.anywhere(shape),
         )()  # fmt: skip
 
@@ -123,7 +138,8 @@ def random_network(seed: int) -> Model:
         try:
             joined = draw.join(x, values) if draw.rng.random() < 0.3 else None
             if joined is None:
-                layer = draw.of_images(x.sample_shape) if len(x.sample_shape) == 3 else draw.anywhere(x.sample_shape)
+                kinds = {3: draw.of_images, 2: draw.of_sequences}
+                layer = kinds.get(len(x.sample_shape), draw.anywhere)(x.sample_shape)
                 if draw.rng.random() < 0.1:
                     layer = Sequential([layer, layers.Activation("tanh")])
                 joined = layer(x)

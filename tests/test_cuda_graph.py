@@ -26,6 +26,7 @@ from minicnn.errors import InputError
 from minicnn.layers import (
     Activation,
     BatchNormalization,
+    Conv1D,
     Conv2D,
     Conv2DTranspose,
     Cropping2D,
@@ -33,12 +34,14 @@ from minicnn.layers import (
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAveragePooling2D,
     GlobalMaxPooling2D,
     GroupNormalization,
     Input,
     Layer,
     LayerNormalization,
+    MaxPooling1D,
     MaxPooling2D,
     Permute,
     PReLU,
@@ -118,6 +121,10 @@ CASES = {
     "convolutions of other kinds": lambda: (
         [Conv2DTranspose(3, 3, strides=2, activation="relu"), Conv2DTranspose(4, 3), Conv2D(4, 3, groups=2),
          DepthwiseConv2D(3, depth_multiplier=2), SeparableConv2D(3, 3, activation="tanh"), Flatten()], "adam"
+    ),
+    "noise, then sequences": lambda: (
+        [GaussianNoise(0.3), GaussianNoise(0.2, seed=2), Reshape((-1, 4)), Conv1D(3, 3, padding="causal"),
+         BatchNormalization(), MaxPooling1D(2), Flatten()], "adam"
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip

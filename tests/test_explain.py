@@ -27,9 +27,11 @@ from minicnn.layers import (
     Activation,
     Add,
     Average,
+    AveragePooling1D,
     AveragePooling2D,
     BatchNormalization,
     Concatenate,
+    Conv1D,
     Conv2D,
     Conv2DTranspose,
     Cropping2D,
@@ -37,7 +39,10 @@ from minicnn.layers import (
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GaussianNoise,
+    GlobalAveragePooling1D,
     GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
     GlobalMaxPooling2D,
     GroupNormalization,
     Input,
@@ -45,6 +50,7 @@ from minicnn.layers import (
     LayerNormalization,
     LeakyReLU,
     Maximum,
+    MaxPooling1D,
     MaxPooling2D,
     Multiply,
     Permute,
@@ -157,6 +163,16 @@ MODELS = {
     "conv separable": lambda: [
         SeparableConv2D(3, 3, activation="relu"), SeparableConv2D(2, 2, 2, "same", depth_multiplier=2), *ends()
     ],
+    "conv of sequences": lambda: [
+        Reshape((-1, 4)), Conv1D(4, 3, 2, "same", activation="relu"),
+        Conv1D(4, 2, padding="causal", dilation_rate=2, groups=2), BatchNormalization(), *ends(),
+    ],
+    "pools of sequences": lambda: [
+        Reshape((-1, 2)), MaxPooling1D(3, 2, "same"), AveragePooling1D(2, 1, "same"), MaxPooling1D(5), *ends()
+    ],
+    "one number a channel": lambda: [Reshape((-1, 3)), GlobalAveragePooling1D(keepdims=True), *ends()],
+    "the largest of a channel": lambda: [Reshape((-1, 3)), GlobalMaxPooling1D(), *ends()],
+    "noise": lambda: [GaussianNoise(0.5), *ends()],
     "conv transposed": lambda: [Conv2DTranspose(3, (3, 2), strides=2, activation="relu"), *ends()],
     "conv transposed, same": lambda: [
         Conv2DTranspose(2, 3, padding="same", dilation_rate=2, use_bias=False),

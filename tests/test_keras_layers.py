@@ -56,7 +56,7 @@ def test_its_configuration_makes_the_layer(name):
     wanted = getattr(layers, case.kind)(name="layer", **case.arguments).get_config()
     plain = {key: value for key, value in made.get_config().items() if key != "data_format"}
     for key, value in plain.items():
-        other = wanted[key]
+        other = wanted["pool_size"] if key == "strides" and wanted[key] is None else wanted[key]
         if isinstance(value, list) and not isinstance(other, list):
             other = [other] * len(value)
         assert value == other or key.endswith("_initializer"), key

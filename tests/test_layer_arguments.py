@@ -20,11 +20,14 @@ NORM = "beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint"
 KERAS = {
     "Activation": "activation",
     "Add": "", "Average": "", "Maximum": "", "Multiply": "", "Subtract": "",
+    "AveragePooling1D": "pool_size, strides, padding, data_format, name",
     "AveragePooling2D": "pool_size, strides, padding, data_format, name",
     "BatchNormalization": "axis, momentum, epsilon, center, scale, beta_initializer, gamma_initializer, "
                           f"moving_mean_initializer, moving_variance_initializer, {NORM}, renorm, renorm_clipping, "
                           "renorm_momentum, synchronized",
     "Concatenate": "axis",
+    "Conv1D": "filters, kernel_size, strides, padding, data_format, dilation_rate, groups, activation, use_bias, "
+              f"{INITIALIZED}, {CONSTRAINED}",
     "Conv2D": "filters, kernel_size, strides, padding, data_format, dilation_rate, groups, activation, use_bias, "
               f"{INITIALIZED}, {CONSTRAINED}",
     "Conv2DTranspose": "filters, kernel_size, strides, padding, output_padding, data_format, dilation_rate, "
@@ -36,11 +39,15 @@ KERAS = {
     "Dropout": "rate, noise_shape, seed",
     "ELU": "alpha",
     "Flatten": "data_format",
+    "GaussianNoise": "stddev, seed",
+    "GlobalAveragePooling1D": "data_format, keepdims",
     "GlobalAveragePooling2D": "data_format, keepdims",
+    "GlobalMaxPooling1D": "data_format, keepdims",
     "GlobalMaxPooling2D": "data_format, keepdims",
     "GroupNormalization": f"groups, axis, epsilon, center, scale, beta_initializer, gamma_initializer, {NORM}",
     "LayerNormalization": f"axis, epsilon, center, scale, beta_initializer, gamma_initializer, {NORM}",
     "LeakyReLU": "negative_slope",
+    "MaxPooling1D": "pool_size, strides, padding, data_format, name",
     "MaxPooling2D": "pool_size, strides, padding, data_format, name",
     "PReLU": "alpha_initializer, alpha_regularizer, alpha_constraint, shared_axes",
     "Permute": "dims",
@@ -57,7 +64,8 @@ KERAS = {
     "ZeroPadding2D": "padding, data_format",
 }  # fmt: skip
 NEEDED = {
-    "Activation": ["relu"], "Conv2D": [2, 3], "Conv2DTranspose": [2, 3], "Dense": [2], "DepthwiseConv2D": [3],
+    "Activation": ["relu"], "Conv1D": [2, 3], "Conv2D": [2, 3], "GaussianNoise": [0.1],
+    "Conv2DTranspose": [2, 3], "Dense": [2], "DepthwiseConv2D": [3],
     "Dropout": [0.5],     "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)],
     "SeparableConv2D": [2, 3], "SpatialDropout2D": [0.5],
 }  # fmt: skip
@@ -111,10 +119,11 @@ def test_no_argument_ends_in_a_raw_error(name, argument):
     before = [*needed, *(usual[each] for each in KERAS[name].split(", ")[len(needed) :])]
 
     def used(make):
-        layer, shape = make(), [IMAGES, IMAGES] if cls.merges else IMAGES
+        samples = IMAGES[1:] if name.endswith("1D") else IMAGES
+        layer, shape = make(), [samples, samples] if cls.merges else samples
         layer.output_shape(shape)
         if not cls.merges:
-            Sequential([Input(IMAGES), layer]).predict(np.ones((2, *IMAGES), np.float32), verbose=0)
+            Sequential([Input(samples), layer]).predict(np.ones((2, *samples), np.float32), verbose=0)
 
     by_name = dict(zip(KERAS[name].split(", "), needed, strict=False))
     raw = {}

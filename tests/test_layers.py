@@ -23,10 +23,12 @@ from minicnn.layers import (
     Activation,
     Add,
     Average,
+    AveragePooling1D,
     AveragePooling2D,
     BatchNormalization,
     Concatenate,
     Context,
+    Conv1D,
     Conv2D,
     Conv2DTranspose,
     Cropping2D,
@@ -34,7 +36,10 @@ from minicnn.layers import (
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GaussianNoise,
+    GlobalAveragePooling1D,
     GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
     GlobalMaxPooling2D,
     GroupNormalization,
     Input,
@@ -43,6 +48,7 @@ from minicnn.layers import (
     LayerNormalization,
     LeakyReLU,
     Maximum,
+    MaxPooling1D,
     MaxPooling2D,
     Multiply,
     Permute,
@@ -118,6 +124,17 @@ CASES = {
     "Conv2DTranspose same even": (lambda: Conv2DTranspose(2, (4, 2), 3, "same", (2, 1)), (2, 3, 1)),
     "Conv2DTranspose dilated": (lambda: Conv2DTranspose(2, 3, padding="same", dilation_rate=2), (3, 4, 2)),
     "Conv2DTranspose apart": (lambda: Conv2DTranspose(2, 2, strides=3, activation="relu"), (2, 2, 2)),
+    "Conv1D": (lambda: Conv1D(3, 3, activation="tanh"), (6, 2)),
+    "Conv1D causal": (lambda: Conv1D(2, 2, padding="causal", dilation_rate=3, use_bias=False), (5, 2)),
+    "Conv1D groups": (lambda: Conv1D(4, 3, 2, "same", groups=2), (6, 4)),
+    "MaxPooling1D": (MaxPooling1D, (5, 3)),
+    "MaxPooling1D same": (lambda: MaxPooling1D(3, 2, "same"), (6, 2)),
+    "AveragePooling1D": (lambda: AveragePooling1D(3, 2, "same"), (6, 2)),
+    "GlobalAveragePooling1D": (GlobalAveragePooling1D, (5, 3)),
+    "GlobalMaxPooling1D": (lambda: GlobalMaxPooling1D(keepdims=True), (5, 3)),
+    "BatchNormalization sequences": (BatchNormalization, (4, 3)),
+    "GaussianNoise": (lambda: GaussianNoise(0.5), (4, 3)),
+    "GaussianNoise seed": (lambda: GaussianNoise(0.2, seed=3), (2, 3, 2)),
     "MaxPooling2D": (MaxPooling2D, (4, 6, 2)),
     "MaxPooling2D leaves pixels over": (lambda: MaxPooling2D((2, 3)), (5, 7, 3)),
     "MaxPooling2D overlapping": (lambda: MaxPooling2D(3, strides=2, padding="same"), (5, 4, 2)),
@@ -398,6 +415,11 @@ def test_equal_largest_pixels_share_the_gradient():
         (Permute((2, 1)), (5, 2, 3), "dims does not fit the samples"),
         (Cropping2D(2), (4, 9, 1), "nothing is left of the image"),
         (UpSampling2D(), (4, 9), "UpSampling2D needs images"),
+        (Conv1D(2, 3), (4, 4, 1), "Conv1D needs sequences"),
+        (Conv1D(2, 3), (2, 4), "the image has become too small"),
+        (MaxPooling1D(), (4,), "MaxPooling1D needs sequences"),
+        (GlobalMaxPooling1D(), (4, 4, 2), "GlobalMaxPooling1D needs sequences"),
+        (BatchNormalization(), (2, 2, 2, 2), "BatchNormalization needs features, sequences or images"),
         (DepthwiseConv2D(3), (2, 2, 1), "the image has become too small"),
         (SeparableConv2D(2, 3), (9,), "SeparableConv2D needs images"),
         (Conv2D(4, 3, groups=2), (4, 4, 3), "the groups do not divide the channels"),
@@ -417,7 +439,37 @@ def test_samples_that_do_not_fit(layer, shape, problem):
         layer.output_shape(shape)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_noise_depends_on_the_sample_and_the_step_and_not_on_the_shard(seed):
+    layer, x = GaussianNoise(0.5, seed=seed), np.ones((64, 5, 4), np.float32)
+    whole = layer.forward(x, Context(True, seed=11))
+    np.testing.assert_array_equal(layer.forward(x[20:], Context(True, seed=11, first=20)), whole[20:])
+    assert abs(whole.mean() - 1) < 0.06 and abs(whole.std() - 0.5) < 0.04
+    assert (layer.forward(x, Context(True, seed=12, step=1)) != whole).mean() > 0.99
+    np.testing.assert_array_equal(layer.forward(x, Context(False, seed=11)), x)
+
+
+def test_a_sequence_is_an_image_of_height_1():
+    x, w, b = random((2, 7, 3), 1), random((3, 3, 4), 2), random((4,), 3)
+    one, other = Conv1D(4, 3, padding="same"), Conv2D(4, (1, 3), padding="same")
+    for layer, kernel in ((one, w), (other, w[None])):
+        layer.params = {"w": kernel, "b": b}
+    np.testing.assert_array_equal(one.forward(x, Context()), other.forward(x[:, None], Context())[:, 0])
+
+
+def test_a_causal_convolution_sees_nothing_later():
+    layer, x = Conv1D(2, 3, padding="causal"), random((1, 6, 2), 1, np.float32)
+    layer.build((6, 2), np.random.default_rng(0))
+    before = layer.forward(x, Context())
+    x[:, 3:] = 9
+    after = layer.forward(x, Context())
+    np.testing.assert_array_equal(after[:, :3], before[:, :3])
+    assert (after[:, 3:] != before[:, 3:]).any()
+
+
 def test_other_names():
+    assert layers.Convolution1D is Conv1D and layers.MaxPool1D is MaxPooling1D
+    assert layers.AvgPool1D is AveragePooling1D and layers.GlobalAvgPool1D is GlobalAveragePooling1D
     assert layers.MaxPool2D is MaxPooling2D and layers.AvgPool2D is AveragePooling2D
     assert layers.GlobalMaxPool2D is GlobalMaxPooling2D and layers.GlobalAvgPool2D is GlobalAveragePooling2D
     assert layers.SeparableConvolution2D is SeparableConv2D and layers.Convolution2D is Conv2D

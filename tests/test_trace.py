@@ -16,8 +16,10 @@ from minicnn.inspect.trace import LayerTrace, Trace
 from minicnn.layers import (
     ELU,
     Activation,
+    AveragePooling1D,
     AveragePooling2D,
     BatchNormalization,
+    Conv1D,
     Conv2D,
     Conv2DTranspose,
     Cropping2D,
@@ -25,13 +27,17 @@ from minicnn.layers import (
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GaussianNoise,
+    GlobalAveragePooling1D,
     GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
     GlobalMaxPooling2D,
     GroupNormalization,
     Input,
     Layer,
     LayerNormalization,
     LeakyReLU,
+    MaxPooling1D,
     MaxPooling2D,
     Permute,
     PReLU,
@@ -49,6 +55,12 @@ from minicnn.models import Sequential
 N, SHAPE, K = 5, (8, 7, 2), 4
 LAYERS = {
     "Conv2D": lambda: Conv2D(3, 3, activation="relu"),
+    "Conv1D": lambda: Conv1D(3, 3, activation="relu"),
+    "MaxPooling1D": lambda: MaxPooling1D(2),
+    "AveragePooling1D": lambda: AveragePooling1D(2),
+    "GlobalAveragePooling1D": lambda: GlobalAveragePooling1D(),
+    "GlobalMaxPooling1D": lambda: GlobalMaxPooling1D(),
+    "GaussianNoise": lambda: GaussianNoise(0.4),
     "Conv2DTranspose": lambda: Conv2DTranspose(3, 3, strides=2, activation="relu"),
     "DepthwiseConv2D": lambda: DepthwiseConv2D(3, activation="relu"),
     "SeparableConv2D": lambda: SeparableConv2D(3, 3),
@@ -258,9 +270,11 @@ def test_evaluation_mode():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_layer_kind(kind, training):
-    images = kind not in ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten")
+    images = not kind.startswith("Global") and kind != "Flatten"
     layers = [LAYERS[kind](), *([Flatten()] if images else []), Dense(K, activation="softmax")]
-    model, (x, y) = Sequential([Input(SHAPE), *layers]), data()
+    x, y = data()
+    x = x.reshape(N, -1, SHAPE[-1]) if kind.endswith("1D") else x
+    model = Sequential([Input(x.shape[1:]), *layers])
     model.compile("adam", "sparse_categorical_crossentropy")
     t = model.trace(x, y, training=training)
     assert [layer.key for layer in t.layers] == list(model.layers_by_key)
@@ -278,7 +292,8 @@ def test_every_layer_kind(kind, training):
         assert {a.dtype for a in (layer.x, layer.y, layer.dy, layer.dx)} == {np.dtype(np.float32)}
     assert record.dx.any()
     assert set(record.kept) == {
-        **dict.fromkeys(("Conv2D", "Conv2DTranspose", "DepthwiseConv2D"), {"z", "dz", "mask"}), "Dense": {"z", "dz"},
+        **dict.fromkeys(("Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D"), {"z", "dz", "mask"}),
+        "Dense": {"z", "dz"}, "MaxPooling1D": {"winner"}, "GaussianNoise": {"noise"} if training else set(),
         "SeparableConv2D": {"h", "dh", "z", "dz"}, "MaxPooling2D": {"winner"},
         "Activation": {"z", "dz"}, "ReLU": {"z", "dz", "mask"}, "LeakyReLU": {"z", "dz"}, "ELU": {"z", "dz"},
         "Softmax": {"z", "dz", "max", "exp", "sum"}, "BatchNormalization": {"mean", "var", "x_hat", "of_batch"},

@@ -401,6 +401,21 @@ def _dropout_dx(case: Case) -> None:
     _dropout(case, "dy", case.dy)
 
 
+def _noise_y(case: Case) -> None:
+    case.formula = "y = x + noise"
+    parts = [one("x", case.index, case.layer.x[case.index])]
+    if "noise" in case.layer.kept:
+        parts.append(one("noise", case.index, case.layer.kept["noise"][case.index]))
+    else:
+        case.note("There is no noise in evaluation.")
+    case.sum("y", "x + noise", *parts)
+
+
+def _noise_dx(case: Case) -> None:
+    case.formula = "dx = dy: the noise does not depend on x"
+    case.sum("dx", "the same number", one("dy", case.index, case.dy[case.index]))
+
+
 def _rescaling(case: Case, name: str) -> float:
     """scale or offset: one for all, or that of the channel."""
     numbers = np.broadcast_to(case.config[name], case.layer.x.shape[-1:])
@@ -795,6 +810,7 @@ RULES: dict[str, dict[str, Callable[[Case], None]]] = {
     **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), {"y": _global_y, "dx": _global_dx}),
     "Flatten": {"y": _flatten_y, "dx": _flatten_dx},
     **dict.fromkeys(("Dropout", "SpatialDropout2D"), {"y": _dropout_y, "dx": _dropout_dx}),
+    "GaussianNoise": {"y": _noise_y, "dx": _noise_dx},
     "Rescaling": {"y": _rescaling_y, "dx": _rescaling_dx},
     "BatchNormalization": {"y": _norm_y, "dx": _norm_dx, "dgamma": _norm_dgamma, "dbeta": _norm_dbeta},
     "PReLU": {"y": _prelu_y, "dx": _prelu_dx, "dalpha": _prelu_dalpha},

@@ -88,8 +88,8 @@ def _upsampling(case: Case, name: str) -> None:
 
 def _largest_y(case: Case) -> None:
     n, c = case.index[0], case.index[-1]
-    at = grid([n], *(range(size) for size in case.layer.x.shape[1:3]), [c])
-    values = case.layer.x[n, :, :, c].ravel()
+    at = grid([n], *(range(size) for size in case.layer.x.shape[1:-1]), [c])
+    values = case.layer.x[n, ..., c].ravel()
     case.formula = "y = the largest x of the image, channel by channel"
     wins = np.arange(len(values)) == int(values.argmax())
     case.sum("y", "the winner's x", products("x", case.layer.x, at, "is the winner", wins))
@@ -97,7 +97,7 @@ def _largest_y(case: Case) -> None:
 
 def _largest_dx(case: Case) -> None:
     n, c = case.index[0], case.index[-1]
-    image = case.layer.x[n, :, :, c]
+    image = case.layer.x[n, ..., c]
     equal = int((image == image.max()).sum())
     wins = bool(case.layer.x[case.index] == image.max())
     at = (n, *[0] * (case.dy.ndim - 2), c)
@@ -112,5 +112,5 @@ SHAPES: dict[str, dict[str, Callable[[Case], None]]] = {
     "Permute": {"y": lambda case: _permute(case, "x"), "dx": lambda case: _permute(case, "dy")},
     "Cropping2D": {"y": _cropping_y, "dx": _cropping_dx},
     "UpSampling2D": {"y": lambda case: _upsampling(case, "x"), "dx": lambda case: _upsampling(case, "dy")},
-    "GlobalMaxPooling2D": {"y": _largest_y, "dx": _largest_dx},
+    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D"), {"y": _largest_y, "dx": _largest_dx}),
 }

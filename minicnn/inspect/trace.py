@@ -76,7 +76,7 @@ class Trace(StepTrace):
 
         return trace_file.load(filepath, cls)
 
-BETWEEN = ("h", "dh", "z", "dz", "mask", "winner")  # what is kept of a context; see LayerTrace
+BETWEEN = ("h", "dh", "z", "dz", "mask", "noise", "winner")  # what is kept of a context; see LayerTrace
 
 
 @quiet
@@ -202,6 +202,8 @@ def _contexts(model: Any, training: bool, need_backward: bool, step: int, seed: 
 def _kept(record: LayerTrace, layer: Layer, ctx: Context) -> Arrays:
     """What lies between x and y: from the context, or computed as the kernel does."""
     kept: Arrays = {name: vars(ctx)[name] for name in BETWEEN if name in vars(ctx)}
+    if "winner" in kept:
+        kept["winner"] = kept["winner"].reshape(record.y.shape)  # a sequence was pooled as an image of height 1
     if isinstance(layer, ActivatedLayer) and "z" in kept:
         name, z = layer.activation.name, kept["z"]
         if name == "relu":

@@ -68,6 +68,7 @@ from minicnn.kernels.merge import (
     zero_padding2d_backward,
     zero_padding2d_forward,
 )
+from minicnn.kernels.noise import gaussian_noise
 from minicnn.kernels.norm import (
     batchnorm_backward,
     batchnorm_eval_backward,
@@ -128,6 +129,7 @@ __all__ = [
     "elu_forward",
     "exponential_backward",
     "exponential_forward",
+    "gaussian_noise",
     "gelu_backward",
     "gelu_forward",
     "gelu_with_slope",

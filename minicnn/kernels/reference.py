@@ -741,6 +741,31 @@ def dropout_backward(dy: Array, mask: Array, rate: float) -> Array:
     return dx
 
 
+# --- Noise --------------------------------------------------------------------------------------------------
+
+
+def gaussian_noise(x: Array, seed: int, first: int = 0) -> Array:
+    """A standard normal number for each of x (N, …), of which the first sample is number `first` of the batch.
+
+    Each is made of a counter alone, so that it does not matter who draws first. Whole numbers have 64 bits: what goes
+    beyond is cut off.
+    """
+    bits64, golden = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mixed(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & bits64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & bits64
+        return z ^ (z >> 31)
+
+    noise, start = np.zeros(x.size), mixed((seed + 1) * golden & bits64)
+    for k in range(x.size):
+        counter = first * math.prod(x.shape[1:]) + k
+        bits = mixed((counter * golden + start) & bits64)
+        u, v = ((bits >> 32) + 0.5) / 2**32, (bits & 0xFFFFFFFF) / 2**32
+        noise[k] = math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v)
+    return noise.reshape(x.shape).astype(x.dtype)
+
+
 # --- Activations: one number in, one number out -------------------------------------------------------------
 
 

@@ -6,22 +6,31 @@ from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.conv_depthwise import DepthwiseConv2D, SeparableConv2D
 from minicnn.layers.conv_transpose import Conv2DTranspose
-from minicnn.layers.core import Dense, Dropout, Flatten, Input, InputLayer, Rescaling, SpatialDropout2D
+from minicnn.layers.core import Dense, Dropout, Flatten, GaussianNoise, Input, InputLayer, Rescaling, SpatialDropout2D
 from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, Subtract, ZeroPadding2D
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.normalization_groups import GroupNormalization, LayerNormalization
 from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
 from minicnn.layers.reshaping import Cropping2D, Permute, Reshape, UpSampling2D
+from minicnn.layers.sequences import (
+    AveragePooling1D,
+    Conv1D,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    MaxPooling1D,
+)
 
 __all__ = [
     "ELU",
     "Activation",
     "Add",
     "Average",
+    "AveragePooling1D",
     "AveragePooling2D",
     "BatchNormalization",
     "Concatenate",
     "Context",
+    "Conv1D",
     "Conv2D",
     "Conv2DTranspose",
     "Cropping2D",
@@ -29,7 +38,10 @@ __all__ = [
     "DepthwiseConv2D",
     "Dropout",
     "Flatten",
+    "GaussianNoise",
+    "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
     "GroupNormalization",
     "Input",
@@ -37,6 +49,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "MaxPooling1D",
     "MaxPooling2D",
     "Maximum",
     "Multiply",
@@ -54,11 +67,16 @@ __all__ = [
 ]
 
 # Keras' other names for the same classes.
+AvgPool1D = AveragePooling1D
 AvgPool2D = AveragePooling2D
+Convolution1D = Conv1D
 Convolution2D = Conv2D
 Convolution2DTranspose = Conv2DTranspose
+GlobalAvgPool1D = GlobalAveragePooling1D
 GlobalAvgPool2D = GlobalAveragePooling2D
+GlobalMaxPool1D = GlobalMaxPooling1D
 GlobalMaxPool2D = GlobalMaxPooling2D
+MaxPool1D = MaxPooling1D
 MaxPool2D = MaxPooling2D
 SeparableConvolution2D = SeparableConv2D
 

@@ -58,6 +58,24 @@ def image_shape(layer: Layer, shape: Shape) -> None:
     )
 
 
+def sequence_shape(layer: Layer, shape: Shape) -> None:
+    """InputError unless `shape` is (steps, channels)."""
+    if len(shape) == 2:
+        return
+    fix = "add the channel axis: x[..., None] makes (N, steps, 1) of (N, steps)."
+    if len(shape) == 3:
+        fix = f"for images use {type(layer).__name__.replace('1D', '2D')}; Reshape makes sequences of them."
+    raise InputError(
+        layer.name, f"{type(layer).__name__} needs sequences.", "samples of shape (steps, channels).",
+        f"samples of shape {shape}.", fix,
+    )  # fmt: skip
+
+
+def single(layer: Layer, argument: str, value: Any) -> int:
+    """`value`, an int of at least 1, or a sequence of one, as Keras writes it; else InputError."""
+    return count(layer, argument, value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value)
+
+
 def window_output(
     layer: Layer,
     shape: Shape,

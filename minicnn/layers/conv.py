@@ -6,6 +6,7 @@ several algorithms: read `conv_im2col.py` first. The same in plain loops is in `
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minicnn.backend import Array
@@ -60,15 +61,23 @@ class Conv2D(WeightedLayer):
             activity_regularizer, kernel_constraint, bias_constraint, **layer,
         )  # fmt: skip
         self.filters = count(self, "filters", filters)
-        self.kernel_size = positive(self, "kernel_size", kernel_size)
-        self.strides = positive(self, "strides", strides)
-        self.padding = checked_padding(self, padding)
+        self.kernel_size = self.sizes("kernel_size", kernel_size)
+        self.strides = self.sizes("strides", strides)
+        self.padding = self.checked_padding(padding)
         self.data_format = checked_format(self.name, data_format)
-        self.dilation_rate = positive(self, "dilation_rate", dilation_rate)
+        self.dilation_rate = self.sizes("dilation_rate", dilation_rate)
         self.groups = count(self, "groups", groups)
         if self.filters % self.groups:
             raise self._indivisible("filters", self.filters)
         self.algorithm = check_algorithm(algorithm)
+
+    def sizes(self, argument: str, value: Any) -> IntPair:
+        """`value`, as many whole numbers above 0 as there are axes; else InputError."""
+        return positive(self, argument, value)
+
+    def checked_padding(self, padding: Any) -> Padding:
+        """`padding`, a name in small letters; InputError for an unknown rule."""
+        return checked_padding(self, padding)
 
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return self.with_bias(self.filters, w=(*pair(self.kernel_size), input_shape[-1] // self.groups, self.filters))
@@ -77,33 +86,35 @@ class Conv2D(WeightedLayer):
         image_shape(self, input_shape)
         if input_shape[-1] % self.groups:
             raise self._indivisible("channels", input_shape[-1])
-        out = window_output(
-            self, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate
-        )
+        out = window_output(self, input_shape, self.window, *self.geometry())
         check_can(self.algorithm, self._windows(1, input_shape), self.name)
         return (*out, self.filters)
 
     def forward(self, x: Array, ctx: Context) -> Array:
         ctx.x = x
-        w, geometry, by = self.params["w"], self.geometry(), self.algorithm
+        return self.activated(lambda b: self.convolved(x, self.params["w"], b), ctx)
+
+    def convolved(self, x: Array, w: Array, b: Array | None) -> Array:
+        """The sums over all windows, before the activation."""
         if self.groups > 1:
-            return self.activated(lambda b: grouped_conv2d_forward(x, w, b, self.groups, *geometry, by), ctx)
-        return self.activated(lambda b: conv2d_forward(x, w, b, *geometry, by), ctx)
+            return grouped_conv2d_forward(x, w, b, self.groups, *self.geometry(), self.algorithm)
+        return conv2d_forward(x, w, b, *self.geometry(), self.algorithm)
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         dz = self.deactivate(dy, ctx)
-        w, rest = self.params["w"], (*self.geometry(), ctx.need_dx, self.algorithm)
-        if self.groups > 1:
-            dx, dw, db = grouped_conv2d_backward(dz, ctx.x, w, self.groups, *rest)
-        else:
-            dx, dw, db = conv2d_backward(dz, ctx.x, w, *rest)
+        dx, dw, db = self.gradients(dz, ctx.x, self.params["w"], ctx.need_dx)
         self.graded(ctx, db, w=dw)
         return dx
 
+    def gradients(self, dz: Array, x: Array, w: Array, need_dx: bool) -> tuple[Array | None, Array, Array]:
+        """(dx, dw, db) of `convolved`; dx None unless `need_dx`."""
+        if self.groups > 1:
+            return grouped_conv2d_backward(dz, x, w, self.groups, *self.geometry(), need_dx, self.algorithm)
+        return conv2d_backward(dz, x, w, *self.geometry(), need_dx, self.algorithm)
+
     def macs(self, input_shape: Shape) -> int:
-        kh, kw = pair(self.kernel_size)
-        oh, ow, filters = self.output_shape(input_shape)
-        return oh * ow * filters * kh * kw * (input_shape[-1] // self.groups)
+        *places, _ = self.output_shape(input_shape)
+        return math.prod(places) * math.prod(self.array_shapes(input_shape)["w"])
 
     def im2col_size(self, input_shape: Shape) -> int:
         """How many numbers im2col makes of one sample: OH * OW * KH * KW * C_in."""
@@ -129,7 +140,12 @@ class Conv2D(WeightedLayer):
         )  # fmt: skip
 
     def _windows(self, samples: int, input_shape: Shape) -> Windows:
-        return Windows.of((samples, *input_shape), self.kernel_size, *self.geometry())
+        return Windows.of((samples, *input_shape), self.window, *self.geometry())
+
+    @property
+    def window(self) -> IntPair:
+        """The kernel's size, as the kernels take it."""
+        return self.kernel_size
 
     def geometry(self) -> tuple[IntPair, Padding, IntPair]:
         """(strides, padding, dilation_rate), as the kernels take them."""

@@ -14,6 +14,7 @@ from minicnn.kernels import (
     dense_forward,
     dropout_backward,
     dropout_forward,
+    gaussian_noise,
     mask_for,
     rescaling_backward,
     rescaling_forward,
@@ -210,6 +211,33 @@ class SpatialDropout2D(_Dropping):
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
         return input_shape
+
+
+class GaussianNoise(Layer):
+    """In training, adds a normal number of standard deviation `stddev` to each number: the network learns to bear it.
+
+    Does nothing in evaluation; the gradient passes as it is. stddev: from 0 to 1. seed: fixes the noise, which differs
+    from step to step all the same; None draws it from the model's generator. Kernel: `minicnn.kernels.gaussian_noise`;
+    reference implementation: `minicnn.kernels.reference.gaussian_noise`.
+    """
+
+    def __init__(self, stddev: float, seed: int | None = None, **layer):
+        super().__init__(**layer)
+        self.stddev = checked_number(self.name, "stddev", stddev, "from 0 to 1", 0.1)
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        if not ctx.training or self.stddev == 0:
+            return x
+        noise = gaussian_noise(x, ctx.seed if self.seed is None else self.seed + ctx.step, ctx.first)
+        noise *= x.dtype.type(self.stddev)
+        if ctx.trace:
+            ctx.noise = noise.copy()
+        noise += x
+        return noise
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return dy
 
 
 class Rescaling(Layer):

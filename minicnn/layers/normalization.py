@@ -22,7 +22,7 @@ from minicnn.layers.base import Context, Layer, Shape, not_built
 class BatchNormalization(Layer):
     """Gives each channel mean 0 and variance 1 over the batch, then the learned scale gamma and shift beta.
 
-    (N, C) or (N, H, W, C), of the same shape. Parameters: gamma (C,), beta (C,). State: moving_mean and
+    (N, C), (N, T, C) or (N, H, W, C), of the same shape. Parameters: gamma (C,), beta (C,). State: moving_mean and
     moving_variance (C,), running means `m = momentum * m + (1 - momentum) * batch`, which take the place of the
     batch's statistics in evaluation, and in training where `trainable` is False. The variance is the biased one
     (division by the number of rows), also in the running mean, as in Keras. axis: that of the channels, the last one.
@@ -83,11 +83,11 @@ class BatchNormalization(Layer):
         return dict.fromkeys([*learned, "moving_mean", "moving_variance"], input_shape[-1:])
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if len(input_shape) not in (1, 3):
+        if len(input_shape) not in (1, 2, 3):
             raise InputError(
                 self.name,
-                "BatchNormalization needs features or images.",
-                "samples of shape (features,) or (height, width, channels).",
+                "BatchNormalization needs features, sequences or images.",
+                "samples of shape (features,), (steps, channels) or (height, width, channels).",
                 f"samples of shape {input_shape}.",
                 "put Flatten before it, or give images as (N, height, width, channels).",
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minicnn.backend import Array
 from minicnn.errors import checked
 from minicnn.kernels import (
@@ -25,16 +27,19 @@ class _Pooling2D(Layer):
         data_format: str | None = None, name: str | None = None, **layer,
     ):  # fmt: skip
         super().__init__(name=name, **layer)
-        self.pool_size = positive(self, "pool_size", pool_size)
-        self.strides = None if strides is None else positive(self, "strides", strides)
+        self.pool_size = self.sizes("pool_size", pool_size)
+        self.strides = None if strides is None else self.sizes("strides", strides)
         self.padding = checked_padding(self, padding)
         self.data_format = checked_format(self.name, data_format)
 
+    def sizes(self, argument: str, value: Any) -> IntPair:
+        """`value`, as many whole numbers above 0 as there are axes; else InputError."""
+        return positive(self, argument, value)
+
     def output_shape(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
-        strides = self.pool_size if self.strides is None else self.strides
-        out = window_output(self, input_shape, self.pool_size, strides, self.padding)
-        return (*out, input_shape[-1])
+        window, strides, padding = self.geometry()
+        return (*window_output(self, input_shape, window, strides or window, padding), input_shape[-1])
 
     def geometry(self) -> tuple[IntPair, IntPair | None, Padding]:
         """(pool_size, strides, padding), as the kernels take them."""

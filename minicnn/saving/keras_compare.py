@@ -7,7 +7,7 @@ from math import isclose
 from typing import Any
 
 from minicnn.errors import InputError
-from minicnn.layers import ELU, Activation, Dropout, LeakyReLU, ReLU, Softmax
+from minicnn.layers import ELU, Activation, Dropout, GaussianNoise, LeakyReLU, ReLU, Softmax
 from minicnn.layers.base import Layer
 from minicnn.layers.network import Network
 from minicnn.layers.weighted import ActivatedLayer
@@ -67,7 +67,7 @@ def _of_model(network: Network) -> list[Step]:
 
 def _steps(layer: Layer) -> list[Step]:
     kind, config = type(layer).__name__, layer.get_config()
-    if isinstance(layer, Dropout):
+    if isinstance(layer, (Dropout, GaussianNoise)):
         return []
     activation: list[Step] = []
     if isinstance(layer, ActivatedLayer):

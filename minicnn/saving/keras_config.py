@@ -26,15 +26,18 @@ MAX_LAYERS = 1000
 LAYERS = {
     name: name
     for name in (
-        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
-        "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten",
-        "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU",
-        "MaxPooling2D", "Maximum", "Multiply", "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D",
-        "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
+        "Activation", "Add", "Average", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate",
+        "Conv1D", "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten",
+        "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
+        "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D", "Maximum", "Multiply",
+        "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D", "Softmax", "SpatialDropout2D",
+        "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
-    "AvgPool2D": "AveragePooling2D", "Convolution2D": "Conv2D", "Convolution2DTranspose": "Conv2DTranspose",
-    "GlobalAvgPool2D": "GlobalAveragePooling2D", "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool2D": "MaxPooling2D",
+    "AvgPool1D": "AveragePooling1D", "AvgPool2D": "AveragePooling2D", "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D", "Convolution2DTranspose": "Conv2DTranspose", "GlobalAvgPool1D": "GlobalAveragePooling1D",
+    "GlobalAvgPool2D": "GlobalAveragePooling2D", "GlobalMaxPool1D": "GlobalMaxPooling1D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D", "MaxPool1D": "MaxPooling1D", "MaxPool2D": "MaxPooling2D",
     "SeparableConvolution2D": "SeparableConv2D",
 }  # fmt: skip
 NETWORKS = ("Functional", "Model", "Sequential")
@@ -445,7 +448,7 @@ def _check_format(file: Description, name: Any, kind: str, arguments: dict[str, 
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
-    return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
 def _value(file: Description, name: Any, key: str, value: Any) -> Any:

@@ -21,6 +21,7 @@ from minicnn.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     LeakyReLU,
     ReLU,
     Softmax,
@@ -30,7 +31,8 @@ from minicnn.layers.network import Network
 from minicnn.layers.walk import input_shape_of, shapes_of
 from minicnn.saving.hdf5 import File
 
-_EACH_BY_ITSELF = (Activation, Dropout, ELU, LeakyReLU, ReLU, Softmax)  # layers to which no feature has a place
+# Layers to which no feature has a place.
+_EACH_BY_ITSELF = (Activation, Dropout, ELU, GaussianNoise, LeakyReLU, ReLU, Softmax)
 
 
 class Layout:
@@ -51,8 +53,8 @@ class Layout:
 
     def turned(self, layer: str, name: str, array: np.ndarray) -> np.ndarray:
         """An array of the file as it is here."""
-        if layer in self.convolutions and array.ndim == 4:
-            return array[::-1, ::-1]
+        if layer in self.convolutions and array.ndim > 1:
+            return array[::-1, ::-1] if array.ndim == 4 else array[::-1]
         order = self.orders.get((layer, name))
         return array if order is None else array[order]
 

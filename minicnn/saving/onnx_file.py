@@ -343,6 +343,28 @@ def _conv2d(g: Graph, layer: Any, x: list[Value]) -> Value:
     return g.activated(layer, Value(y, (*size, layer.filters)))
 
 
+def _conv1d(g: Graph, layer: Any, x: list[Value]) -> Value:
+    at, size = _along(x[0], layer.window, *layer.geometry())
+    weights = _weights(g, layer, to_host(layer.params["w"]).transpose(2, 1, 0))
+    y = g.add("Conv", x[0].name, *weights, **at, dilations=[layer.dilation_rate], group=layer.groups)
+    return g.activated(layer, Value(y, (size, layer.filters)))
+
+
+def _pooling1d(kind: str, **attributes: int) -> Callable[..., Value]:
+    def rule(g: Graph, layer: Any, x: list[Value]) -> Value:
+        at, size = _along(x[0], *layer.geometry())
+        return Value(g.add(kind, x[0].name, **at, **attributes, ceil_mode=0), (size, x[0].shape[-1]))
+
+    return rule
+
+
+def _along(x: Value, kernel: Any, strides: Any, padding: Any, dilation: Any = 1) -> tuple[dict[str, Any], int]:
+    """The attributes of a window that slides over sequences, which are images of height 1; how often it fits."""
+    windows = Windows.of((1, 1, *x.shape), kernel, strides, padding, dilation)
+    at = {"kernel_shape": windows.kernel[1:], "strides": windows.stride[1:], "pads": windows.pads[1]}
+    return {name: list(numbers) for name, numbers in at.items()}, windows.out[1]
+
+
 def _depthwise(g: Graph, layer: Any, x: list[Value]) -> Value:
     """A convolution with a group for each channel."""
     y, size, channels = _each_channel(g, layer, x[0], "w", bias="b" in layer.params)
@@ -549,11 +571,16 @@ Rule = Callable[[Graph, Any, list[Value]], Value]
 
 # Those that need the channels behind the batch axis.
 OF_IMAGES: dict[type[Layer], Rule] = {
+    layers.Conv1D: _conv1d,
     layers.Conv2D: _conv2d,
     layers.Conv2DTranspose: _transposed,
     layers.DepthwiseConv2D: _depthwise,
     layers.SeparableConv2D: _separable,
     layers.Dense: _dense,
+    layers.MaxPooling1D: _pooling1d("MaxPool"),
+    layers.AveragePooling1D: _pooling1d("AveragePool", count_include_pad=0),
+    layers.GlobalAveragePooling1D: _global_pooling("ReduceMean"),
+    layers.GlobalMaxPooling1D: _global_pooling("ReduceMax"),
     layers.MaxPooling2D: _pooling("MaxPool"),
     layers.AveragePooling2D: _pooling("AveragePool", count_include_pad=0),
     layers.GlobalAveragePooling2D: _global_pooling("ReduceMean"),
@@ -571,6 +598,7 @@ RULES: dict[type[Layer], Rule] = OF_IMAGES | {
     layers.Permute: _permute,
     layers.Dropout: _same,
     layers.SpatialDropout2D: _same,
+    layers.GaussianNoise: _same,
     layers.Activation: _activation,
     layers.ReLU: _activation,
     layers.LeakyReLU: _activation,

@@ -437,7 +437,7 @@ def _ready(model: Any, images: Any, layer: str | None) -> tuple[np.ndarray, int]
     model.require_built("nothing excites it")
     x = check_input(model, check_array("images", images), "images")
     keys = unique_keys(model.nodes)
-    convolutions = [i for i, node in enumerate(model.nodes) if isinstance(node.layer, Conv2D)]
+    convolutions = [i for i, node in enumerate(model.nodes) if type(node.layer) is Conv2D]
     if layer is None and convolutions:
         return x, convolutions[-1]
     if layer not in keys:
@@ -500,6 +500,8 @@ class _Field:
 
 def _window_of(layer: Layer) -> tuple[Any, Any, Any, Any] | None:
     """(kernel, stride, dilation, padding) of what an output sees; None where outputs have no place."""
+    if type(layer).__name__.endswith("1D"):  # no images
+        return None
     if isinstance(layer, Conv2D):
         return layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
     if isinstance(layer, (MaxPooling2D, AveragePooling2D)):
