@@ -370,7 +370,7 @@ class Model(Network):
         FileExistsError unless `overwrite`, WriteError.
         """
         from minicnn.saving.onnx_file import save_onnx
-        from minicnn.training.inference import plan
+        from minicnn.training.plan import plan
 
         self.require_built("it cannot be written as ONNX")
         save_onnx(self, plan(self.nodes) if fold_batch_norm else self.nodes, filepath, layout, overwrite)

@@ -44,6 +44,7 @@ from minicnn.layers.walk import forward, new_contexts
 from minicnn.models import Model, Sequential, load_model
 from minicnn.regularizers import L2
 from minicnn.training import inference, memory, shards
+from minicnn.training.plan import plan
 
 names = pytest.mark.parametrize("name", NETWORKS)
 
@@ -173,7 +174,7 @@ def shaken(model: Model) -> Model:
 
 
 def planned(model: Model) -> list[str]:
-    return [type(node.layer).__name__ for node in inference.plan(model.nodes)]
+    return [type(node.layer).__name__ for node in plan(model.nodes)]
 
 
 def branch_before(*layers) -> Model:
@@ -224,12 +225,12 @@ def test_pieces_end_where_one_value_goes_on():
     y = Flatten()(Conv2D(3, 3, padding="same")(x))
     z = Dense(48)(y)
     model = shaken(Model(x, Dense(2)(Add()([y, z]))))
-    front, rest = inference.cut_at_dense(inference.plan(model.nodes))
+    front, rest = inference.cut_at_dense(plan(model.nodes))
     assert [type(n.layer).__name__ for n in front] == ["Conv2D", "Flatten"]
     assert rest[0].inputs == (-1,) and rest[1].inputs == (-1, 0) and rest[2].inputs == (1,)
     x = Input((4,))
     early = Model(x, Dense(2)(Add()([Dense(4)(Activation("tanh")(x)), x])))
-    front, rest = inference.cut_at_dense(inference.plan(early.nodes))
+    front, rest = inference.cut_at_dense(plan(early.nodes))
     assert [type(n.layer).__name__ for n in front] == ["Activation", "Dense", "Add"] and len(rest) == 1
 
 

@@ -18,6 +18,7 @@ from minicnn.layers import (
 )
 from minicnn.models import Sequential
 from minicnn.training import inference
+from minicnn.training.plan import plan
 
 
 def model_of(*layers, shape=(8, 8, 3)):
@@ -55,8 +56,8 @@ def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, group_bytes
 
 
 def test_a_network_without_a_dense_layer_goes_through_in_pieces_to_its_end(monkeypatch):
-    sizes, forward = [], Conv2D.forward
-    monkeypatch.setattr(Conv2D, "forward", lambda self, x, ctx: (sizes.append(len(x)), forward(self, x, ctx))[1])
+    sizes, infer = [], inference.infer
+    monkeypatch.setattr(inference, "infer", lambda nodes, x: (sizes.append(len(x)), infer(nodes, x))[1])
     monkeypatch.setattr(inference, "PIECE_BYTES", 3 * 8 * 8 * 4 * 4)  # three samples of the largest activation
     model, x = model_of(Conv2D(4, 3, padding="same"), Flatten()), random((7, 8, 8, 3), 1, np.float32)
     predictions = model.predict(x, verbose=0)
@@ -86,7 +87,7 @@ def test_evaluation_is_the_same_in_pieces(monkeypatch):
 def test_the_plan_folds_and_skips():
     model = network()
     before = model.get_weights()
-    kinds = [type(node.layer).__name__ for node in inference.plan(model.nodes)]
+    kinds = [type(node.layer).__name__ for node in plan(model.nodes)]
     assert kinds == ["Conv2D", "Activation", "MaxPooling2D", "Conv2D", "Activation", "BatchNormalization",
                      "Conv2D", "Flatten", "Dense", "BatchNormalization", "Dense"]  # fmt: skip
     for array, same in zip(model.get_weights(), before, strict=True):
@@ -99,7 +100,7 @@ def test_a_layer_of_the_users_own_is_not_folded():
             return 2 * super().forward(x, ctx)
 
     model, x = model_of(Doubled(2, 3), BatchNormalization()), random((2, 8, 8, 3), 1, np.float32)
-    assert len(inference.plan(model.nodes)) == 2
+    assert len(plan(model.nodes)) == 2
     np.testing.assert_allclose(model.predict(x, verbose=0), one_by_one(model, x), rtol=1e-4, atol=1e-5)
 
 

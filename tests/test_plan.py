@@ -1,6 +1,8 @@
 """Chains of layers give the numbers of their layers, one by one: forward, backward, for every parameter."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from helpers import random, run_shards
 import minicnn
 from minicnn.backend import scratch
 from minicnn.errors import InputError
-from minicnn.kernels import chain, maxpool2d_backward, maxpool2d_forward, relu_backward, relu_forward
+from minicnn.kernels import chain, conv_winograd, maxpool2d_backward, maxpool2d_forward, relu_backward, relu_forward
 from minicnn.layers import (
     Activation,
     Add,
@@ -28,6 +30,7 @@ from minicnn.layers import (
 from minicnn.layers.fused import Fused
 from minicnn.layers.walk import PLAIN, Observer, backward, forward, new_contexts
 from minicnn.models import Model, Sequential
+from minicnn.training import plan
 from minicnn.training.plan import training_plan, without_plan
 
 
@@ -106,10 +109,10 @@ def one_pass(model, x, dy, shards=1, step=2, seed=5):
     def work(k, all_reduce):
         part = slice(edges[k], edges[k + 1])
         own = new_contexts(model.nodes, True, True, step, seed, part.start, all_reduce, input_gradient=True)
-        plan = training_plan(model.nodes, PLAIN, "cpu")
-        contexts = plan.contexts(own)
-        y = forward(plan.nodes, contexts, x[part])
-        return y, backward(plan.nodes, contexts, dy[part]), own
+        planned = training_plan(model.nodes, PLAIN, "cpu")
+        contexts = planned.contexts(own)
+        y = forward(planned.nodes, contexts, x[part])
+        return y, backward(planned.nodes, contexts, dy[part]), own
 
     results = run_shards(work, shards) if shards > 1 else [work(0, None)]
     grads = [
@@ -146,6 +149,9 @@ def test_twenty_random_networks(first):
         actual = one_pass(model, x, dy, min(shards, samples))
         with without_plan():
             assert_same(actual, one_pass(model, x, dy, min(shards, samples)), close)
+        predicted = [model.predict(x, verbose=0) for _ in range(2)]
+        with without_plan():
+            close(predicted, [model.predict(x, verbose=0)] * 2)
         np.testing.assert_array_equal(x, before)
         in_chains += sum(len(name.split()) for name in names(model) if name[0] == "[")
     assert in_chains >= 30
@@ -294,10 +300,10 @@ def test_only_input_and_output_of_a_chain_are_kept():
     """Of 4 samples: of each chain its input and output, and a byte for each pooled number."""
     model = Sequential([Input((16, 16, 2)), Conv2D(8, 3, padding="same"), ReLU(), MaxPooling2D(2), Dropout(0.5),
                         BatchNormalization(), Conv2D(8, 3, padding="same"), ReLU(), BatchNormalization()])  # fmt: skip
-    plan = training_plan(model.nodes, PLAIN, "cpu")
+    planned = training_plan(model.nodes, PLAIN, "cpu")
     own = new_contexts(model.nodes, True, True)
-    contexts = plan.contexts(own)
-    forward(plan.nodes, contexts, random((4, 16, 16, 2), 1, np.float32))
+    contexts = planned.contexts(own)
+    forward(planned.nodes, contexts, random((4, 16, 16, 2), 1, np.float32))
     sizes = [(x.nbytes, y.nbytes, 0 if winner is None else winner.nbytes) for _, x, y, winner, *_ in contexts[0].saved]
     assert sizes == [(4 * 512 * 4, 4 * 512 * 4, 4 * 512), (4 * 512 * 4, 4 * 512 * 4, 0)]
     assert sorted({name for ctx in own for name in vars(ctx)} & {"mask", "y", "winner", "saved", "shape"}) == []
@@ -324,6 +330,101 @@ def test_the_comparison_finds_faults(fault, monkeypatch):
     actual = one_pass(model, x, dy)
     with without_plan(), pytest.raises(AssertionError):
         assert_same(actual, one_pass(model, x, dy), close)
+
+
+# ---- prediction: what was made of weights is kept, and never out of date ---------------------------------------------
+
+
+def predictor():
+    return in_float64(Sequential([
+        Input((12, 12, 16)), Conv2D(16, 3, padding="same"), BatchNormalization(), ReLU(), BatchNormalization(),
+        Conv2D(20, 3, padding="same", activation="relu"), MaxPooling2D(2), BatchNormalization(), ReLU(),
+        Conv2D(16, 3, padding="same", activation="sigmoid"), Dropout(0.5), BatchNormalization(), Flatten(), Dense(4),
+        BatchNormalization(),
+    ]), 1)  # fmt: skip
+
+
+def changes():
+    """Every way in which an array or a layer can become another one, as (name, function of the model)."""
+    def negative(array):
+        array *= -1
+
+    def swapped(array):
+        array[...] = array[..., ::-1].copy()
+
+    def bit(array):
+        array.flat[-1] = np.nextafter(array.flat[-1], 9)
+
+    for how in (negative, swapped):
+        for k, layer in enumerate(predictor().layers):
+            for name in (*layer.params, *layer.state):
+                if name == "moving_variance" and how is negative:
+                    continue
+                yield f"{how.__name__} {k} {name}", lambda model, k=k, name=name, how=how: how(
+                    {**model.layers[k].params, **model.layers[k].state}[name]
+                )
+    yield "a bit", lambda model: bit(model.layers[4].params["w"])
+    yield "a view", lambda model: model.weights[0].reshape(-1)[:5].fill(0)
+    yield "set_weights", lambda model: model.set_weights([2 * array for array in model.get_weights()])
+    yield "another array", lambda model: model.layers[0].params.update(w=2 * model.layers[0].params["w"])
+    yield "activation", lambda model: setattr(model.layers[4], "activation", "tanh")
+    yield "epsilon", lambda model: setattr(model.layers[1], "epsilon", 0.5)
+    yield "a layer less", lambda model: model.pop()
+    yield "training", lambda model: (model.compile("sgd", "mse"), model.train_on_batch(
+        random((4, 12, 12, 16), 3), random((4, 4), 4)))  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change"), list(changes()), ids=[name for name, _ in changes()])
+def test_a_change_is_noticed(name, change):
+    model, x = predictor(), random((3, 12, 12, 16), 1)
+    before = model.predict(x, verbose=0)
+    change(model)
+    after = model.predict(x, verbose=0)
+    with without_plan():
+        close(after, model.predict(x, verbose=0))
+    if "b" not in name.split():  # a bias before a batch norm, for one
+        assert name == "a bit" or after.shape != before.shape or np.abs(after - before).max() > 1e-6
+
+
+def test_without_a_change_nothing_is_made_again(monkeypatch):
+    made, make = [], plan.Kept
+    monkeypatch.setattr(plan, "Kept", lambda nodes: (made.append(1), make(nodes))[1])
+    model, x = predictor(), random((3, 12, 12, 16), 1)
+    expected = model.predict(x, verbose=0)
+    kernels = conv_winograd.Kernel.__init__
+    monkeypatch.setattr(conv_winograd.Kernel, "__init__", lambda *args, **kw: (made.append(2), kernels(*args, **kw))[1])
+    for _ in range(3):
+        np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    assert made == [1]
+
+
+def test_what_is_kept_goes_with_the_model():
+    model = predictor()
+    model.predict(random((1, 12, 12, 16), 1), verbose=0)
+    assert model in plan._kept
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_prediction_reads_batch_norms_as_parts_of_convolutions():
+    """Before the second convolution as a map of biases; where ReLU stands between them, as the input is read."""
+    model = predictor()
+    model.predict(random((2, 12, 12, 16), 1), verbose=0)
+    chains = [node.layer for node in plan.prediction_nodes(model) if isinstance(node.layer, fused.Predicted)]
+    made = [chain.made[k][:2] for chain in chains for k in chain.made]
+    found = [(links.bias_map is None, norm is None) for links, norm in made]
+    assert found == [(True, True), (False, True), (True, False)]
+    assert all(type(conv).__name__ == "Kernel" for chain in chains for conv in chain.convs.values())
+
+
+def test_a_large_map_of_biases_is_not_made(monkeypatch):
+    monkeypatch.setattr(fused, "MAP_BYTES", 0)
+    model, x = predictor(), random((2, 12, 12, 16), 1)
+    predicted = model.predict(x, verbose=0)
+    with without_plan():
+        close(predicted, model.predict(x, verbose=0))
 
 
 def test_threads_do_not_share_the_memory_of_a_piece():

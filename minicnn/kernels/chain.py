@@ -67,7 +67,7 @@ class Links(NamedTuple):
     """What stands between x and y. geometry, algorithm: of the convolution. pool: (pool_size, strides, padding).
 
     mask: (some images of y, the number of the first) -> a boolean for each number, False where dropout drops it.
-    factor: 1 / (1 - rate), in the dtype of w.
+    factor: 1 / (1 - rate), in the dtype of w. bias_map: (OH, OW, C_out), added to z in prediction (`with_norm`).
     """
 
     geometry: tuple[IntPair, Padding, IntPair]
@@ -76,27 +76,40 @@ class Links(NamedTuple):
     relu: bool = False
     mask: Callable[[Array, int], Array] | None = None
     factor: Any = 1
+    bias_map: Array | None = None
+
+
+def convolution(x: Array, w: Array, b: Array | None, links: Links, keep: bool = False) -> Any:
+    """The convolution with s w and s b, by the algorithm that the layer would choose for this batch.
+
+    keep: to be used again, for other batches of this size. Then what is made of w counts for nothing in the choice.
+    """
+    if links.mask is not None:
+        w, b = w * links.factor, None if b is None else b * links.factor
+    windows = Windows.of(x.shape, w.shape[:2], *links.geometry)
+    return algorithm_for(links.algorithm, x, w.shape[3], windows, keep).in_pieces(w, b, windows, keep)
 
 
 def chain_forward(
-    x: Array, w: Array, b: Array | None, links: Links, norm: Norm | None = None, winners: bool = True,
-    moments: bool = True,
-) -> tuple[Array, Array | None, tuple[Array, Array] | None]:  # fmt: skip
-    """(y, the winner of each window, (mean, variance) of y): the latter two where they are asked for, else None."""
-    conv, parts = _convolution(x, w, b, links), []
-    shape = len(x), *conv.windows.out, w.shape[3]
+    x: Array, conv: Any, links: Links, norm: Norm | None = None, winners: bool = True, moments: bool = True
+) -> tuple[Array, Array | None, tuple[Array, Array] | None]:
+    """(y, the winner of each window, (mean, variance) of y): the latter two where they are asked for, else None.
+
+    conv: what `convolution` gave.
+    """
+    parts, winner, shape = [], None, (len(x), *conv.windows.out, conv.w.shape[3])
     pooled = Windows.of(shape, *links.pool) if links.pool else conv.windows
-    y, winner = np.empty((len(x), *pooled.out, w.shape[3]), x.dtype), None
+    y = np.empty((len(x), *pooled.out, shape[3]), x.dtype)
     for images in _pieces(x, conv.step):
         n, part = x[images] if norm is None else norm.forward(x[images]), y[images]
+        z = conv.forward(n, scratch(np, "z", (len(n), *shape[1:]), x.dtype) if links.pool else part)
+        if links.bias_map is not None:
+            z += links.bias_map
         if links.pool:
-            z = conv.forward(n, scratch(np, "z", (len(n), *shape[1:]), x.dtype))
             z, won = maxpool2d_forward(z, *links.pool, winners)
             if won is not None:
                 winner = np.empty(y.shape, won.dtype) if winner is None else winner
                 winner[images] = won
-        else:
-            z = conv.forward(n, part)
         if links.relu:
             relu_forward(z, out=part)
         elif z is not part:
@@ -118,7 +131,7 @@ def chain_backward(
 
     of_norm: a, b and constant of the batch norm behind the chain, `repeated` for y; dy is then that one's own.
     """
-    conv = _convolution(x, w, None, links)
+    conv = convolution(x, w, None, links)
     dn, db, sums = blank(x) if need_dx else None, np.zeros(w.shape[3]), np.zeros((2, w.shape[2]))
     shift = None if norm is None else centre(norm.mean, norm.var, x)
     for images in _pieces(x, conv.step):
@@ -138,14 +151,6 @@ def chain_backward(
             sums += product_sums(part, x[images], shift)
     dw, db = conv.gradient() * links.factor, db.astype(w.dtype) * links.factor
     return dn, dw, db, None if norm is None else gradients_of_sums(sums, shift, norm.mean, norm.var, norm.eps)
-
-
-def _convolution(x: Array, w: Array, b: Array | None, links: Links) -> Any:
-    """The convolution with s w and s b, by the algorithm that takes the whole batch at once, too."""
-    if links.mask is not None:
-        w, b = w * links.factor, None if b is None else b * links.factor
-    windows = Windows.of(x.shape, w.shape[:2], *links.geometry)
-    return algorithm_for(links.algorithm, x, w.shape[3], windows).in_pieces(w, b, windows)
 
 
 def _pieces(x: Array, step: int) -> Iterator[slice]:

@@ -39,7 +39,7 @@ class InPieces:
     def __init__(self, algorithm: Algorithm, w: Array, b: Array | None, windows: Windows):
         self.algorithm, self.w, self.b, self.windows = algorithm, w, b, windows
         taps, c_out = w.size // w.shape[3], w.shape[3]
-        self.step = max(1, COLS_BYTES // (math.prod(windows.out) * max(taps, c_out) * w.itemsize))
+        self.step = max(1, max(COLS_BYTES, w.nbytes) // (math.prod(windows.out) * max(taps, c_out) * w.itemsize))
         self.dw: Array | None = None
 
     def forward(self, x: Array, y: Array) -> Array:
@@ -97,10 +97,13 @@ def check_can(name: str, windows: Windows, where: str = "conv2d") -> None:
         )  # fmt: skip
 
 
-def algorithm_for(name: str, x: Array, c_out: int, windows: Windows) -> Algorithm:
-    """The algorithm of this name, for an input x (N, H, W, C_in). Raises InputError where it cannot do this."""
+def algorithm_for(name: str, x: Array, c_out: int, windows: Windows, kept: bool = False) -> Algorithm:
+    """The algorithm of this name, for an input x (N, H, W, C_in). Raises InputError where it cannot do this.
+
+    kept: see `choose`.
+    """
     if name == "auto":
-        return ALGORITHMS[choose(len(x), x.shape[3], c_out, windows)[0] if xp_of(x) is np else "im2col"]
+        return ALGORITHMS[choose(len(x), x.shape[3], c_out, windows, kept)[0] if xp_of(x) is np else "im2col"]
     check_can(name, windows)
     if name == "loops" and xp_of(x) is not np:
         raise InputError(
@@ -114,13 +117,16 @@ def algorithm_for(name: str, x: Array, c_out: int, windows: Windows) -> Algorith
 WINOGRAD_CHANNELS = 16
 # And from so many tiles on: the kernel must be transformed, too, however few images there are.
 WINOGRAD_TILES = 64
+# With a transformed kernel that is kept from so few; from the second number on where it takes more than so many bytes.
+KEPT_TILES, MANY_KEPT_TILES, KEPT_BYTES = 4, 16, 1 << 21
 # The Fourier transform pays from so many elements of a kernel on.
 FFT_TAPS = 169
 
 
-def choose(n: int, c_in: int, c_out: int, windows: Windows) -> tuple[str, str]:
+def choose(n: int, c_in: int, c_out: int, windows: Windows, kept: bool = False) -> tuple[str, str]:
     """(algorithm, reason): the fastest on a CPU for n images of c_in channels, and why.
 
+    kept: Winograd's transform of the kernel is there already, so that it only has to be read.
     The limits are where the curves cross in `benchmarks/kernels.py`.
     """
     kh, kw = windows.kernel
@@ -132,6 +138,12 @@ def choose(n: int, c_in: int, c_out: int, windows: Windows) -> tuple[str, str]:
     if min(c_in, c_out) < WINOGRAD_CHANNELS:
         return "im2col", f"{channels}: below {WINOGRAD_CHANNELS}, Winograd's transforms cost more than they save"
     tiles = n * conv_winograd.tile_count(windows)
-    if tiles < WINOGRAD_TILES:
+    if tiles < (_tiles_of_kept(c_in * c_out, windows) if kept else WINOGRAD_TILES):
         return "im2col", f"only {tiles} tiles in the batch: Winograd's transform of the kernel would cost too much"
     return "winograd", f"3×3, stride 1, {channels}, {tiles} tiles: a quarter of the multiplications"
+
+
+def _tiles_of_kept(channels: int, windows: Windows) -> int:
+    """From how many tiles on Winograd pays with a transformed kernel that only has to be read."""
+    in_cache = (conv_winograd.tile_size(windows) + 2) ** 2 * channels * 4 <= KEPT_BYTES
+    return KEPT_TILES if in_cache else MANY_KEPT_TILES

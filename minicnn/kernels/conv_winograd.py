@@ -108,7 +108,7 @@ class Kernel:
     """
 
     def __init__(self, w: Array, b: Array | None, windows: Windows, m: int | None = None, keep: bool = False):
-        self.b, self.windows, self.m = b, windows, m or tile_size(windows)
+        self.w, self.b, self.windows, self.m = w, b, windows, m or tile_size(windows)
         self.at, self.g, self.bt = _matrices(xp_of(w), str(w.device), self.m, w.dtype)
         self.u = _two_sided(self.g, w, "u")
         if keep:

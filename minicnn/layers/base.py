@@ -47,6 +47,9 @@ class Layer(Calls, Configured):
 
     merges = False
     input_shape: Shape | None = None
+    settings: ClassVar[int] = 0  # how often an attribute of any layer was set after it had been built
+    _plans_know: ClassVar[bool] = True  # whether its attributes say how it computes; those of a network do not
+    built = False
     _changes: ClassVar[int] = 0  # of names, and of what networks are made of: what was put together may be out of date
 
     def __init__(
@@ -74,9 +77,12 @@ class Layer(Calls, Configured):
         self._outputs: list[SymbolicTensor] = []  # what its calls on symbolic values gave
 
     def __setattr__(self, name: str, value: Any) -> None:
+        first = name not in vars(self)
         super().__setattr__(name, value)
-        if name == "name":
+        if name == "name" and not first:
             Layer._changes += 1
+        elif self._plans_know and self.built:
+            Layer.settings += 1
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Create the parameters for samples of `input_shape` (no batch axis); `rng` draws their first values."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from minicnn import activations
 from minicnn.backend import Array, blank
-from minicnn.kernels.chain import Links, Norm, chain_backward, chain_forward
+from minicnn.kernels import conv2d_forward
+from minicnn.kernels.chain import Links, Norm, chain_backward, chain_forward, convolution
+from minicnn.kernels.conv_choice import Algorithm, algorithm_for
+from minicnn.kernels.geometry import Windows
 from minicnn.kernels.norm import (
     batchnorm_scale_and_shift,
     gradient_terms,
@@ -22,6 +28,12 @@ from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dropout, SpatialDropout2D
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import MaxPooling2D
+
+# A map of biases that takes more than this would be read from memory for each image: then x is normalised instead.
+MAP_BYTES = 1 << 20
+
+
+SMALL = 1 << 15  # bytes of an array up to which its bytes are compared, which has no cost of its own
 
 
 class Part(NamedTuple):
@@ -70,7 +82,7 @@ class Fused(Layer):
             norm = None if part.norm is None else self._norm(part.norm, x, ctx, moments, part.norm_relu)
             links = self._links(part, ctx)
             w, b = conv.params["w"], conv.params.get("b")
-            y, winner, moments = chain_forward(x, w, b, links, norm, moments=behind is not None)
+            y, winner, moments = chain_forward(x, convolution(x, w, b, links), links, norm, moments=behind is not None)
             ctx.saved.append((part, x, y, winner, links, norm))
             x = y
         if self.last is None:
@@ -123,3 +135,96 @@ class Fused(Layer):
         own = ctx.contexts[part.drop]
         factor = conv.params["w"].dtype.type(1 / (1 - float(drop.rate)))
         return links._replace(factor=factor, mask=lambda y, start: drop.mask(y, own, start))
+
+
+class Source:
+    """An array of a layer that a plan relies on. numbers: what was in it, where something was computed from that."""
+
+    def __init__(self, arrays: dict[str, Array], name: str):
+        self.arrays, self.name, self.array = arrays, name, arrays[name]
+        self.numbers: Any = None
+
+    def watch(self) -> None:
+        """From now on its numbers count."""
+        self.numbers = self.array.tobytes() if self.array.nbytes <= SMALL else self.array.copy()
+
+    def same(self) -> bool:
+        """Whether the layer still has this array, and in it these numbers. NaN is never the same."""
+        array = self.array
+        if self.name not in self.arrays or self.arrays[self.name] is not array:
+            return False
+        if isinstance(self.numbers, bytes):
+            return array.tobytes() == self.numbers
+        return self.numbers is None or np.array_equal(array, self.numbers)
+
+
+class Predicted(Layer):
+    """The same chains in evaluation mode, where the batch norms' numbers are known: made once, until a weight changes.
+
+    A batch norm before a convolution becomes a part of it: conv(x * scale + shift, w) = conv(x, w * scale) plus what
+    `shift` alone gives, which is another number at the border, where zeros stand beside it: a map of biases.
+    sources: the arrays of the layers, by layer.
+    """
+
+    def __init__(self, layers: Sequence[Any], parts: Sequence[Part], last: int | None):
+        super().__init__(name=layers[0].name)
+        self.layers, self.parts, self.last = layers, parts, last
+        self.sources = [
+            [Source(arrays, name) for arrays in (layer.params, layer.state) for name in arrays] for layer in layers
+        ]
+        self.made: dict[int, tuple[Links, Norm | None, Array, Array | None]] = {}
+        self.convs: dict[tuple[int, Algorithm], Any] = {}
+
+    def holds(self) -> bool:
+        """Whether what was made of the layers' arrays is still right."""
+        return all(source.same() for sources in self.sources for source in sources)
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        for k, part in enumerate(self.parts):
+            links, norm, w, b = self._made(k, x)
+            windows = Windows.of(x.shape, w.shape[:2], *links.geometry)
+            algorithm = algorithm_for(links.algorithm, x, w.shape[3], windows, kept=True)
+            conv = self.convs.get((k, algorithm))
+            if conv is None:
+                if algorithm.kernel is not None:
+                    self._watch(part.conv)
+                conv = self.convs[k, algorithm] = algorithm.in_pieces(w, b, windows, keep=True)
+            x = chain_forward(x, conv, links, norm, winners=False, moments=False)[0]
+            layer = self.layers[part.conv]
+            if not part.relu and layer.activation is not activations.linear:
+                x = layer.activate(x, ctx, overwrite=True)
+        if self.last is not None:
+            norm = self._norm(self.last, x)
+            put_scaled(x, norm.scale, norm.shift, x)
+        return x
+
+    def _made(self, k: int, x: Array) -> tuple[Links, Norm | None, Array, Array | None]:
+        """(links, norm, w, b) of the chain number k, whose input is x."""
+        if k not in self.made:
+            part = self.parts[k]
+            conv: Conv2D = self.layers[part.conv]
+            pool: MaxPooling2D | None = None if part.pool is None else self.layers[part.pool]
+            w, b = conv.params["w"], conv.params.get("b")
+            links = Links(conv.geometry(), conv.algorithm, None if pool is None else pool.geometry(), part.relu)
+            norm = None
+            if part.norm is not None:
+                self._watch(part.norm)
+                norm = self._norm(part.norm, x, part.norm_relu)
+            if norm is not None and not norm.relu:
+                self._watch(part.conv)
+                image = np.broadcast_to(norm.shift.reshape(-1, x.shape[3])[:1], (1, *x.shape[1:]))
+                biases = conv2d_forward(np.ascontiguousarray(image), w, b, *links.geometry, conv.algorithm)[0]
+                if biases.nbytes <= MAP_BYTES:
+                    w, b, norm = w * norm.scale[: x.shape[3], None], None, None
+                    links = links._replace(bias_map=biases)
+            self.made[k] = links, norm, w, b
+        return self.made[k]
+
+    def _watch(self, place: int) -> None:
+        for source in self.sources[place]:
+            source.watch()
+
+    def _norm(self, place: int, x: Array, relu: bool = False) -> Norm:
+        norm: BatchNormalization = self.layers[place]
+        scale, shift = norm.scale_and_shift()
+        return Norm(repeated(scale, x), repeated(shift, x), relu, shift, shift, 0.0)

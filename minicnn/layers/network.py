@@ -59,6 +59,7 @@ class Network(Layer):
     input_name: that of its Input, where one was given.
     """
 
+    _plans_know = False
     # The layers in topological order, each with the places of what it reads; -1 is the network's input.
     _uses: list[tuple[Layer, tuple[int, ...]]]
     _values: list[SymbolicTensor]  # of the input and of each use, once the shapes are known

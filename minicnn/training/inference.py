@@ -1,7 +1,6 @@
 """The forward pass alone: what evaluation and prediction leave out of a training step.
 
-    - Dropout does nothing: it is skipped.
-    - A batch normalisation right after a convolution or a dense layer is linear, too: the two become one layer.
+    - What the plan leaves out and makes one (plan.py).
     - Nobody will read the contexts again: a result may take the place of the numbers that it was made of, where no
       other layer reads them and the framework itself has made them.
     - The samples do not depend on each other: a large batch goes through in pieces that stay in the cache, up to the
@@ -13,21 +12,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
 
-from minicnn import activations
 from minicnn.backend import Array, quiet, xp_of
 from minicnn.layers.context import Context
-from minicnn.layers.conv import Conv2D
-from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
-from minicnn.layers.normalization import BatchNormalization
+from minicnn.layers.core import Dense
 from minicnn.layers.walk import Node, Observer, forward, last_readers, observed
-from minicnn.layers.weighted import WeightedLayer
 from minicnn.metrics.base import sums
 from minicnn.objective import part, prepare_targets, sample_losses, weights_of_batch
+from minicnn.training.plan import prediction_nodes
 from minicnn.training.shards import Workers, split
 
 # What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but every layer has work
@@ -38,7 +33,7 @@ GROUP_BYTES = 1 << 26
 
 
 class Plan:
-    """How a model computes in evaluation mode, until a weight or a layer changes: made once for a call of predict.
+    """How a model computes in evaluation mode: made, or found still to be right, once for a call of predict.
 
     front, rest: the nodes up to the first dense layer that everything goes through, and those from it on.
     sample_bytes: what the largest activation of a sample takes; 0 where a batch stays in one piece.
@@ -46,7 +41,7 @@ class Plan:
 
     def __init__(self, model: Any):
         self.model = model
-        self.front, self.rest = cut_at_dense(plan(model.nodes))
+        self.front, self.rest = cut_at_dense(prediction_nodes(model))
         largest = max(map(math.prod, model.node_shapes))
         self.sample_bytes = largest * model.dtype.itemsize if model.device == "cpu" else 0
 
@@ -95,57 +90,6 @@ class Plan:
             return [result for group in groups for result in one_group(group)]
 
         return [result for results in workers.run(one_shard, len(shards)) for result in results]
-
-
-def plan(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer of them."""
-    nodes = _without_dropout(nodes)
-    readers = Counter(j for node in nodes for j in node.inputs)
-    kept: list[Node] = []
-    place = {-1: -1}  # where the value of an old node is now
-    for i, node in enumerate(nodes):
-        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
-        place[i] = len(kept)
-        if (
-            type(layer) is BatchNormalization and inputs[0] >= 0
-            and readers[node.inputs[0]] == 1 and _takes_in(kept[inputs[0]].layer)
-        ):  # fmt: skip
-            before = kept[inputs[0]]
-            kept[inputs[0]] = before._replace(layer=folded(before.layer, layer), replaces=before.layer)
-            place[i] = inputs[0]
-        else:
-            kept.append(node._replace(inputs=inputs))
-    return kept
-
-
-def _without_dropout(nodes: Sequence[Node]) -> list[Node]:
-    """The other nodes; who read what dropout gave reads what it took."""
-    kept: list[Node] = []
-    place = {-1: -1}
-    for i, node in enumerate(nodes):
-        inputs = tuple(place[j] for j in node.inputs)
-        if type(node.layer) in (Dropout, SpatialDropout2D):
-            place[i] = inputs[0]
-        else:
-            place[i] = len(kept)
-            kept.append(node._replace(inputs=inputs))
-    return kept
-
-
-def _takes_in(layer: Any) -> bool:
-    """Whether a batch normalisation behind this layer can become a part of it."""
-    linear = isinstance(layer, WeightedLayer) and layer.activation is activations.linear
-    return type(layer) in (Conv2D, Dense) and linear
-
-
-def folded(layer: Any, norm: Any) -> Any:
-    """One layer for two: norm(x @ w + b) = x @ (w * scale) + (b * scale + shift), for each output."""
-    scale, shift = norm.scale_and_shift()
-    both = copy(layer)
-    both.params = {"w": layer.params["w"] * scale, "b": shift}
-    if layer.use_bias:
-        both.params["b"] = layer.params["b"] * scale + shift
-    return both
 
 
 def pieces(samples: slice, sample_bytes: int, most: int) -> list[slice]:

@@ -1,12 +1,17 @@
 """The plan: how a network runs while nobody looks inside. The list of nodes is rewritten, and never a layer.
 
-In training, neighbours become chains (minicnn/kernels/chain.py): a convolution, before it batch norm or batch norm and
-ReLU, after it max pooling and ReLU in any order and dropout; the next convolution may follow, or a last batch norm.
+Neighbours become chains (minicnn/kernels/chain.py): a convolution, before it batch norm or batch norm and ReLU, after
+it max pooling and ReLU in any order and dropout; the next convolution may follow, or a last batch norm. Only values
+that a single layer reads can disappear inside a chain. A subclass and a layer of the user's own run by themselves, in
+training also a frozen layer; so does every layer while somebody observes it (trace, profile, …), and after
+`set_plan(False)`.
 
-On a GPU a chain is a convolution or dense layer, max pooling, ReLU and dropout (minicnn/layers/fused_gpu.py).
+On a GPU a chain is a convolution or dense layer, max pooling, ReLU and dropout, in training alone
+(minicnn/layers/fused_gpu.py).
 
-Only values that a single layer reads can disappear inside a chain. A frozen layer, a subclass and a layer of the user's
-own run by themselves; so does every layer while somebody observes it (trace, profile, …), and after `set_plan(False)`.
+In evaluation mode, dropout does nothing and is skipped, and a batch norm right after a convolution or a dense layer is
+linear, too: the two become one layer. All that is made of weights is kept until one of them changes. Anybody may write
+into an array at any time, so they are compared with what they were, number by number.
 """
 
 from __future__ import annotations
@@ -14,21 +19,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from minicnn import activations
 from minicnn.arguments import in_words
 from minicnn.backend import serves
 from minicnn.errors import checked
 from minicnn.layers.activation import Activation, ReLU
+from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
-from minicnn.layers.fused import Fused, Part
+from minicnn.layers.fused import Fused, Part, Predicted, Source
 from minicnn.layers.fused_gpu import GpuChain
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import MaxPooling2D
-from minicnn.layers.walk import PLAIN, Node, Nodes, Observer
+from minicnn.layers.walk import PLAIN, Node, Nodes, Observer, observed
+from minicnn.layers.weighted import WeightedLayer
 
 _wanted = True
 
@@ -55,21 +64,31 @@ def without_plan() -> Iterator[None]:
         _wanted = before
 
 
-class TrainingPlan:
-    """nodes: what a training step runs. stands_for: of each, the places of the network's nodes whose work it does."""
+# ---- training --------------------------------------------------------------------------------------------------------
 
-    def __init__(self, nodes: Nodes, readers: dict[int, int], on_gpu: bool = False):
+
+def training_plan(nodes: Nodes, see: Observer, device: str) -> Planned:
+    """The plan for one step, which `see` observes. It costs microseconds, so it is made anew and never out of date."""
+    alone = see is not PLAIN or not _wanted
+    return Planned(nodes, {} if alone else _single_readers(nodes), True, device != "cpu")
+
+
+class Planned:
+    """nodes: what is run. stands_for: of each, the places of the network's nodes whose work it does."""
+
+    def __init__(self, nodes: Nodes, readers: dict[int, int], training: bool, on_gpu: bool = False):
         self.nodes: list[Node] = []
         self.stands_for: list[list[int]] = []
         now = {-1: -1}  # where in the plan the value of a node is
         done: set[int] = set()
         for i, node in enumerate(nodes):
             if i not in done:
-                places, fused = (_chain_on_gpu if on_gpu else _chain_at)(i, nodes, readers)
+                find = _chain_on_gpu if on_gpu else _chain_at
+                places, layer = find(i, nodes, readers, training)
                 done.update(places)
                 inputs = tuple(now[j] for j in node.inputs)
                 now[places[-1]] = len(self.nodes)
-                self.nodes.append(Node(fused or node.layer, inputs, node.key))
+                self.nodes.append(node._replace(layer=layer or node.layer, inputs=inputs))
                 self.stands_for.append(places)
 
     def contexts(self, own: Sequence[Context]) -> list[Context]:
@@ -80,10 +99,99 @@ class TrainingPlan:
         ]
 
 
-def training_plan(nodes: Nodes, see: Observer, device: str) -> TrainingPlan:
-    """The plan for one step, which `see` observes. It costs microseconds, so it is made anew and never out of date."""
-    alone = see is not PLAIN or not _wanted
-    return TrainingPlan(nodes, {} if alone else _single_readers(nodes), device != "cpu")
+# ---- evaluation and prediction ---------------------------------------------------------------------------------------
+
+
+def prediction_nodes(model: Any) -> list[Node]:
+    """The nodes that compute in evaluation mode what the model's do: those of the last time, if nothing has changed."""
+    nodes = model.nodes
+    if not _wanted:
+        return _without_dropout(nodes)
+    if model.device != "cpu" or observed(None) is not PLAIN:
+        return plan(nodes)
+    kept = _kept.get(model)
+    if kept is None or not kept.holds(nodes):
+        kept = _kept[model] = Kept(nodes)
+    return kept.made
+
+
+def plan(nodes: Nodes) -> list[Node]:
+    """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer layers of the known kinds."""
+    nodes = _without_dropout(nodes)
+    readers = Counter(j for node in nodes for j in node.inputs)
+    kept: list[Node] = []
+    place = {-1: -1}  # where the value of an old node is now
+    for i, node in enumerate(nodes):
+        layer, inputs = node.layer, tuple(place[j] for j in node.inputs)
+        place[i] = len(kept)
+        if (
+            type(layer) is BatchNormalization and inputs[0] >= 0
+            and readers[node.inputs[0]] == 1 and _takes_in(kept[inputs[0]].layer)
+        ):  # fmt: skip
+            before = kept[inputs[0]]
+            kept[inputs[0]] = before._replace(layer=folded(before.layer, layer), replaces=before.layer)
+            place[i] = inputs[0]
+        else:
+            kept.append(node._replace(inputs=inputs))
+    return kept
+
+
+def _without_dropout(nodes: Nodes) -> list[Node]:
+    """The other nodes; who read what dropout gave reads what it took."""
+    kept: list[Node] = []
+    place = {-1: -1}
+    for i, node in enumerate(nodes):
+        inputs = tuple(place[j] for j in node.inputs)
+        if type(node.layer) in (Dropout, SpatialDropout2D):
+            place[i] = inputs[0]
+        else:
+            place[i] = len(kept)
+            kept.append(node._replace(inputs=inputs))
+    return kept
+
+
+def _takes_in(layer: Any) -> bool:
+    """Whether a batch normalisation behind this layer can become a part of it."""
+    linear = isinstance(layer, WeightedLayer) and layer.activation is activations.linear
+    return type(layer) in (Conv2D, Dense) and linear
+
+
+def folded(layer: Any, norm: Any) -> Any:
+    """One layer for two: norm(x @ w + b) = x @ (w * scale) + (b * scale + shift), for each output."""
+    scale, shift = norm.scale_and_shift()
+    both = copy(layer)
+    both.params = {"w": layer.params["w"] * scale, "b": shift}
+    if layer.use_bias:
+        both.params["b"] = layer.params["b"] * scale + shift
+    return both
+
+
+class Kept:
+    """made: the nodes for prediction that were made of these nodes. sources: what was read for it once and for all."""
+
+    def __init__(self, nodes: Nodes):
+        fewer = plan(nodes)
+        whole = {id(node.layer) for node in fewer}  # the others were folded
+        self.sources = [
+            Source(arrays, name)
+            for node in nodes if type(node.layer) in (Conv2D, Dense, BatchNormalization) and id(node.layer) not in whole
+            for arrays in (node.layer.params, node.layer.state) for name in arrays
+        ]  # fmt: skip
+        for source in self.sources:
+            source.watch()
+        self.nodes, self.made = nodes, Planned(fewer, _single_readers(fewer), training=False).nodes
+        self.settings = Layer.settings
+
+    def holds(self, nodes: Nodes) -> bool:
+        """Whether these nodes still give the same."""
+        unchanged = self.nodes is nodes and self.settings == Layer.settings and all(map(Source.same, self.sources))
+        return unchanged and all(node.layer.holds() for node in self.made if isinstance(node.layer, Predicted))
+
+
+_kept: WeakKeyDictionary[Any, Kept] = WeakKeyDictionary()
+
+
+# ---- where a chain begins and ends -----------------------------------------------------------------------------------
 
 
 def _single_readers(nodes: Nodes) -> dict[int, int]:
@@ -92,12 +200,14 @@ def _single_readers(nodes: Nodes) -> dict[int, int]:
     return {node.inputs[0]: i for i, node in enumerate(nodes) if len(node.inputs) == 1 == reads[node.inputs[0]]}
 
 
-def _chain_at(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[list[int], Fused | None]:
+def _chain_at(start: int, nodes: Nodes, readers: dict[int, int], training: bool) -> tuple[list[int], Layer | None]:
     """(places, layer): the nodes from `start` on that run as one, and what runs them; [start] and None if alone."""
-    places = [start]
-    while any(test(nodes[places[-1]].layer) for test in _TESTS) and places[-1] in readers:
-        places.append(readers[places[-1]])
-    layers = [nodes[i].layer for i in places]
+    places, layers = [], []
+    here: int | None = start
+    while here is not None and _may_join(nodes[here].layer, training):
+        places.append(here)
+        layers.append(nodes[here].layer)
+        here = readers.get(here)
     parts: list[Part] = []
     last, end = None, 0
     while found := _part(layers, end):
@@ -105,9 +215,9 @@ def _chain_at(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[list[i
         end = found[1]
     if parts and _is_norm(*layers[end : end + 1]):
         last, end = end, end + 1
-    if not parts or end == 1:
+    if not parts or (training and end == 1):
         return [start], None
-    return places[:end], Fused(layers[:end], parts, last)
+    return places[:end], (Fused if training else Predicted)(layers[:end], parts, last)
 
 
 def _part(layers: Sequence[Any], start: int) -> tuple[Part, int] | None:
@@ -126,6 +236,8 @@ def _part(layers: Sequence[Any], start: int) -> tuple[Part, int] | None:
     conv = take(_is_conv)
     if conv is None:
         return None
+    if layers[conv].activation not in (activations.linear, activations.relu):  # only in evaluation: see _may_join
+        return Part(conv, norm, norm_relu), at
     relu = layers[conv].activation is activations.relu or take(_is_relu) is not None
     pool = take(_is_pool)
     relu = relu or take(_is_relu) is not None
@@ -133,14 +245,15 @@ def _part(layers: Sequence[Any], start: int) -> tuple[Part, int] | None:
     return Part(conv, norm, norm_relu, pool, relu, drop), at
 
 
-def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[list[int], Fused | None]:
+def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int], training: bool) -> tuple[list[int], Fused | None]:
     """As _chain_at, for a chain of fused_gpu.py."""
-    first = nodes[start].layer
-    if not readers or not (_is_conv(first) or _is_dense(first)) or not serves(first.params["w"]):
+    first: Any = nodes[start].layer
+    begins = (_is_conv(first) or type(first) is Dense) and _may_join(first, training)
+    if not readers or not begins or not serves(first.params["w"]):
         return [start], None
     places, relu, pool = [start], first.activation is activations.relu, None
     while places[-1] in readers:
-        layer = nodes[readers[places[-1]]].layer
+        layer: Any = nodes[readers[places[-1]]].layer
         if _is_relu(layer) and not relu:
             relu = True
         elif _is_pool(layer) and pool is None and not isinstance(first, Dense):
@@ -150,9 +263,9 @@ def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[li
         places.append(readers[places[-1]])
     drop = len(places) if relu and places[-1] in readers else None
     if drop is not None:
-        behind = readers[places[-1]]
-        if type(nodes[behind].layer) is Dropout and nodes[behind].layer.noise_shape is None:
-            places.append(behind)
+        behind: Any = nodes[readers[places[-1]]].layer
+        if type(behind) is Dropout and behind.noise_shape is None:
+            places.append(readers[places[-1]])
         else:
             drop = None
     if not relu:
@@ -160,14 +273,17 @@ def _chain_on_gpu(start: int, nodes: Nodes, readers: dict[int, int]) -> tuple[li
     return places, GpuChain([nodes[i].layer for i in places], pool, drop)
 
 
+def _may_join(layer: Any, training: bool) -> bool:
+    """Whether a chain may reach over this layer."""
+    if training and not layer.trainable:
+        return False
+    if training and type(layer) in (Conv2D, Dense) and layer.activation not in (activations.linear, activations.relu):
+        return False
+    return type(layer) is Dense or any(test(layer) for test in (_is_conv, _is_pool, _is_relu, _is_dropout, _is_norm))
+
+
 def _is_conv(layer: Any = None) -> bool:
-    linear_or_relu = type(layer) is Conv2D and layer.activation in (activations.linear, activations.relu)
-    fast = linear_or_relu and layer.groups == 1 and layer.algorithm in ("auto", "im2col", "winograd")
-    return fast and layer.trainable
-
-
-def _is_dense(layer: Any) -> bool:
-    return type(layer) is Dense and layer.trainable and layer.activation in (activations.linear, activations.relu)
+    return type(layer) is Conv2D and layer.groups == 1 and layer.algorithm in ("auto", "im2col", "winograd")
 
 
 def _is_pool(layer: Any = None) -> bool:
@@ -184,7 +300,4 @@ def _is_dropout(layer: Any = None) -> bool:
 
 
 def _is_norm(layer: Any = None) -> bool:
-    return type(layer) is BatchNormalization and layer.trainable
-
-
-_TESTS = _is_conv, _is_pool, _is_relu, _is_dropout, _is_norm
+    return type(layer) is BatchNormalization
