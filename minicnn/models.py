@@ -70,7 +70,6 @@ class Model(Network):
         self.stop_training = False
         self.history: History | None = None
         self.stop_evaluating = self.stop_predicting = False
-        self.group: Any = None  # the ranks on which it has the same weights
         self._calls = 0  # in training mode
 
     def to(self, device: str) -> Model:

@@ -40,6 +40,7 @@ class Group:
 
     rank, size = 0, 1
     cores: int | None = None
+    models: Any = ()  # those that are the same on all ranks
     speaker: int | None = None  # the lowest rank of those whose error was told at a meeting
 
     def all_reduce(self, array: Array) -> Array:

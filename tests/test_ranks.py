@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import pickle
 import sys
 import threading
 import time
@@ -655,3 +657,16 @@ def test_a_group_of_one_is_told_nothing_and_waits_for_nobody():
         raise KeyError("as ever")
     with pytest.raises(InputError, match="no group"):
         minicnn.set_group("all")
+
+
+def test_a_model_that_ranks_have_trained_can_be_traced_copied_and_pickled():
+    """Its history knows the group, which is no part of it."""
+
+    def script():
+        model, (x, y) = network(), data(20)
+        model.fit(x, y, batch_size=10, verbose=0)
+        again = pickle.loads(pickle.dumps(model)) if get_group().rank == 0 else copy.deepcopy(model)
+        return model.trace(x[:4], y[:4]).loss, again.predict(x, verbose=0)
+
+    one, other = all_well(run(2, script))
+    same(one, other, rtol=0)

@@ -108,7 +108,7 @@ def begin_alike(group: Group, model: Any, place: Any = None) -> None:
             if told["place"] is not None:
                 with within(apart(group.rank)):  # what a callback writes then, rank 0 has written
                     place.load_state_dict(put_back(told["place"], received))
-    model.group = group
+    group.models.add(model)
 
 
 def _sources(place: Any) -> list[Epochs]:

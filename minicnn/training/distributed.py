@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -65,9 +66,14 @@ class RankGroup(Group):
         self.here: set[int] = set()  # ranks that have answered
         self.gone: set[int] = set()  # ranks whose script has ended
         self.nccl: Any = None
+        self.models = weakref.WeakSet()
         local = self.data.Split_type(shared)
         self.local_rank = local.Get_rank()
         self.cores = _cores(local, self._wait)
+
+    def __reduce__(self) -> Any:
+        """A copy of what holds a group belongs to the group of where it is made, or loaded."""
+        return get_group, ()
 
     # ---- what a Group can do ---------------------------------------------------------------------------------------
 

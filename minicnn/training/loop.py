@@ -262,7 +262,7 @@ def _workers(model: Any, batch_size: int, batches: Batches, name: str) -> Iterat
     workers.group = group
     if group.size > 1 and name != "fit":
         group.meet(f"{name}, with {batches.n} samples in batches of {batches.batch_size}")
-        if model.group is not group:
+        if model not in group.models:
             begin_alike(group, model)
     with run(name, model, workers.threads), workers:
         yield workers
