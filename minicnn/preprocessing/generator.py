@@ -12,6 +12,7 @@ import numpy as np
 from minicnn import random
 from minicnn.arguments import in_words
 from minicnn.errors import InputError
+from minicnn.preprocessing.dataframe import DataFrameIterator
 from minicnn.preprocessing.iterators import DirectoryIterator, NumpyArrayIterator
 from minicnn.preprocessing.loading import Size, check_channels_last, check_choice
 from minicnn.preprocessing.statistics import channel_deviations, channel_means, zca_matrix
@@ -120,6 +121,27 @@ class ImageDataGenerator:
         return DirectoryIterator(
             directory, self, target_size, color_mode, classes, class_mode, batch_size, shuffle, seed, save_to_dir,
             save_prefix, save_format, follow_links, subset, interpolation, keep_aspect_ratio,
+        )  # fmt: skip
+
+    def flow_from_dataframe(
+        self, dataframe: Any, directory: Any = None, x_col: str = "filename", y_col: Any = "class",
+        weight_col: str | None = None, target_size: int | Size = (256, 256), color_mode: str = "rgb",
+        classes: Any = None, class_mode: str | None = "categorical", batch_size: int = 32, shuffle: bool = True,
+        seed: int | None = None, save_to_dir: Any = None, save_prefix: str = "", save_format: str = "png",
+        subset: str | None = None, interpolation: str = "nearest", validate_filenames: bool = True,
+        keep_aspect_ratio: bool = False,
+    ) -> DataFrameIterator:  # fmt: skip
+        """Batches (x, y) without end of the images that a table lists, such as a pandas.DataFrame or a dict of lists.
+
+        x_col: the column of file names, in `directory` or whole paths. y_col: that of the classes' names; those in
+        `classes` only, if given. class_mode: as in `flow_from_directory`; or "raw": y_col is a column of numbers, or a
+        list of such. weight_col: a column of sample weights; batches are then (x, y, weights). validate_filenames:
+        rows whose file is not there are left out, with a warning. Raises InputError.
+        """
+        return DataFrameIterator(
+            dataframe, self, directory, x_col, y_col, weight_col, target_size, color_mode, classes, class_mode,
+            batch_size, shuffle, seed, save_to_dir, save_prefix, save_format, subset, interpolation, validate_filenames,
+            keep_aspect_ratio,
         )  # fmt: skip
 
     # ---- changes at random ----------------------------------------------------------------------------------------

@@ -102,8 +102,8 @@ class NumpyArrayIterator(Iterator):
                 f"y of shape {y.shape}.", "check that both were sliced or shuffled alike.",
             )  # fmt: skip
         share = image_data_generator.validation_split
-        part = _part(len(x), share, subset)
-        _check_not_empty(len(x[part]), len(x), share, subset)
+        part = part_of(len(x), share, subset)
+        check_not_empty(len(x[part]), len(x), share, subset)
         if subset is not None and y is not None:
             _check_classes(y, share)
         self.x, self.y = x[part], None if y is None else y[part]
@@ -142,9 +142,9 @@ class DirectoryIterator(Iterator):
         found, others = class_images(directory, names, follow_links)
         share = image_data_generator.validation_split
         total = sum(len(paths) for paths in found)
-        found = [paths[_part(len(paths), share, subset)] for paths in found]  # the share of every class
+        found = [paths[part_of(len(paths), share, subset)] for paths in found]  # the share of every class
         self.filepaths = [path for paths in found for path in paths]
-        _check_not_empty(len(self.filepaths), total, share, subset)
+        check_not_empty(len(self.filepaths), total, share, subset)
         self.filenames = [os.path.relpath(path, directory) for path in self.filepaths]
         self.classes = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in found])
         self.class_indices = {name: k for k, name in enumerate(names)}
@@ -179,7 +179,7 @@ class DirectoryIterator(Iterator):
         self._reader.warn(self.samples)
 
 
-def _part(n: int, share: float, subset: str | None) -> slice:
+def part_of(n: int, share: float, subset: str | None) -> slice:
     """Of n samples: the first `share` for "validation", the others for "training", all for None."""
     check_choice("subset", subset, SUBSETS)
     if subset is None:
@@ -193,7 +193,7 @@ def _part(n: int, share: float, subset: str | None) -> slice:
     return slice(cut) if subset == "validation" else slice(cut, None)
 
 
-def _check_not_empty(chosen: int, n: int, share: float, subset: str | None) -> None:
+def check_not_empty(chosen: int, n: int, share: float, subset: str | None) -> None:
     if not chosen:
         raise InputError(
             "subset", f"the {subset} part would be empty.", "at least one image.",
