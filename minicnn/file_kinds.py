@@ -18,6 +18,8 @@ class Kind(NamedTuple):
     fix: str = ""
 
 
+SAFETENSORS = Kind("a safetensors file", "it holds weights: build the network in code, then model.load_weights(file).")
+
 # (where the bytes stand, the bytes, what they tell)
 SIGNATURES = (
     (0, b"version https://git-lfs", Kind("a git-LFS pointer, which stands for the file", "fetch it: git lfs pull")),
@@ -60,6 +62,8 @@ def kind_of(head: bytes) -> Kind | None:
     """What a file is whose first HEAD bytes these are, or None where they tell nothing."""
     if not head:
         return Kind("an empty file", "fetch or save it again.")
+    if head[4:9] == b"\0\0\0\0{":  # behind the length of its table, of which any bytes may stand before
+        return SAFETENSORS
     for at, signature, kind in SIGNATURES:
         if head[at:].startswith(signature):
             inside = head[30:] if kind.name == "a zip file" else b""  # where the name of its first file stands

@@ -375,13 +375,18 @@ class Model(Network):
         save_onnx(self, plan(self.nodes) if fold_batch_norm else self.nodes, filepath, layout, overwrite)
 
     def save_weights(self, filepath: Any, overwrite: bool = True) -> None:
-        """Write parameters and state into one file: see minicnn.saving.save_weights."""
+        """Write parameters and state into one file, of the safetensors library where its name ends so.
+
+        See minicnn.saving.save_weights.
+        """
         from minicnn.saving import save_weights
 
         save_weights(self, filepath, overwrite)
 
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = False) -> None:
-        """Read what save_weights or save wrote, or Keras: .h5, .weights.h5, .keras. See minicnn.saving.load_weights.
+        """Read what save_weights or save wrote, or Keras (.h5, .weights.h5, .keras), or a safetensors file.
+
+        See minicnn.saving.load_weights.
 
         by_name: only the layers of the same names (of Keras' files, those that were given by hand). skip_mismatch:
         leave out, with a warning, what does not fit.

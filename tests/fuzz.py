@@ -50,6 +50,7 @@ from minicnn.preprocessing.image import load_img  # noqa: E402
 from minicnn.reading import checked  # noqa: E402
 from minicnn.saving import keras_weights  # noqa: E402
 from minicnn.saving.archive import parse_json  # noqa: E402
+from minicnn.saving.safetensors_file import named_arrays  # noqa: E402
 
 SECONDS, MEBIBYTES = 2, 512
 GIVE_UP = 60  # seconds on the clock, after which a worker is killed: it may be in code that hears no alarm
@@ -125,6 +126,8 @@ def make_corpus(folder: Path) -> dict[str, Case]:
         picture.save(out, kind)
         known = [getattr(damage, kind)] if kind in ("png", "jpeg") else [damage.put_size, damage.flip]
         corpus[kind] = (out.getvalue(), [*known, damage.blind], load_img)
+    table = {name: array for name, (_, array) in named_arrays(fresh).items()}
+    corpus["safetensors"] = (_safetensors(table), [damage.safetensors, damage.blind], fresh.load_weights)
     theirs = keras_network()
     for name, ways in (("keras_net.h5", [damage.put_size, damage.flip, damage.blind]),
                        ("keras_net.weights.h5", [damage.put_size, damage.flip, damage.blind]),
@@ -134,6 +137,15 @@ def make_corpus(folder: Path) -> dict[str, Case]:
         ways = zips if name.endswith("keras") else [damage.put_size, damage.flip, damage.blind]
         corpus[f"model {name}"] = ((FIXTURES / name).read_bytes(), ways, load_model)
     return corpus
+
+
+def _safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+    """As the library would write it."""
+    rows, at = {}, 0
+    for name, array in arrays.items():
+        rows[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [at, at := at + array.nbytes]}
+    table = json.dumps(rows).encode()
+    return len(table).to_bytes(8, "little") + table + b"".join(array.tobytes() for array in arrays.values())
 
 
 def _cifar(rng: np.random.Generator) -> bytes:

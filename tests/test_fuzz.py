@@ -35,7 +35,7 @@ def test_damaged_files_end_in_success_or_in_an_error_of_ours(answers):
 
 def test_the_cases_are_of_every_kind_and_most_of_them_are_damaged_for_good(answers):
     result = fuzz.summary(answers)
-    assert len(result["by_kind"]) == 20
+    assert len(result["by_kind"]) == 21
     assert result["ends"]["refused"] > 80 and result["ends"]["read"] > 20
 
 

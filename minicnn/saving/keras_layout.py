@@ -49,7 +49,7 @@ class Layout:
         layers = network.layers_by_key.items()
         convolutions = {key for key, layer in layers if theano and isinstance(layer, (Conv2D, Conv2DTranspose))}
         reordered = described is not None and described.channels_first and not described.flatten_first
-        return cls(convolutions, _orders(file, network) if reordered else {})
+        return cls(convolutions, orders_of_channels_first(file, network) if reordered else {})
 
     def turned(self, layer: str, name: str, array: np.ndarray) -> np.ndarray:
         """An array of the file as it is here."""
@@ -93,8 +93,11 @@ def in_keras_order(uses: Sequence[tuple[Any, tuple[int, ...]]]) -> list[Any]:
     return [layers[key] for key in sorted(layers, key=lambda key: (-depths[key], met[key]))]
 
 
-def _orders(file: File, network: Network) -> dict[tuple[str, str], np.ndarray]:
-    """The orders of rows in a network of channels last whose numbers were learned with channels first."""
+def orders_of_channels_first(file: Any, network: Network) -> dict[tuple[str, str], np.ndarray]:
+    """(layer's key, array's name) -> the order of its rows, where the numbers were learned with channels first.
+
+    file: whose `broken` makes the error for a network in which that cannot be told.
+    """
     orders: dict[tuple[str, str], np.ndarray] = {}
     shapes = shapes_of(network.nodes, network.shapes[0])
     pending: list[np.ndarray | None] = []  # for each node: in which order the file has the features that come out of it

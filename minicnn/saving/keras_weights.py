@@ -29,7 +29,7 @@ from minicnn.saving.keras_layout import Layout, keras_order
 
 IN_ARCHIVE = "model.weights.h5"
 ROOTS = ("layers", "_layer_checkpoint_dependencies")  # of a network's groups, in Keras 3 and in 2.12
-_KERAS_NAMES = {  # where they differ from ours
+KERAS_NAMES = {  # where they differ from ours
     "w": "kernel", "b": "bias", "depthwise": "depthwise_kernel", "pointwise": "pointwise_kernel",
 }  # fmt: skip
 _KNOWN = {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}
@@ -47,7 +47,7 @@ class Slot(NamedTuple):
 
     @property
     def keras_name(self) -> str:
-        return _KERAS_NAMES.get(self.name, self.name)
+        return KERAS_NAMES.get(self.name, self.name)
 
 
 class Stored(NamedTuple):

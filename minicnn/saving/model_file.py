@@ -31,7 +31,7 @@ from minicnn.preprocessing.image_input import ImageInput
 from minicnn.ranks import first_rank_does
 from minicnn.reading import check_finite, checked
 from minicnn.registry import restored
-from minicnn.saving import keras_model, keras_weights, keras_writer
+from minicnn.saving import keras_model, keras_weights, keras_writer, safetensors_file
 from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
@@ -90,13 +90,17 @@ def _check_not_shared(network: Network, owners: dict[int, str]) -> None:
 
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
-    """Write parameters and state only. Raises as save_model does."""
+    """Write parameters and state only; into such a file where the path ends in .safetensors. Raises as save_model."""
     filepath = checked_path("save_weights", filepath)
     model.require_built("it has no weights to save")
-    first_rank_does(
-        f"the saving of {Path(filepath).name}",
-        lambda: write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite),
-    )
+
+    def write() -> None:
+        if str(filepath).endswith(safetensors_file.SUFFIX):
+            safetensors_file.save_weights(model, filepath, overwrite)
+        else:
+            write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
+
+    first_rank_does(f"the saving of {Path(filepath).name}", write)
 
 
 def load_model(filepath: Any, models: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
@@ -142,11 +146,22 @@ def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False, by_name
     if keras_weights.is_keras_file(filepath):
         keras_weights.load_weights(model, filepath, skip_mismatch, by_name)
         return
-    with opened_archive(filepath) as (_, archive):
+    with _opened_weights(model, filepath) as archive:
         chosen = None
         if by_name or skip_mismatch:
             chosen = _what_fits(model, archive, filepath, by_name, skip_mismatch)
         set_weights_by_name(model, archive, filepath, chosen)
+
+
+@contextmanager
+def _opened_weights(model: Any, filepath: Any) -> Iterator[Any]:
+    """The arrays of one of our files, or of a safetensors file, under our names; none is read yet."""
+    if safetensors_file.is_safetensors(filepath):
+        with safetensors_file.opened(filepath, model) as tensors:
+            yield tensors
+    else:
+        with opened_archive(filepath) as (_, archive):
+            yield archive
 
 
 def _check_plan(model: Network, archive: Archive, filepath: Any) -> None:

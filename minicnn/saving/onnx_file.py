@@ -26,7 +26,7 @@ from minicnn import layers
 from minicnn.activations import Function
 from minicnn.backend import to_host
 from minicnn.errors import InputError, checked
-from minicnn.files import atomic_write
+from minicnn.files import atomic_write, checked_path
 from minicnn.kernels.geometry import Windows, pair
 from minicnn.layers.base import Layer, Shape
 from minicnn.layers.walk import Nodes, shapes_of
@@ -45,6 +45,7 @@ def save_onnx(model: Any, nodes: Nodes, filepath: Any, layout: str = "nhwc", ove
             "to_onnx", "the package onnx is not installed, which puts the file together.", "the package onnx.",
             f"{error}.", 'install it with `python -m pip install onnx`, or minicnn with ".[onnx]".',
         ) from error  # fmt: skip
+    filepath = checked_path("to_onnx", filepath)
     checked("to_onnx", "layout", layout, ("nhwc", "nchw"), '"nhwc"')
     if not overwrite and Path(filepath).exists():
         raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
