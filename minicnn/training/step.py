@@ -21,7 +21,7 @@ from minicnn.layers.context import Context
 from minicnn.layers.walk import Node, Observer, apply_state, backward, forward, new_contexts, observed
 from minicnn.metrics.base import sums
 from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
-from minicnn.training.plan import training_plan
+from minicnn.training.plan import plan_of_step
 from minicnn.training.shards import Workers, split
 
 Contexts = list[Context]  # of one shard, one for each node
@@ -51,7 +51,7 @@ def gradients(
     step: how many steps came before. seed: of this step's random layers. observer: looks at every layer.
     """
     nodes, see = model.nodes, observed(observer)
-    plan = training_plan(nodes, see, model.device)
+    plan = plan_of_step(model, see)
 
     def one_shard(k: int, all_reduce: Any) -> tuple[Contexts, Any, list[Any]]:
         samples = shards[k]
