@@ -12,6 +12,7 @@ import minicnn
 from minicnn.backend import scratch
 from minicnn.errors import InputError
 from minicnn.kernels import chain, conv_winograd, maxpool2d_backward, maxpool2d_forward, relu_backward, relu_forward
+from minicnn.kernels.geometry import Windows
 from minicnn.layers import (
     Activation,
     Add,
@@ -206,6 +207,36 @@ def test_pooling_before_relu_gives_the_same_bits(dtype, geometry):
     dy = random(y.shape, 2).astype(dtype)
     expected = relu_backward(maxpool2d_backward(dy, winner, x.shape, *geometry), relu_forward(x))
     np.testing.assert_array_equal(maxpool2d_backward(relu_backward(dy, y), own, x.shape, *geometry), expected)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("size", [(8, 8), (6, 10), (14, 4), (2, 2)])
+def test_pooling_in_tiles_gives_the_same_bits(m, size):
+    """The first two of the images are 0, so all four numbers of each of their windows are equal."""
+    x = random((3, *size, 5), 1, np.float32)
+    x[:2] = 0
+    w, b = random((3, 3, 5, 6), 2, np.float32), random((6,), 3, np.float32)
+    kernel = conv_winograd.Kernel(w, b, Windows.of(x.shape, (3, 3), 1, "same"), m, keep=True)
+    z = kernel.forward(x, np.empty((3, *size, 6), np.float32))
+    expected, winners = maxpool2d_forward(z, 2)
+    assert kernel.can_pool(Windows.of(z.shape, 2, None, "valid"))
+    winner = np.empty_like(winners)
+    np.testing.assert_array_equal(kernel.forward(x, np.empty_like(expected), True, winner), expected)
+    np.testing.assert_array_equal(winner, winners)
+    np.testing.assert_array_equal(kernel.forward(x, np.empty_like(expected), True), expected)
+    dy, (dx, other) = random(expected.shape, 4, np.float32), np.empty((2, *x.shape), np.float32)
+    kernel.backward(dy, x, dx, winner)
+    plain = conv_winograd.Kernel(w, None, kernel.windows, m, keep=True)
+    plain.backward(maxpool2d_backward(dy, winners, z.shape, 2), x, other)
+    np.testing.assert_array_equal(dx, other)
+    np.testing.assert_array_equal(kernel.gradient(), plain.gradient())
+
+
+@pytest.mark.parametrize("pool", [(3, 2, "valid"), (2, 1, "valid"), ((1, 2), None, "valid"), (2, None, 1)])
+def test_other_windows_are_not_pooled_in_tiles(pool):
+    kernel = conv_winograd.Kernel(random((3, 3, 5, 6), 2), None, Windows.of((1, 8, 8, 5), (3, 3), 1, "same"))
+    assert not kernel.can_pool(Windows.of((1, 8, 8, 6), *pool))
+    assert not kernel.can_pool(Windows.of((1, 9, 9, 6), 2, None, "valid"))
 
 
 def test_what_becomes_a_chain():
@@ -413,9 +444,8 @@ def test_prediction_reads_batch_norms_as_parts_of_convolutions():
     model = predictor()
     model.predict(random((2, 12, 12, 16), 1), verbose=0)
     chains = [node.layer for node in plan.prediction_nodes(model) if isinstance(node.layer, fused.Predicted)]
-    made = [chain.made[k][:2] for chain in chains for k in chain.made]
-    found = [(links.bias_map is None, norm is None) for links, norm in made]
-    assert found == [(True, True), (False, True), (True, False)]
+    made = [chain.made[k] for chain in chains for k in chain.made]
+    assert [(norm is None, b.ndim) for _, norm, _, b in made] == [(True, 1), (True, 3), (False, 1)]
     assert all(type(conv).__name__ == "Kernel" for chain in chains for conv in chain.convs.values())
 
 

@@ -22,6 +22,7 @@ x (N, H, W, C_in), w and b as in conv.py, y (N, OH, OW, C_out). Reference implem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class Links(NamedTuple):
     """What stands between x and y. geometry, algorithm: of the convolution. pool: (pool_size, strides, padding).
 
     mask: (some images of y, the number of the first) -> a boolean for each number, False where dropout drops it.
-    factor: 1 / (1 - rate), in the dtype of w. bias_map: (OH, OW, C_out), added to z in prediction (`with_norm`).
+    factor: 1 / (1 - rate), in the dtype of w.
     """
 
     geometry: tuple[IntPair, Padding, IntPair]
@@ -76,7 +77,6 @@ class Links(NamedTuple):
     relu: bool = False
     mask: Callable[[Array, int], Array] | None = None
     factor: Any = 1
-    bias_map: Array | None = None
 
 
 def convolution(x: Array, w: Array, b: Array | None, links: Links, keep: bool = False) -> Any:
@@ -97,19 +97,22 @@ def chain_forward(
 
     conv: what `convolution` gave.
     """
-    parts, winner, shape = [], None, (len(x), *conv.windows.out, conv.w.shape[3])
+    parts, shape = [], (len(x), *conv.windows.out, conv.w.shape[3])
     pooled = Windows.of(shape, *links.pool) if links.pool else conv.windows
     y = np.empty((len(x), *pooled.out, shape[3]), x.dtype)
+    winner = np.empty(y.shape, np.min_scalar_type(math.prod(pooled.kernel))) if links.pool and winners else None
+    in_tiles = links.pool is not None and conv.can_pool(pooled)
     for images in _pieces(x, conv.step):
         n, part = x[images] if norm is None else norm.forward(x[images]), y[images]
-        z = conv.forward(n, scratch(np, "z", (len(n), *shape[1:]), x.dtype) if links.pool else part)
-        if links.bias_map is not None:
-            z += links.bias_map
-        if links.pool:
+        if in_tiles:
+            z = conv.forward(n, part, True, None if winner is None else winner[images])
+        elif links.pool:
+            z = conv.forward(n, scratch(np, "z", (len(n), *shape[1:]), x.dtype))
             z, won = maxpool2d_forward(z, *links.pool, winners)
-            if won is not None:
-                winner = np.empty(y.shape, won.dtype) if winner is None else winner
+            if winner is not None:
                 winner[images] = won
+        else:
+            z = conv.forward(n, part)
         if links.relu:
             relu_forward(z, out=part)
         elif z is not part:
@@ -134,6 +137,8 @@ def chain_backward(
     conv = convolution(x, w, None, links)
     dn, db, sums = blank(x) if need_dx else None, np.zeros(w.shape[3]), np.zeros((2, w.shape[2]))
     shift = None if norm is None else centre(norm.mean, norm.var, x)
+    pool = Windows.of((len(x), *conv.windows.out, w.shape[3]), *links.pool) if links.pool else None
+    in_tiles = pool is not None and conv.can_pool(pool)
     for images in _pieces(x, conv.step):
         d, part = dy[images], None if dn is None else dn[images]
         if of_norm is not None:
@@ -141,10 +146,14 @@ def chain_backward(
         if links.relu:
             d = relu_backward(d, y[images])
         db += column_sums(d.reshape(-1, w.shape[3]))
-        if links.pool and winner is not None:
-            d = maxpool2d_backward(d, winner[images], (len(d), *conv.windows.out, w.shape[3]), *links.pool)
         n = x[images] if norm is None else norm.forward(x[images])
-        conv.backward(d, n, part)
+        won = None if winner is None else winner[images]
+        if in_tiles:
+            conv.backward(d, n, part, won)
+        else:
+            if links.pool:
+                d = maxpool2d_backward(d, won, (len(d), *conv.windows.out, w.shape[3]), *links.pool)
+            conv.backward(d, n, part)
         if norm is not None and part is not None:
             if norm.relu:
                 part *= n > 0

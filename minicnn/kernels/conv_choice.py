@@ -33,7 +33,7 @@ class Algorithm(NamedTuple):
 class InPieces:
     """A convolution for a batch that comes a few images at a time, by an algorithm that prepares nothing of w.
 
-    step: how many images at a time fit into the cache.
+    b: (C_out,), or a map of biases (OH, OW, C_out). step: how many images at a time fit into the cache.
     """
 
     def __init__(self, algorithm: Algorithm, w: Array, b: Array | None, windows: Windows):
@@ -44,7 +44,10 @@ class InPieces:
 
     def forward(self, x: Array, y: Array) -> Array:
         """Write y (N, OH, OW, C_out), and return it."""
-        y[...] = self.algorithm.forward(x, self.w, self.b, self.windows)
+        if self.b is None or self.b.ndim == 1:
+            y[...] = self.algorithm.forward(x, self.w, self.b, self.windows)
+        else:
+            np.add(self.algorithm.forward(x, self.w, None, self.windows), self.b, out=y)
         return y
 
     def backward(self, dy: Array, x: Array, dx: Array | None) -> None:
@@ -57,6 +60,10 @@ class InPieces:
     def gradient(self) -> Array:
         """dw, of all that went through `backward`."""
         return self.dw
+
+    def can_pool(self, pool: Windows) -> bool:
+        """Whether it would do the pooling behind it, too."""
+        return False
 
 
 def _loops_forward(x: Array, w: Array, b: Array | None, windows: Windows) -> Array:

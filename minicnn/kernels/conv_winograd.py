@@ -104,7 +104,9 @@ def backward(
 class Kernel:
     """A convolution whose w is transformed once, for any number of batches. u is in scratch memory unless `keep`.
 
-    step: how many images at a time fit into the cache.
+    b: (C_out,), one bias for each channel, or (OH, OW, C_out), a map of them. step: how many images at a time fit into
+    the cache. With a winner, 2×2 max pooling follows, where `can_pool`: in the layout of the tiles, each of the four
+    numbers of a window stands in a long run beside those of all other windows.
     """
 
     def __init__(self, w: Array, b: Array | None, windows: Windows, m: int | None = None, keep: bool = False):
@@ -113,29 +115,50 @@ class Kernel:
         self.u = _two_sided(self.g, w, "u")
         if keep:
             self.u = self.u.copy()
+        self.bias_map = None
+        if b is not None and b.ndim == 3:
+            self.bias_map = _take_tiles(b[None], tile_count(windows, self.m), self.m)[:, :, None].copy()
         # Each piece reads all of u, and adds to all of du: where they are large, larger pieces make fewer passes.
         self.v_bytes = max(V_BYTES, self.u.nbytes // 2)
         image = (self.m + 2) ** 2 * tile_count(windows, self.m) * w.shape[2] * w.itemsize
         self.step = max(1, self.v_bytes // image)
         self.du: Array | None = None
 
-    def forward(self, x: Array, y: Array) -> Array:
-        """Write y (N, OH, OW, C_out), and return it."""
-        for place, v in _input_tiles(x, self.windows, self.m, self.v_bytes):
+    def can_pool(self, pool: Windows) -> bool:
+        """Whether these windows over the outputs cut every tile into whole windows of 2×2."""
+        even = pool.image == (2 * pool.out[0], 2 * pool.out[1]) == pool.padded
+        return even and pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
+
+    def forward(self, x: Array, y: Array, pool: bool = False, winner: Array | None = None) -> Array:
+        """Write y (N, OH, OW, C_out), and return it; with `pool` the maxima, and to `winner` where they were found."""
+        bands = self.bias_map is None
+        for (images, rows), v in _input_tiles(x, self.windows, self.m, self.v_bytes, bands):
             products = scratch(xp_of(x), "products", (*v.shape[:3], y.shape[3]), v.dtype)
             matmul(v, self.u, out=products)
-            if self.b is not None:
+            if self.b is not None and self.bias_map is None:
                 products[1, 1] += self.b  # the second column of At is all ones: it hands this place to every output
-            _put_tiles(_two_sided(self.at, products, "tiles"), y[place])
+            tiles = _two_sided(self.at, products, "tiles")
+            if self.bias_map is not None:
+                tiles.reshape(self.m, self.m, -1, *self.bias_map.shape[3:])[...] += self.bias_map
+            if pool:
+                rows = slice(rows.start // 2, rows.stop // 2)
+                tiles, won = _pooled(tiles, winner is not None)
+                if winner is not None:
+                    _put_tiles(won, winner[images, rows])
+            _put_tiles(tiles, y[images, rows])
         return y
 
-    def backward(self, dy: Array, x: Array, dx: Array | None) -> None:
-        """Write dx, where it is asked for, and add to du."""
+    def backward(self, dy: Array, x: Array, dx: Array | None, winner: Array | None = None) -> None:
+        """Write dx, where it is asked for, and add to du. winner: dy is the gradient behind the pooling."""
         xp, m = xp_of(x), self.m
         if self.du is None:
             self.du, self.ut = xp.zeros(self.u.shape, x.dtype), xp.ascontiguousarray(self.u.swapaxes(2, 3))
         for (images, _), v in _input_tiles(x, self.windows, m, self.v_bytes, bands=False):
-            z = _two_sided(self.at.T, _take_tiles(dy[images], v.shape[2], m), "dy tiles")
+            if winner is None:
+                tiles = _take_tiles(dy[images], v.shape[2], m)
+            else:
+                tiles = _unpooled(dy[images], winner[images], v.shape[2], m)
+            z = _two_sided(self.at.T, tiles, "dy tiles")
             self.du += matmul(v.swapaxes(2, 3), z, out=scratch(xp, "products", self.du.shape, x.dtype))
             if dx is not None:
                 dv = matmul(z, self.ut, out=scratch(xp, "tiles", v.shape, v.dtype))
@@ -144,6 +167,30 @@ class Kernel:
     def gradient(self) -> Array:
         """dw, of all that went through `backward`."""
         return xp_of(self.u).array(_two_sided(self.g.T, self.du, "dw"))
+
+
+def _pooled(tiles: Array, winners: bool) -> tuple[Array, Array]:
+    """(maxima, winners) of the 2×2 windows, (m/2, m/2, T, C) both; the first of equal maxima wins, as in pool.py."""
+    left, right = tiles[:, 0::2], tiles[:, 1::2]
+    pairs = np.maximum(left, right, out=scratch(np, "pairs", left.shape, tiles.dtype))
+    top, bottom = pairs[0::2], pairs[1::2]
+    won = np.empty(0, np.uint8)
+    if winners:
+        of_pair, down = (right > left).view(np.uint8), (bottom > top).view(np.uint8)
+        won = of_pair[0::2] ^ ((of_pair[0::2] ^ of_pair[1::2]) & down)  # that of the pair which won
+        won += down << 1
+    return np.maximum(top, bottom, out=scratch(np, "maxima", top.shape, tiles.dtype)), won
+
+
+def _unpooled(dy: Array, winner: Array, count: int, m: int) -> Array:
+    """(m, m, T, C): dy (N, OH/2, OW/2, C) at the winner of each window, 0 at the others; T = count."""
+    small, won = _take_tiles(dy, count, m // 2), _take_tiles(winner, count, m // 2)
+    tiles = scratch(np, "unpooled", (m, m, count, dy.shape[3]), dy.dtype)
+    for k in range(4):
+        share = tiles[k // 2 :: 2, k % 2 :: 2]
+        np.copyto(share, won == k)
+        share *= small
+    return tiles
 
 
 @lru_cache

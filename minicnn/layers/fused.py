@@ -215,8 +215,7 @@ class Predicted(Layer):
                 image = np.broadcast_to(norm.shift.reshape(-1, x.shape[3])[:1], (1, *x.shape[1:]))
                 biases = conv2d_forward(np.ascontiguousarray(image), w, b, *links.geometry, conv.algorithm)[0]
                 if biases.nbytes <= MAP_BYTES:
-                    w, b, norm = w * norm.scale[: x.shape[3], None], None, None
-                    links = links._replace(bias_map=biases)
+                    w, b, norm = w * norm.scale[: x.shape[3], None], biases, None
             self.made[k] = links, norm, w, b
         return self.made[k]
 
