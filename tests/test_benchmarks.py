@@ -5,9 +5,10 @@ Nothing here looks at how long anything took.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,32 @@ def test_scaling(tmp_path):
     assert [p["pixels"] for p in record["sizes"]] == [64, 144, 256]
     assert 1 <= record["limits"]["amdahl"] <= record["limits"]["cores"] == 16
     assert "R² = " in out and "16 cores" in out
+
+
+PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("mpi4py") and shutil.which("mpiexec", path=PLACES)),
+    reason='needs MPI: python -m pip install "minicnn[mpi]"',
+)
+def test_scaling_of_ranks(tmp_path):
+    root = dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1")
+    more = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    more["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    out = run("scaling.py", "--quick", "--ranks", "2,1", "--output", tmp_path / "ranks.json", **root, **more)
+    one, two = json.loads((tmp_path / "ranks.json").read_text())["points"]
+    assert (one["ranks"], two["ranks"]) == (1, 2) and one["bytes"] == 4 * 2_263_114  # what learns of the network
+    assert two["efficiency"] > 0 and two["gradients_ms"] > 0 and two["meeting_ms"] > 0
+    assert "Ethernet, 10 Gbit/s" in out
+
+
+def test_the_forecast_for_ranks(benchmark):
+    ranks = benchmark("scaling_ranks")
+    no_network = ranks.forecast(1e6, 0.0, 1000, 0, 0.0)
+    assert all(gains == pytest.approx(ranks.RANKS) for gains in no_network.values())  # the network hardly counts
+    slow, _, fast = ranks.forecast(0.1, 0.001, 10_000_000, 6, 5e-5).values()
+    assert all(a < b for a, b in zip(slow, fast, strict=True)) and fast == sorted(fast) and fast[-1] < 64
 
 
 def test_kernels(tmp_path):
