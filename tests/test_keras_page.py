@@ -1,0 +1,253 @@
+"""docs/keras.md: each line of its table is true. A line without a case fails, a case without a line, too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import callbacks, losses, metrics, regularizers, utils
+from minicnn.errors import InputError
+from minicnn.gradcheck import check_layer, check_loss
+from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer
+from minicnn.models import Model, Sequential, load_model
+from minicnn.optimizers import SGD
+from minicnn.preprocessing.image import ImageDataGenerator
+
+PAGE = Path(__file__).parents[1] / "docs" / "keras.md"
+RNG = np.random.default_rng(0)
+X, Y = RNG.random((12, 4)).astype("f"), np.arange(12) % 3
+IMAGES = RNG.random((4, 3, 8, 8)).astype("f")  # channels first
+
+
+def lines() -> dict[str, list[str]]:
+    """The table: first column -> the other ones."""
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| \n")) for line in PAGE.read_text("utf-8").splitlines()
+            if line.startswith("| ")]  # fmt: skip
+    return {first: rest for first, *rest in rows if first != "Keras"}
+
+
+def net(optimizer="sgd", loss="sparse_categorical_crossentropy", outputs=3, **options) -> Sequential:
+    model = Sequential([Input((4,)), Dense(outputs, activation="softmax")])
+    model.compile(optimizer, loss, **options)
+    return model
+
+
+def refused(work, part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        work()
+
+
+class Square(Layer):
+    def forward(self, x, ctx):
+        ctx.x = x
+        return x * x
+
+    def backward(self, dy, ctx):
+        return 2 * ctx.x * dy
+
+
+class Fourth(losses.Loss):
+    def values(self, y_true, y_pred, ctx=None):
+        return ((y_pred - y_true) ** 4).mean(axis=-1)
+
+    def gradient(self, y_true, y_pred, ctx=None, batch_size=None):
+        return 4 * (y_pred - y_true) ** 3 / y_pred.shape[-1] / (batch_size or len(y_pred))
+
+
+class Half(regularizers.Regularizer):
+    def penalty(self, w):
+        return 0.5 * float((w * w).sum())
+
+    def gradient(self, w):
+        return w
+
+
+def a_layer():
+    check_layer(Square(), (4, 3)).assert_ok()
+    refused(lambda: net(loss=lambda t, p: abs(t - p)), "no gradient")
+
+
+def a_loss():
+    refused(lambda: net(loss=lambda t, p: (t - p) ** 4), "no gradient")
+    check_loss(Fourth(), RNG.random((4, 3)), RNG.random((4, 3))).assert_ok()
+
+
+def a_regularizer():
+    refused(lambda: Dense(3, kernel_regularizer=lambda w: 0.0), "no gradient")
+    model = Sequential([Input((4,)), Dense(3, kernel_regularizer=Half())])
+    model.compile("sgd", "mse")
+    model.fit(X, X[:, :3], verbose=0)
+
+
+def a_function_as_metric():
+    def first(y_true, y_pred):
+        return y_pred[:, 0]
+
+    model = net(metrics=[first])
+    expected = model.predict(X, verbose=0)[:, 0].mean()  # batches of 8 and 4 count by their samples
+    assert model.evaluate(X, Y, batch_size=8, verbose=0)[1] == pytest.approx(expected, rel=1e-5)
+
+
+def accuracy_of_outputs():
+    y, p = np.array([[1, 0, 0], [0, 1, 1]]), np.array([[0.9, 0.8, 0.1], [0.6, 0.7, 0.8]])
+    each = metrics.get("accuracy", "binary_crossentropy", (3,))
+    assert each(y, p) == pytest.approx(4 / 6)
+    assert metrics.CategoricalAccuracy()(y[:1], p[:1]) == 1
+
+
+def f1():
+    refused(lambda: net(loss="categorical_crossentropy", metrics=[metrics.F1Score()]), "several numbers")
+    net(loss="categorical_crossentropy", metrics=[metrics.F1Score(average="macro")])
+
+
+def several_inputs():
+    refused(lambda: Model([Input((4,)), Input((4,))], Input((4,))), "one input")
+    refused(lambda: net().fit([X, X], Y), "np.concatenate")
+
+
+def clipping():
+    net(SGD(0.1, clipnorm=1.0, clipvalue=0.5)).fit(X, Y, verbose=0)
+
+
+def channels_first():
+    for make in (lambda: Conv2D(2, 3, data_format="channels_first"), lambda: Flatten("channels_first"),
+                 lambda: ImageDataGenerator(data_format="channels_first")):  # fmt: skip
+        refused(make, r"transpose\(0, 2, 3, 1\)")
+    assert Sequential([Input((8, 8, 3)), Conv2D(2, 3)]).predict(IMAGES.transpose(0, 2, 3, 1)).shape == (4, 6, 6, 2)
+
+
+def norm_axis():
+    refused(lambda: Sequential([Input((8, 8, 3)), BatchNormalization(axis=1)]), "last axis")
+    Sequential([Input((8, 8, 3)), BatchNormalization()])
+
+
+def arrays_as_weights():
+    model = net()
+    assert isinstance(model.layers[0].kernel, np.ndarray)
+    model.layers[0].params["w"][...] = np.ones((4, 3))
+    assert model.get_weights()[0].sum() == 12
+
+
+def output_shape():
+    assert net().layers[0].output_shape((4,)) == (3,)
+
+
+def first_dense():
+    assert [layer.name for layer in Sequential([Input((4,)), Dense(3), Dense(2, name="head")]).layers] == [
+        "dense_1", "head",
+    ]  # fmt: skip
+
+
+def generators():
+    model = net()
+    refused(lambda: model.fit(((X, Y) for _ in range(3)), epochs=2), "steps_per_epoch")
+    assert model.optimizer.iterations == 0
+    model.fit(((X, Y) for _ in range(4)), epochs=2, steps_per_epoch=2, verbose=0)
+
+
+def schedules():
+    model = net(SGD(minicnn.schedules.ExponentialDecay(0.1, 10, 0.5)))
+    constant = callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    refused(lambda: model.fit(X, Y, verbose=0, callbacks=constant), "schedule")
+    assert issubclass(InputError, ValueError)
+
+
+def monitors():
+    model = net()
+    refused(lambda: model.fit(X, Y, verbose=0, callbacks=callbacks.EarlyStopping("val_accuracy")), "val_accuracy")
+
+
+def saved(tmp_path):
+    model = Sequential([Input((4,)), Square(), Dense(3)])
+    model.save(tmp_path / "model.zip")
+    refused(lambda: load_model(tmp_path / "model.zip"), "custom_objects")
+    again = load_model(tmp_path / "model.zip", custom_objects={"Square": Square})
+    np.testing.assert_array_equal(again.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def averages():
+    model, seen = net(SGD(0.5, use_ema=True, ema_momentum=0.5)), []
+
+    def note(epoch, logs):
+        seen.append(model.get_weights()[1])
+
+    model.fit(X, Y, epochs=9, verbose=0, callbacks=[
+        callbacks.SwapEMAWeights(swap_on_epoch=True), callbacks.LambdaCallback(on_epoch_end=note),
+        callbacks.EarlyStopping("loss", patience=0, mode="max"),
+    ])  # fmt: skip
+    assert len(seen) < 9
+    np.testing.assert_array_equal(model.get_weights()[1], seen[-1])
+
+
+def splitting():
+    (x, y), (x_test, y_test) = utils.split_dataset((X, Y), left_size=0.75)
+    net().fit(x, y, validation_data=(x_test, y_test), verbose=0)
+    assert len(x) == 9
+
+
+def normalized():
+    np.testing.assert_allclose((utils.normalize(X, axis=0) ** 2).sum(axis=0), 1, rtol=1e-5)
+
+
+def unpacked():
+    refused(lambda: utils.get_file(origin="https://a.b/c.zip", file_hash="0" * 64, extract=True), "unpack_archive")
+
+
+def seeds():
+    def drawn():
+        utils.set_random_seed(3)
+        return Sequential([Input((4,)), Dense(3)]).get_weights()[0]
+
+    np.testing.assert_array_equal(drawn(), drawn())
+
+
+CASES = {
+    "a layer's `call` is differentiated": a_layer,
+    "`loss=function`": a_loss,
+    "`kernel_regularizer=function`": a_regularizer,
+    "a function as metric is averaged over batches": a_function_as_metric,
+    '`"accuracy"` with binary cross-entropy takes the largest output': accuracy_of_outputs,
+    "`F1Score()` in compile": f1,
+    "several inputs or outputs": several_inputs,
+    "`clipnorm` with `clipvalue` is refused": clipping,
+    "`loss_scale_factor`": lambda: refused(lambda: SGD(loss_scale_factor=2.0), "leave it out"),
+    "`jit_compile=True`": lambda: refused(lambda: net(jit_compile=True), "leave it out"),
+    "`steps_per_execution=10`": lambda: refused(lambda: net(steps_per_execution=10), "leave it out"),
+    '`data_format="channels_first"`': channels_first,
+    "`BatchNormalization(axis=1)` on images": norm_axis,
+    "`layer.kernel` is a variable": arrays_as_weights,
+    "`layer.output_shape` of a layer is a tuple": output_shape,
+    "the first `Dense` is `dense`": first_dense,
+    "a generator for several epochs without steps stops the training": generators,
+    "`class_weight` below 0": lambda: refused(lambda: net().fit(X, Y, class_weight={0: -1.0}), "below 0"),
+    "a learning rate callback with a schedule: `TypeError`": schedules,
+    "a misspelt argument: `TypeError`": lambda: refused(lambda: Dense(unit=3), "did you mean 'units'"),
+    "`Dropout(1.0)`": lambda: refused(lambda: Dropout(1.0), "not including, 1"),
+    "`EarlyStopping(monitor=` unknown `)` warns": monitors,
+    '`model.save("x.zip")` with code of yours': saved,
+    "`get_file` without a checksum": lambda: refused(lambda: utils.get_file(origin="https://a.b/c"), "SHA-256"),
+    "`get_file(extract=True)`": unpacked,
+    "`split_dataset` gives `tf.data`": splitting,
+    "`normalize(x, axis=0)` takes the last axis": normalized,
+    '`flow_from_dataframe(class_mode="multi_output")`': lambda: refused(
+        lambda: ImageDataGenerator().flow_from_dataframe({"filename": ["a"]}, class_mode="multi_output"), "raw"
+    ),
+    "`TensorBoard(profile_batch=2)`": lambda: refused(lambda: callbacks.TensorBoard(profile_batch=2), "profile"),
+    "`SwapEMAWeights` after early stopping ends with raw weights": averages,
+    "`Input((None, None, 3))`": lambda: refused(lambda: Input((None, None, 3)), "whole numbers above 0"),
+    "random numbers are TensorFlow's": seeds,
+}
+
+
+def test_each_line_has_a_case_and_each_case_a_line():
+    assert set(lines()) == set(CASES)
+    assert all(len(rest) == 3 and all(rest) for rest in lines().values()), "difference, reason, what to write"
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_the_line_is_true(line, tmp_path):
+    CASES[line](*([tmp_path] if CASES[line] is saved else []))
