@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.inspect.activation_rules import POINTWISE
 from minicnn.inspect.explanation import (
     NOWHERE,
     Case,
@@ -562,7 +563,7 @@ class Activation:
     @property
     def known(self) -> bool:
         """Whether there is a rule for it: not for a custom function."""
-        return self.name in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax")
+        return self.name in ("linear", "relu", "elu", "sigmoid", "tanh", "gelu", "softmax", *POINTWISE)
 
 
 def activation_of(layer: LayerTrace) -> Activation:
@@ -579,7 +580,8 @@ def activation_of(layer: LayerTrace) -> Activation:
     if kind == "ELU":
         return Activation("elu", alpha=config["alpha"])
     name = "softmax" if kind == "Softmax" else str(config.get("activation", "linear"))
-    return Activation("relu", 0.2) if name == "leaky_relu" else Activation(name)
+    special = {"leaky_relu": Activation("relu", 0.2), "relu6": Activation("relu", top=6.0)}
+    return special.get(name, Activation(name))
 
 
 def _activation(case: Case) -> Activation:
@@ -629,6 +631,10 @@ def _activate(case: Case, activation: Activation, source: str, z: float) -> None
     elif name == "softmax":
         _softmax(case, source, z)
         case.scale = abs(case.steps[-1].value) * (1 + 2 * size)
+    elif name in POINTWISE:
+        rule = POINTWISE[name]
+        case.value("y", rule.formula.format(s=source), rule.y(z), rule.worked.format(z=text))
+        case.scale = (1 + abs(case.steps[-1].value)) * max(size, 1.0)
     else:
         formula, worked, y = {
             "elu": (f"{source} above 0, else alpha · (exp({source}) − 1)",
@@ -682,7 +688,8 @@ def input_gradient(case: Case) -> None:
         case.scale = case.steps[-1].size + float(abs(dy[tuple(lead)] * row).sum() * row[k])
         return
     z = float(layer.kept["z"][at])
-    rule, slope = {
+    more = POINTWISE.get(activation.name)
+    rule, slope = (more.slope_rule.format(s=source), more.slope(z, y)) if more else {
         "linear": ("1", 1.0),
         "relu": (f"1 where {source} > 0, else {activation.slope:g}", 1.0 if y > 0 else activation.slope),
         "elu": ("1 where y > 0, else y + alpha", 1.0 if y > 0 else y + activation.alpha),
@@ -695,7 +702,8 @@ def input_gradient(case: Case) -> None:
         rule, slope = f"{rule}, and 0 from max_value on", slope if y < activation.top else 0.0
     case.formula = f"{name} = dy · slope,  the slope of {activation.name} being {rule}"
     case.sum(name, f"dy · ({rule})", one("dy", at, dy[at], "slope", slope, at))
-    case.scale = abs(float(dy[at])) * max(1.0, activation.alpha, abs(z) if activation.name == "gelu" else 0)
+    largest = max(abs(z), abs(y)) if more else abs(z) if activation.name == "gelu" else 0
+    case.scale = abs(float(dy[at])) * max(1.0, activation.alpha, largest)
 
 
 def _tell_dz(case: Case) -> None:
