@@ -53,6 +53,8 @@ CHANGES = [
     Change("276cf5b", "Adam in ten passes", ("dense", "dense_800", "cifar")),
     Change("ac36e4c", "windows worked out once for each shape", ("dense", "cifar_forward_1")),
     Change("4d861d9", "neighbouring layers run as one in training", ("cifar", "small_vgg", "fast")),
+    Change("49bc04e", "what prediction makes of weights is kept", ("cifar_forward_1", "cifar_forward_256", "vgg16")),
+    Change("ce81805", "pooling in the layout of Winograd's tiles", ("cifar", "cifar_forward_256")),
     Change("HEAD", "all together", tuple(workloads.names_in_a_row()), since="d249bac"),
 ]
 
