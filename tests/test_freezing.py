@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import numpy as np
@@ -157,9 +158,10 @@ def calls(monkeypatch):
     def spy(module, name):
         kernel = getattr(module, name)
 
-        def noted(*args, need_dx=True, **kwargs):
-            seen.append(name + ("+dx" if need_dx else ""))
-            return kernel(*args, need_dx=need_dx, **kwargs)
+        def noted(*args, **kwargs):
+            call = inspect.signature(kernel).bind(*args, **kwargs)
+            seen.append(name + ("+dx" if call.arguments.get("need_dx", True) else ""))
+            return kernel(*args, **kwargs)
 
         def plain(*args, **kwargs):
             seen.append(name)
