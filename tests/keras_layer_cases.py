@@ -36,6 +36,17 @@ CASES = {
     "GlobalMaxPooling1D": Case("GlobalMaxPooling1D", {"keepdims": True}, SEQUENCE),
     "norm of sequences": Case("BatchNormalization", {"momentum": 0.7}, SEQUENCE, training=True),
     "norm of sequences, evaluation": Case("BatchNormalization", {"epsilon": 0.01}, SEQUENCE),
+    "resizing, larger": Case("Resizing", {"height": 7, "width": 9}, IMAGE),
+    "resizing, smaller": Case("Resizing", {"height": 3, "width": 2}, (7, 6, 2)),
+    "resizing, nearest": Case("Resizing", {"height": 6, "width": 3, "interpolation": "nearest"}, (4, 7, 2)),
+    "resizing, cropped": Case("Resizing", {"height": 4, "width": 6, "crop_to_aspect_ratio": True}, (5, 5, 2)),
+    "center crop": Case("CenterCrop", {"height": 2, "width": 3}, (5, 6, 2)),
+    "center crop of small images": Case("CenterCrop", {"height": 6, "width": 3}, IMAGE),
+    "normalization": Case("Normalization", {}, IMAGE),
+    "normalization, one for all": Case("Normalization", {"axis": None, "invert": True}, SEQUENCE),
+    "normalization, places": Case("Normalization", {"axis": [1, 2]}, IMAGE),
+    "normalization, given": Case("Normalization", {"mean": [0.5, -1.0], "variance": [2.0, 0.25]}, IMAGE),
+    "flip, evaluation": Case("RandomFlip", {"mode": "vertical"}, IMAGE),
     "noise, evaluation": Case("GaussianNoise", {"stddev": 0.5}, SEQUENCE),
     "groups": Case("Conv2D", {"filters": 4, "kernel_size": 3, "groups": 2, "activation": "relu"}, IMAGE),
     "groups, stride": Case(
@@ -81,4 +92,4 @@ def numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def weights(shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
     """What the layer's arrays are set to; none below 0.1, since some are variances."""
-    return [0.1 + np.abs(numbers(shape, 10 + i)) / 2 for i, shape in enumerate(shapes)]
+    return [0.1 + np.abs(numbers(shape, 10 + i)) / 2 if len(shape) else np.float32(3) for i, shape in enumerate(shapes)]

@@ -75,6 +75,7 @@ class Drawing:
             lambda: layers.Rescaling(self.pick(0.5, self.rng.random(c).tolist()), self.pick(0.0, [0.1] * c)),
             lambda: layers.Dropout(0.3),
             lambda: layers.GaussianNoise(0.3),
+            lambda: layers.Normalization(self.pick(-1, None, 1), invert=self.pick(True, False)),
             lambda: layers.LayerNormalization(self.pick(-1, [*range(1, len(shape) + 1)]), scale=self.pick(True, False)),
             lambda: layers.GroupNormalization(self.pick(-1, 1, math.gcd(2, c)), center=self.pick(True, False)),
             lambda: layers.Permute((self.rng.permutation(len(shape)) + 1).tolist()),
@@ -92,6 +93,9 @@ class Drawing:
             lambda: self.pooling(layers.AveragePooling2D),
             lambda: layers.UpSampling2D(self.pick(2, (1, 3)), interpolation=self.pick("nearest", "bilinear")),
             lambda: layers.ZeroPadding2D(self.pads()),
+            lambda: layers.RandomFlip(),
+            lambda: layers.Resizing(2 * shape[0], 2 * shape[1], self.pick("bilinear", "nearest")),
+            lambda: layers.CenterCrop(self.whole(1, shape[0]), self.whole(1, shape[1])),
             lambda: layers.Cropping2D(((0, 1), (1, 0))),
             lambda: layers.SpatialDropout2D(0.3),
             lambda: layers.GlobalAveragePooling2D(keepdims=self.pick(True, False)),
@@ -105,7 +109,7 @@ class Drawing:
         return self.pick(
             lambda: layers.Conv1D(self.whole(1, 5), kernel, stride, padding, use_bias=bias, activation=act),
             lambda: layers.Conv1D(2 * c, kernel, padding="causal", dilation_rate=stride, groups=c, use_bias=bias),
-            lambda: layers.MaxPooling1D(kernel, stride),  # onnx's own reference cannot pad short sequences
+            lambda: layers.MaxPooling1D(kernel, stride, padding),
             lambda: layers.AveragePooling1D(kernel, stride, padding),
             lambda: layers.GlobalAveragePooling1D(keepdims=bias),
             lambda: layers.GlobalMaxPooling1D(keepdims=bias),

@@ -26,6 +26,7 @@ from minicnn.errors import InputError
 from minicnn.layers import (
     Activation,
     BatchNormalization,
+    CenterCrop,
     Conv1D,
     Conv2D,
     Conv2DTranspose,
@@ -43,10 +44,13 @@ from minicnn.layers import (
     LayerNormalization,
     MaxPooling1D,
     MaxPooling2D,
+    Normalization,
     Permute,
     PReLU,
+    RandomFlip,
     Rescaling,
     Reshape,
+    Resizing,
     SeparableConv2D,
     SpatialDropout2D,
     UpSampling2D,
@@ -125,6 +129,9 @@ CASES = {
     "noise, then sequences": lambda: (
         [GaussianNoise(0.3), GaussianNoise(0.2, seed=2), Reshape((-1, 4)), Conv1D(3, 3, padding="causal"),
          BatchNormalization(), MaxPooling1D(2), Flatten()], "adam"
+    ),
+    "prepared images": lambda: (
+        [Normalization(), RandomFlip(), Resizing(8, 5), CenterCrop(6, 4), Conv2D(3, 3), Flatten()], "adam"
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip

@@ -30,6 +30,7 @@ from minicnn.layers import (
     AveragePooling1D,
     AveragePooling2D,
     BatchNormalization,
+    CenterCrop,
     Concatenate,
     Conv1D,
     Conv2D,
@@ -53,11 +54,14 @@ from minicnn.layers import (
     MaxPooling1D,
     MaxPooling2D,
     Multiply,
+    Normalization,
     Permute,
     PReLU,
+    RandomFlip,
     ReLU,
     Rescaling,
     Reshape,
+    Resizing,
     SeparableConv2D,
     Softmax,
     SpatialDropout2D,
@@ -95,8 +99,8 @@ def traced(layers, optimizer="sgd", loss="sparse_categorical_crossentropy", shap
     for layer in model.flat_layers:
         for name, array in (layer.params | layer.state).items():
             group = layer.params if name in layer.params else layer.state
-            draw = rng(len(name)).normal(size=array.shape) * 0.3 + (1 if name in ("gamma", "moving_variance") else 0)
-            group[name] = (np.abs(draw) if name == "moving_variance" else draw).astype(dtype)
+            draw = rng(len(name)).normal(size=array.shape) * 0.3 + (name == "gamma" or name.endswith("variance"))
+            group[name] = np.asarray(np.abs(draw) if name.endswith("variance") else draw, dtype)
         layer.trainable = layer.name not in frozen
     model.compile(optimizer, loss)
     x = rng(2).normal(size=(N, *shape)).astype(dtype)
@@ -172,6 +176,11 @@ MODELS = {
     ],
     "one number a channel": lambda: [Reshape((-1, 3)), GlobalAveragePooling1D(keepdims=True), *ends()],
     "the largest of a channel": lambda: [Reshape((-1, 3)), GlobalMaxPooling1D(), *ends()],
+    "prepared": lambda: [
+        RandomFlip(), Normalization(), Resizing(7, 12), Normalization(None, 0.5, 2.0, invert=True),
+        Resizing(5, 7, "nearest", True), CenterCrop(4, 6), RandomFlip("vertical", 3), *ends(),
+    ],
+    "cropped to the middle": lambda: [CenterCrop(12, 5), *ends()],
     "noise": lambda: [GaussianNoise(0.5), *ends()],
     "conv transposed": lambda: [Conv2DTranspose(3, (3, 2), strides=2, activation="relu"), *ends()],
     "conv transposed, same": lambda: [

@@ -25,6 +25,7 @@ KERAS = {
     "BatchNormalization": "axis, momentum, epsilon, center, scale, beta_initializer, gamma_initializer, "
                           f"moving_mean_initializer, moving_variance_initializer, {NORM}, renorm, renorm_clipping, "
                           "renorm_momentum, synchronized",
+    "CenterCrop": "height, width, data_format",
     "Concatenate": "axis",
     "Conv1D": "filters, kernel_size, strides, padding, data_format, dilation_rate, groups, activation, use_bias, "
               f"{INITIALIZED}, {CONSTRAINED}",
@@ -49,6 +50,10 @@ KERAS = {
     "LeakyReLU": "negative_slope",
     "MaxPooling1D": "pool_size, strides, padding, data_format, name",
     "MaxPooling2D": "pool_size, strides, padding, data_format, name",
+    "Normalization": "axis, mean, variance, invert",
+    "RandomFlip": "mode, seed, data_format",
+    "Resizing": "height, width, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, fill_mode, fill_value, "
+                "antialias, data_format",
     "PReLU": "alpha_initializer, alpha_regularizer, alpha_constraint, shared_axes",
     "Permute": "dims",
     "ReLU": "max_value, negative_slope, threshold",
@@ -64,7 +69,8 @@ KERAS = {
     "ZeroPadding2D": "padding, data_format",
 }  # fmt: skip
 NEEDED = {
-    "Activation": ["relu"], "Conv1D": [2, 3], "Conv2D": [2, 3], "GaussianNoise": [0.1],
+    "Activation": ["relu"], "Conv1D": [2, 3], "Conv2D": [2, 3], "GaussianNoise": [0.1], "CenterCrop": [3, 3],
+    "Resizing": [3, 3],
     "Conv2DTranspose": [2, 3], "Dense": [2], "DepthwiseConv2D": [3],
     "Dropout": [0.5],     "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)],
     "SeparableConv2D": [2, 3], "SpatialDropout2D": [0.5],

@@ -26,6 +26,7 @@ from minicnn.layers import (
     AveragePooling1D,
     AveragePooling2D,
     BatchNormalization,
+    CenterCrop,
     Concatenate,
     Context,
     Conv1D,
@@ -51,11 +52,14 @@ from minicnn.layers import (
     MaxPooling1D,
     MaxPooling2D,
     Multiply,
+    Normalization,
     Permute,
     PReLU,
+    RandomFlip,
     ReLU,
     Rescaling,
     Reshape,
+    Resizing,
     SeparableConv2D,
     Softmax,
     SpatialDropout2D,
@@ -133,6 +137,15 @@ CASES = {
     "GlobalAveragePooling1D": (GlobalAveragePooling1D, (5, 3)),
     "GlobalMaxPooling1D": (lambda: GlobalMaxPooling1D(keepdims=True), (5, 3)),
     "BatchNormalization sequences": (BatchNormalization, (4, 3)),
+    "Resizing": (lambda: Resizing(5, 3), (3, 4, 2)),
+    "Resizing nearest": (lambda: Resizing(2, 7, "nearest", crop_to_aspect_ratio=True), (4, 5, 2)),
+    "CenterCrop": (lambda: CenterCrop(2, 3), (5, 4, 2)),
+    "CenterCrop of small images": (lambda: CenterCrop(5, 2), (3, 4, 2)),
+    "Normalization": (Normalization, (3, 2, 4)),
+    "Normalization inverted": (lambda: Normalization(None, invert=True), (5,)),
+    "Normalization given": (lambda: Normalization([1, 2], [[0.5], [1.0]], [[1.0], [4.0]]), (2, 3, 2)),
+    "RandomFlip": (RandomFlip, (3, 2, 2)),
+    "RandomFlip one way": (lambda: RandomFlip("horizontal", seed=2), (2, 3, 1)),
     "GaussianNoise": (lambda: GaussianNoise(0.5), (4, 3)),
     "GaussianNoise seed": (lambda: GaussianNoise(0.2, seed=3), (2, 3, 2)),
     "MaxPooling2D": (MaxPooling2D, (4, 6, 2)),
@@ -213,7 +226,7 @@ def made(case: str, dtype=np.float32) -> tuple[Layer, np.ndarray]:
     for leaf in getattr(layer, "flat_layers", [layer]):
         for arrays in (leaf.params, leaf.state):
             for name, array in arrays.items():
-                arrays[name] = (to_host(array) + draw.uniform(0.1, 0.5, array.shape)).astype(dtype)
+                arrays[name] = np.asarray(to_host(array) + draw.uniform(0.1, 0.5, array.shape), dtype)
     if layer.merges:
         return layer, [random((3, *one), k, dtype) for k, one in enumerate(shape)]
     return layer, random((3, *shape), 1, dtype)
@@ -420,6 +433,11 @@ def test_equal_largest_pixels_share_the_gradient():
         (MaxPooling1D(), (4,), "MaxPooling1D needs sequences"),
         (GlobalMaxPooling1D(), (4, 4, 2), "GlobalMaxPooling1D needs sequences"),
         (BatchNormalization(), (2, 2, 2, 2), "BatchNormalization needs features, sequences or images"),
+        (Resizing(3, 3), (4, 4), "Resizing needs images"),
+        (CenterCrop(3, 3), (4,), "CenterCrop needs images"),
+        (RandomFlip(), (4,), "RandomFlip needs images"),
+        (Normalization([0]), (4,), "axis does not fit the samples"),
+        (Normalization(mean=[1, 2], variance=[1, 2]), (4, 3), "mean does not fit the samples"),
         (DepthwiseConv2D(3), (2, 2, 1), "the image has become too small"),
         (SeparableConv2D(2, 3), (9,), "SeparableConv2D needs images"),
         (Conv2D(4, 3, groups=2), (4, 4, 3), "the groups do not divide the channels"),
@@ -447,6 +465,59 @@ def test_noise_depends_on_the_sample_and_the_step_and_not_on_the_shard(seed):
     assert abs(whole.mean() - 1) < 0.06 and abs(whole.std() - 0.5) < 0.04
     assert (layer.forward(x, Context(True, seed=12, step=1)) != whole).mean() > 0.99
     np.testing.assert_array_equal(layer.forward(x, Context(False, seed=11)), x)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("axis", [-1, None, [1, 2, 3]])
+def test_normalization_adapts_to_the_data(axis):
+    x = 3 + 2 * random((20, 3, 4, 2), 1, np.float32)
+    kept = () if axis is None else (3,) if axis == -1 else (1, 2, 3)
+    reduced = tuple(n for n in range(4) if n not in kept)
+    for data in (x, [x[:7], x[7:]], ((part, 0) for part in (x[:1], x[1:13], x[13:]))):
+        layer = Normalization(axis)
+        layer.adapt(data)
+        np.testing.assert_allclose(layer.state["mean"], x.mean(axis=reduced), rtol=1e-5)
+        np.testing.assert_allclose(layer.state["variance"], x.var(axis=reduced), rtol=1e-5)
+    model = Sequential([Input((3, 4, 2)), layer, Flatten(), Dense(2)])
+    y = model.layers[0].forward(x, Context())
+    assert abs(y.mean()) < 1e-5 and abs(y.std() - 1) < 1e-3
+    model.compile("sgd", "mse")
+    before = layer.state["mean"].copy()
+    model.fit(x, np.zeros((20, 2)), verbose=0)
+    np.testing.assert_array_equal(layer.state["mean"], before)
+    back = Normalization(axis, invert=True)
+    back.adapt(x)
+    np.testing.assert_allclose(back.forward(y, Context()), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [([], "nothing to adapt to"), (3, "cannot be adapted to"), (np.full((2, 3), np.nan), "cannot be adapted to")],
+)
+def test_what_normalization_cannot_adapt_to(data, problem):
+    with pytest.raises(InputError, match=problem):
+        Normalization().adapt(data)
+    with pytest.raises(InputError, match="mean and a variance already"):
+        Normalization(mean=0.0, variance=1.0).adapt(np.ones((2, 2)))
+    with pytest.raises(InputError, match="do not belong together"):
+        Normalization(mean=0.0)
+
+
+@pytest.mark.parametrize("mode", RandomFlip.modes)
+def test_flips_are_tosses_of_a_coin_for_each_image(mode):
+    layer, x = RandomFlip(mode), random((200, 2, 3, 1), 1, np.float32)
+    ctx = Context(True, seed=4)
+    y = layer.forward(x, ctx)
+    mirrored = {"vertical": [x[:, ::-1]], "horizontal": [x[:, :, ::-1]]}
+    mirrored["horizontal_and_vertical"] = [x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]]
+    kinds = np.array([[(a == b).all() for a in (one, *(m[i] for m in mirrored[mode]))] for i, (b, one) in
+                      enumerate(zip(y, x, strict=True))])  # fmt: skip
+    assert (kinds.sum(axis=1) == 1).all()
+    share = 1 / kinds.shape[1]
+    assert (abs(kinds.mean(axis=0) - share) < 5 * np.sqrt(share * (1 - share) / 200)).all()
+    np.testing.assert_array_equal(layer.backward(y, ctx), x)
+    np.testing.assert_array_equal(layer.forward(x[50:], Context(True, seed=4, first=50)), y[50:])
+    np.testing.assert_array_equal(layer.forward(x, Context(False)), x)
 
 
 def test_a_sequence_is_an_image_of_height_1():

@@ -77,7 +77,8 @@ def check(onnx, runtime, model: Model, path: Path, layout="nhwc", fold=True, ref
     wanted = model.predict(x, verbose=0)
     inside, outside = (first, last) if layout == "nchw" else (np.asarray, np.asarray)
     answers = [ran(runtime, path, inside(x))]
-    if reference:
+    padded = (a.ints for n in proto.graph.node if n.op_type == "MaxPool" for a in n.attribute if a.name == "pads")
+    if reference and not any(map(any, padded)):  # of a padded MaxPool onnx's reference makes another size
         from onnx.reference import ReferenceEvaluator
 
         answers += ReferenceEvaluator(proto).run(None, {proto.graph.input[0].name: inside(x)})

@@ -536,6 +536,10 @@ def _norm_dbeta(case: Case) -> None:
 
 def moving_statistic(case: Case, name: str) -> None:
     old, kept = case.layer.state[name][case.index], case.layer.kept
+    if case.layer.kind == "Normalization":
+        case.formula = f"{name} stays: adapt has taken it from the data, and training leaves it as it is"
+        case.sum(name, "as it was", one(name, case.index, old))
+        return
     if case.layer.kind != "BatchNormalization":
         raise case.refuse("nothing is known about this state.", f"{name} of a layer of class {case.layer.kind}.")
     if not kept["of_batch"]:

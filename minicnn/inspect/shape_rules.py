@@ -12,6 +12,7 @@ import numpy as np
 
 from minicnn.inspect.explanation import Case, Index, grid, one, products
 from minicnn.kernels.geometry import pair
+from minicnn.kernels.prepare import shares_of
 
 
 def _moved(case: Case, name: str, rule: str, at: Index) -> None:
@@ -107,7 +108,58 @@ def _largest_dx(case: Case) -> None:
         case.note(f"{equal} are equally large: they share the gradient.")
 
 
+def _resized(case: Case, name: str) -> None:
+    n, i, j, c = case.index
+    made: Any = case.layer.made()
+    parts, sizes = made.part(*case.layer.x.shape[1:3]), (made.height, made.width)
+    lengths = [part.stop - part.start for part in parts]
+    shares = [shares_of(old, new, made.interpolation) for old, new in zip(lengths, sizes, strict=True)]
+    top, left = parts[0].start, parts[1].start
+    if name == "x":
+        weights, array, at = np.outer(shares[0][i], shares[1][j]), case.layer.x, (top, left)
+        case.formula = "y = the sum of the pixels around it, each times its share"
+    else:
+        inside = 0 <= i - top < shares[0].shape[1] and 0 <= j - left < shares[1].shape[1]
+        rows, columns = (shares[0][:, i - top], shares[1][:, j - left]) if inside else (np.zeros(1), np.zeros(1))
+        weights, array, at = np.outer(rows, columns), case.dy, (0, 0)
+        case.formula = "dx = the sum of dy over the pixels that were made of this one, each times its share"
+        if not inside:
+            case.note("This pixel was cut off: it changed nothing.")
+    found = np.argwhere(weights)
+    places = np.column_stack([np.full(len(found), n), found + at, np.full(len(found), c)])
+    case.sum(case.what, f"the sum of {name} · share", products(name, array, places, "share", weights[tuple(found.T)]))
+
+
+def _standardized(case: Case, name: str) -> None:
+    made: Any = case.layer.made()
+    made.state = case.layer.state
+    array = case.layer.x if name == "x" else case.dy
+    mean, deviation = (float(np.broadcast_to(a, array.shape)[case.index]) for a in made.moments(array.astype(float)))
+    factor = deviation if made.invert else 1 / deviation
+    text = "deviation" if made.invert else "1 / deviation"
+    case.note(f"The deviation is √variance = {deviation:.6g}, the mean {mean:.6g}.")
+    parts = [one(name, case.index, array[case.index], text, factor)]
+    if name == "x":
+        parts.append(one("mean", (), mean, "" if made.invert else "−1 / deviation", 1.0 if made.invert else -factor))
+    case.formula = f"{case.what} = {name} · {text}" + (" + the mean's share" if name == "x" else "")
+    case.sum(case.what, case.formula.partition("= ")[2], *parts)
+
+
+def _flipped(case: Case, name: str) -> None:
+    n, i, j, c = case.index
+    rows, columns = case.layer.kept.get("flipped", np.zeros((n + 1, 2), bool))[n]
+    _, h, w, _ = case.layer.x.shape
+    said = {True: "in reverse", False: "as they are"}
+    case.note(f"Image {n}: its rows are {said[bool(rows)]}, its columns {said[bool(columns)]}.")
+    _moved(case, name, f"{name}, mirrored or not", (n, h - 1 - i if rows else i, w - 1 - j if columns else j, c))
+
+
 SHAPES: dict[str, dict[str, Callable[[Case], None]]] = {
+    **dict.fromkeys(
+        ("CenterCrop", "Resizing"), {"y": lambda case: _resized(case, "x"), "dx": lambda case: _resized(case, "dy")}
+    ),
+    "Normalization": {"y": lambda case: _standardized(case, "x"), "dx": lambda case: _standardized(case, "dy")},
+    "RandomFlip": {"y": lambda case: _flipped(case, "x"), "dx": lambda case: _flipped(case, "dy")},
     "Reshape": {"y": lambda case: _reshape(case, "x"), "dx": lambda case: _reshape(case, "dy")},
     "Permute": {"y": lambda case: _permute(case, "x"), "dx": lambda case: _permute(case, "dy")},
     "Cropping2D": {"y": _cropping_y, "dx": _cropping_dx},

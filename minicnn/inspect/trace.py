@@ -76,7 +76,7 @@ class Trace(StepTrace):
 
         return trace_file.load(filepath, cls)
 
-BETWEEN = ("h", "dh", "z", "dz", "mask", "noise", "winner")  # what is kept of a context; see LayerTrace
+BETWEEN = ("h", "dh", "z", "dz", "mask", "noise", "flipped", "winner")  # what is kept of a context; see LayerTrace
 
 
 @quiet

@@ -87,6 +87,13 @@ from minicnn.kernels.pool import (
     maxpool2d_backward,
     maxpool2d_forward,
 )
+from minicnn.kernels.prepare import (
+    flip2d,
+    resize2d_backward,
+    resize2d_forward,
+    standardize_backward,
+    standardize_forward,
+)
 from minicnn.kernels.rescaling import rescaling_backward, rescaling_forward
 from minicnn.kernels.resize import upsampling2d_backward, upsampling2d_forward
 from minicnn.kernels.softmax import (
@@ -129,6 +136,7 @@ __all__ = [
     "elu_forward",
     "exponential_backward",
     "exponential_forward",
+    "flip2d",
     "gaussian_noise",
     "gelu_backward",
     "gelu_forward",
@@ -165,6 +173,8 @@ __all__ = [
     "relu_forward",
     "rescaling_backward",
     "rescaling_forward",
+    "resize2d_backward",
+    "resize2d_forward",
     "selu_backward",
     "selu_forward",
     "sigmoid_backward",
@@ -179,6 +189,8 @@ __all__ = [
     "softplus_forward",
     "softsign_backward",
     "softsign_forward",
+    "standardize_backward",
+    "standardize_forward",
     "subtract_backward",
     "subtract_forward",
     "tanh_backward",

@@ -1307,6 +1307,66 @@ def between(new: int, scale: int, length: int, interpolation: str) -> list[tuple
     return [(min(max(pixel, 0), length - 1), share) for pixel, share in shares]
 
 
+# --- What prepares images -----------------------------------------------------------------------------------
+
+
+def resize2d_forward(x: Array, size, interpolation: str = "bilinear") -> Array:
+    """y (N, OH, OW, C) from x (N, H, W, C): every new pixel is a mean of old ones, see `around`. size: (OH, OW)."""
+    (n, h, w, c), (oh, ow) = x.shape, size
+    y = np.zeros((n, oh, ow, c), dtype=np.float64)
+    for b, i, j, k in np.ndindex(y.shape):
+        for row, share in around(i, h, oh, interpolation):
+            for column, other in around(j, w, ow, interpolation):
+                y[b, i, j, k] += float(x[b, row, column, k]) * share * other
+    return y.astype(x.dtype)
+
+
+def resize2d_backward(dy: Array, size, interpolation: str = "bilinear") -> Array:
+    """dx (N, H, W, C): each new pixel sends its gradient back by the same shares. size: that of x, (H, W)."""
+    (n, oh, ow, c), (h, w) = dy.shape, size
+    dx = np.zeros((n, h, w, c), dtype=np.float64)
+    for b, i, j, k in np.ndindex(dy.shape):
+        for row, share in around(i, h, oh, interpolation):
+            for column, other in around(j, w, ow, interpolation):
+                dx[b, row, column, k] += float(dy[b, i, j, k]) * share * other
+    return dx.astype(dy.dtype)
+
+
+def around(new: int, old_length: int, new_length: int, interpolation: str) -> list[tuple[int, float]]:
+    """Of which old pixels a new one is made along one axis, and of how much of each: [(pixel, share), …]."""
+    place = (new + 0.5) * (old_length / new_length) - 0.5
+    if interpolation == "nearest":
+        return [(min(math.floor(place + 0.5), old_length - 1), 1.0)]
+    left = math.floor(place)
+    shares = [(left, 1 - (place - left)), (left + 1, place - left)]
+    return [(min(max(pixel, 0), old_length - 1), share) for pixel, share in shares]
+
+
+def standardize_forward(x: Array, mean: Array, deviation: Array) -> Array:
+    """How many deviations each number lies above its mean. mean and deviation spread over x."""
+    y = np.zeros(x.shape)
+    for index in np.ndindex(x.shape):
+        y[index] = (float(x[index]) - float(mean[_at(mean, index)])) / float(deviation[_at(deviation, index)])
+    return y.astype(x.dtype)
+
+
+def standardize_backward(dy: Array, deviation: Array) -> Array:
+    """A change of x changes y by one part in `deviation`."""
+    dx = np.zeros(dy.shape)
+    for index in np.ndindex(dy.shape):
+        dx[index] = float(dy[index]) / float(deviation[_at(deviation, index)])
+    return dx.astype(dy.dtype)
+
+
+def flip2d(x: Array, flipped: Array) -> Array:
+    """Each pixel from the other end of its column where flipped[n, 0], from the other end of its row where [n, 1]."""
+    y = np.zeros_like(x)
+    _, H, W, _ = x.shape
+    for n, i, j, c in np.ndindex(x.shape):
+        y[n, i, j, c] = x[n, H - 1 - i if flipped[n, 0] else i, W - 1 - j if flipped[n, 1] else j, c]
+    return y
+
+
 # --- The largest number of an image -------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, S
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.normalization_groups import GroupNormalization, LayerNormalization
 from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from minicnn.layers.preparing import CenterCrop, Normalization, RandomFlip, Resizing
 from minicnn.layers.reshaping import Cropping2D, Permute, Reshape, UpSampling2D
 from minicnn.layers.sequences import (
     AveragePooling1D,
@@ -28,6 +29,7 @@ __all__ = [
     "AveragePooling1D",
     "AveragePooling2D",
     "BatchNormalization",
+    "CenterCrop",
     "Concatenate",
     "Context",
     "Conv1D",
@@ -53,11 +55,14 @@ __all__ = [
     "MaxPooling2D",
     "Maximum",
     "Multiply",
+    "Normalization",
     "PReLU",
     "Permute",
+    "RandomFlip",
     "ReLU",
     "Rescaling",
     "Reshape",
+    "Resizing",
     "SeparableConv2D",
     "Softmax",
     "SpatialDropout2D",

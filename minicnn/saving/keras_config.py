@@ -26,12 +26,12 @@ MAX_LAYERS = 1000
 LAYERS = {
     name: name
     for name in (
-        "Activation", "Add", "Average", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate",
-        "Conv1D", "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten",
-        "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
-        "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D", "Maximum", "Multiply",
-        "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D", "Softmax", "SpatialDropout2D",
-        "Subtract", "UpSampling2D", "ZeroPadding2D",
+        "Activation", "Add", "Average", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "CenterCrop",
+        "Concatenate", "Conv1D", "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout",
+        "ELU", "Flatten", "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
+        "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D",
+        "Maximum", "Multiply", "Normalization", "PReLU", "Permute", "RandomFlip", "ReLU", "Rescaling", "Reshape",
+        "Resizing", "SeparableConv2D", "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
     "AvgPool1D": "AveragePooling1D", "AvgPool2D": "AveragePooling2D", "Convolution1D": "Conv1D",
@@ -419,6 +419,8 @@ def _axis(file: Description, name: Any, kind: str, value: Any, shape: Shape | No
         return {}
     if kind in ("Concatenate", "Softmax") and not file.channels_first and isinstance(axis, int):
         return {"axis": axis}
+    if kind == "Normalization" and not file.channels_first:
+        return {"axis": value or None}
     if kind == "LayerNormalization" and not file.channels_first:
         return {"axis": axis}
     raise _unsupported(file, name, "axis", value)

@@ -446,6 +446,24 @@ def _up_sampling(g: Graph, layer: Any, x: list[Value]) -> Value:
     return Value(g.add("Resize", x[0].name, "", scales, **how), (h * sh, w * sw, c))
 
 
+def _resized(g: Graph, layer: Any, x: list[Value]) -> Value:
+    """What is cut out of the middle, in another size."""
+    h, w, c = x[0].shape
+    rows, columns = layer.part(h, w)
+    starts, ends, y = [rows.start, columns.start], [rows.stop, columns.stop], x[0].name
+    if (starts, ends) != ([0, 0], [h, w]):
+        cut = [g.whole("starts", starts), g.whole("ends", ends), g.whole("axes", [2, 3])]
+        y = g.add("Slice", y, *cut)
+    size = [ends[0] - starts[0], ends[1] - starts[1]]
+    if size != [layer.height, layer.width]:
+        scales = g.array("scales", np.array([1, 1, layer.height / size[0], layer.width / size[1]], np.float32))
+        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        if layer.interpolation == "nearest":
+            how |= {"mode": "nearest", "nearest_mode": "round_prefer_ceil"}
+        y = g.add("Resize", y, "", scales, **how)
+    return Value(y, (layer.height, layer.width, c))
+
+
 def _zero_padding(g: Graph, layer: Any, x: list[Value]) -> Value:
     (h, w, c), ((top, bottom), (left, right)) = x[0].shape, layer.pads
     pads = g.whole("pads", [0, 0, top, left, 0, 0, bottom, right])
@@ -531,6 +549,15 @@ def _prelu(g: Graph, layer: Any, x: list[Value]) -> Value:
     return x[0]._replace(name=g.add("PRelu", x[0].name, slope))
 
 
+def _normalization(g: Graph, layer: Any, x: list[Value]) -> Value:
+    mean, deviation = layer.moments(np.zeros((1, *x[0].shape), np.float32))
+    arrays = (("mean", mean), ("deviation", deviation))
+    mean, deviation = (g.array(name, g.like(to_host(array)[0], x[0])) for name, array in arrays)
+    if layer.invert:
+        return x[0]._replace(name=g.add("Add", g.add("Mul", x[0].name, deviation), mean))
+    return x[0]._replace(name=g.add("Div", g.add("Sub", x[0].name, mean), deviation))
+
+
 def _rescaling(g: Graph, layer: Any, x: list[Value]) -> Value:
     y = x[0].name
     for kind, name, neutral in (("Mul", "scale", 1), ("Add", "offset", 0)):
@@ -587,6 +614,8 @@ OF_IMAGES: dict[type[Layer], Rule] = {
     layers.GlobalAveragePooling2D: _global_pooling("ReduceMean"),
     layers.GlobalMaxPooling2D: _global_pooling("ReduceMax"),
     layers.UpSampling2D: _up_sampling,
+    layers.Resizing: _resized,
+    layers.CenterCrop: _resized,
     layers.ZeroPadding2D: _zero_padding,
     layers.Cropping2D: _cropping,
     layers.BatchNormalization: _batch_normalization,
@@ -600,6 +629,8 @@ RULES: dict[type[Layer], Rule] = OF_IMAGES | {
     layers.Dropout: _same,
     layers.SpatialDropout2D: _same,
     layers.GaussianNoise: _same,
+    layers.RandomFlip: _same,
+    layers.Normalization: _normalization,
     layers.Activation: _activation,
     layers.ReLU: _activation,
     layers.LeakyReLU: _activation,

@@ -1,0 +1,295 @@
+"""Layers that prepare images inside of the network: Resizing, CenterCrop, Normalization, RandomFlip.
+
+In the network, what prepares the images is saved with it, and new images go through the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minicnn import kernels
+from minicnn.backend import Array, to_host, xp_of
+from minicnn.errors import InputError, checked
+from minicnn.layers.base import Context, Layer, Shape, not_built
+from minicnn.layers.checks import checked_format, count, image_shape
+
+
+class _Resized(Layer):
+    """Cuts a part out of the middle of each image, and makes it height × width pixels large."""
+
+    height: int
+    width: int
+    interpolation: str
+
+    def part(self, h: int, w: int) -> tuple[slice, slice]:
+        """Which rows and columns are used of an image of h × w pixels."""
+        raise NotImplementedError(f"{type(self).__name__} must define part(h, w)")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return self.height, self.width, input_shape[-1]
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        ctx.shape = x.shape
+        rows, columns = self.part(*x.shape[1:3])
+        return kernels.resize2d_forward(x[:, rows, columns], (self.height, self.width), self.interpolation)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        if not ctx.need_dx:
+            return None
+        rows, columns = self.part(*ctx.shape[1:3])
+        dx = xp_of(dy).zeros(ctx.shape, dy.dtype)
+        size = rows.stop - rows.start, columns.stop - columns.start
+        dx[:, rows, columns] = kernels.resize2d_backward(dy, size, self.interpolation)
+        return dx
+
+
+def largest_part(h: int, w: int, height: int, width: int) -> tuple[slice, slice]:
+    """The largest part in the middle of h × w pixels that has the sides' ratio of height × width, as Keras rounds."""
+    rows = max(min(h, int(float(w * height) / width)), 1)
+    columns = max(min(w, int(float(h * width) / height)), 1)
+    top, left = int((h - rows) / 2), int((w - columns) / 2)
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+class Resizing(_Resized):
+    """Images of height × width pixels, whatever size they had: (N, H, W, C) -> (N, height, width, C).
+
+    interpolation: "bilinear" (the mean of the pixels around a place, by their nearness; smaller images are not smoothed
+    first) or "nearest". crop_to_aspect_ratio: cuts off what would be squeezed, from both ends. Kernel:
+    `minicnn.kernels.resize2d_forward`; reference implementation: `minicnn.kernels.reference.resize2d_forward`.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        interpolation: str = "bilinear",
+        crop_to_aspect_ratio: bool = False,
+        pad_to_aspect_ratio: bool = False,
+        fill_mode: str = "constant",
+        fill_value: float = 0.0,
+        antialias: bool = False,
+        data_format: str | None = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.height, self.width = count(self, "height", height), count(self, "width", width)
+        self.interpolation = checked(
+            self.name, "interpolation", interpolation, ("nearest", "bilinear"), '"bilinear"'
+        )
+        self.crop_to_aspect_ratio = checked(self.name, "crop_to_aspect_ratio", crop_to_aspect_ratio, bool, True)
+        fix = "leave it out, and put ZeroPadding2D before this layer."
+        self.pad_to_aspect_ratio = not_built(self, "pad_to_aspect_ratio", pad_to_aspect_ratio, (False,), fix)
+        self.fill_mode = not_built(self, "fill_mode", fill_mode, ("constant",), fix)
+        self.fill_value = not_built(self, "fill_value", fill_value, (0.0, 0), fix)
+        fix = "leave it out, and put AveragePooling2D before this layer."
+        self.antialias = not_built(self, "antialias", antialias, (False,), fix)
+        self.data_format = checked_format(self.name, data_format)
+
+    def part(self, h: int, w: int) -> tuple[slice, slice]:
+        return largest_part(h, w, self.height, self.width) if self.crop_to_aspect_ratio else (slice(0, h), slice(0, w))
+
+
+class CenterCrop(_Resized):
+    """The middle of each image, height × width pixels: (N, H, W, C) -> (N, height, width, C).
+
+    Images that are smaller are enlarged: then it is Resizing with crop_to_aspect_ratio, as in Keras.
+    """
+
+    interpolation = "bilinear"
+
+    def __init__(self, height: int, width: int, data_format: str | None = None, **layer):
+        super().__init__(**layer)
+        self.height, self.width = count(self, "height", height), count(self, "width", width)
+        self.data_format = checked_format(self.name, data_format)
+
+    def part(self, h: int, w: int) -> tuple[slice, slice]:
+        if h < self.height or w < self.width:
+            return largest_part(h, w, self.height, self.width)
+        top, left = (h - self.height) // 2, (w - self.width) // 2
+        return slice(top, top + self.height), slice(left, left + self.width)
+
+
+class Normalization(Layer):
+    """y = (x - mean) / sqrt(variance), with mean and variance of the training data: `adapt` takes them, once.
+
+        layer = Normalization()
+        layer.adapt(x_train)
+
+    axis: along which there is a mean for each place, -1 for one a channel; None for a single one. mean, variance: the
+    numbers themselves, instead of adapt. invert: undoes it, y = x * sqrt(variance) + mean. State: mean, variance and
+    count, which training leaves as they are. Before adapt they are 0, 1 and 0. Raises InputError where they do not fit.
+    Kernel: `minicnn.kernels.standardize_forward`; reference implementation: `reference.standardize_forward`.
+    """
+
+    def __init__(
+        self,
+        axis: int | Sequence[int] | None = -1,
+        mean: Any = None,
+        variance: Any = None,
+        invert: bool = False,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.axis = checked(self.name, "axis", axis, ["axes"], -1)
+        self.invert = checked(self.name, "invert", invert, bool, True)
+        self.mean, self.variance = self._numbers("mean", mean), self._numbers("variance", variance)
+        if np.shape(self.mean) != np.shape(self.variance) or (self.mean is None) != (self.variance is None):
+            raise InputError(
+                self.name, "mean and variance do not belong together.", "both, of one shape; or neither, and adapt.",
+                f"mean={mean!r}, variance={variance!r}.", "for example mean=0.5, variance=0.1.",
+            )  # fmt: skip
+
+    def _numbers(self, argument: str, value: Any) -> Any:
+        """A float or (nested) list of floats; None stays None."""
+        try:
+            array = None if value is None else np.asarray(to_host(value) if hasattr(value, "shape") else value)
+            known = array is None or (array.dtype.kind in "uif" and array.size and np.isfinite(array).all())
+        except (TypeError, ValueError):
+            known = False
+        if not known or (argument == "variance" and array is not None and (array < 0).any()):
+            what = "numbers of 0 or more" if argument == "variance" else "finite numbers"
+            raise InputError(
+                self.name, f"{argument} does not fit.", f"{what}: one, or one for each place of axis.", f"{value!r}.",
+                f"for example {argument}=0.5.",
+            )  # fmt: skip
+        return None if array is None else array.astype(float).tolist()
+
+    def kept(self, input_shape: Shape) -> tuple[int, ...]:
+        """The axes of a batch, counted from 0, along which each place has a mean of its own."""
+        axis: Any = self.axis
+        given = [] if axis is None else [axis] if isinstance(axis, int) else list(axis)
+        rank = len(input_shape) + 1
+        found = sorted({n + rank if n < 0 else n for n in given})
+        if len(found) != len(given) or not all(0 < n < rank for n in found):
+            raise InputError(
+                self.name, "axis does not fit the samples.", f"different axes from 1 to {rank - 1}, or None.",
+                f"axis={axis!r}.", "axis 0 is the batch's; -1 gives each channel a mean.",
+            )  # fmt: skip
+        return tuple(found)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        shape = tuple(input_shape[n - 1] for n in self.kept(input_shape))
+        try:
+            np.broadcast_to(0 if self.mean is None else self.mean, shape)
+        except ValueError:
+            raise InputError(
+                self.name, "mean does not fit the samples.", f"a number, or an array of shape {shape}.",
+                f"one of shape {np.shape(self.mean)}.", "give one mean and one variance for each place of axis.",
+            ) from None  # fmt: skip
+        return input_shape
+
+    def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        if self.mean is not None:
+            return {}
+        shape = tuple(input_shape[n - 1] for n in self.kept(input_shape))
+        return {"mean": shape, "variance": shape, "count": ()}
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        shapes = self.array_shapes(input_shape)
+        if {name: array.shape for name, array in self.state.items()} != shapes:  # else it was adapted before
+            first = {"mean": np.zeros, "variance": np.ones, "count": np.zeros}
+            self.state = {name: first[name](shape, np.float32) for name, shape in shapes.items()}
+
+    def adapt(self, data: Any) -> None:
+        """Take mean and variance of `data`: an array of samples, or an iterable of batches, (x) or (x, y)."""
+        if self.mean is not None:
+            raise InputError(
+                self.name, "it has a mean and a variance already.", "a layer without these arguments.",
+                f"mean={self.mean!r}.", "leave out mean= and variance=.",
+            )  # fmt: skip
+        total, mean, squares = 0, np.zeros(()), np.zeros(())
+        axes: tuple[int, ...] = ()
+        for batch in [data] if hasattr(data, "shape") else _batches(self, data):
+            x = np.asarray(to_host(batch), np.float64)
+            if not x.size or x.ndim < 2 or not np.isfinite(x).all():
+                raise InputError(
+                    self.name, "this cannot be adapted to.", "samples of finite numbers, the batch axis first.",
+                    f"an array of shape {x.shape}.", "pass x_train, say, as fit takes it.",
+                )  # fmt: skip
+            if not total:
+                self.output_shape(x.shape[1:])
+                self.build(x.shape[1:], np.random.default_rng())
+                axes = tuple(n for n in range(x.ndim) if n not in self.kept(x.shape[1:]))
+            n = x.size // max(1, self.state["mean"].size)
+            own = x.mean(axis=axes)
+            away = own - mean  # T. Chan, G. Golub, R. LeVeque (1983)
+            squares = squares + x.var(axis=axes) * n + away**2 * total * n / (total + n)
+            mean, total = mean + away * n / (total + n), total + n
+        if not total:
+            problem = "there is nothing to adapt to."
+            raise InputError(self.name, problem, "at least one batch.", "none.", "pass x_train, say.")
+        for name, value in (("mean", mean), ("variance", squares / total), ("count", total)):
+            slot = self.state[name]
+            slot[...] = xp_of(slot).asarray(value, slot.dtype)
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """(mean, standard deviation), of shapes that spread over x; no deviation is below 1e-7."""
+        xp, kept = xp_of(x), self.kept(x.shape[1:])
+        shape = [size if n in kept else 1 for n, size in enumerate(x.shape)]
+        mean = self.state["mean"] if self.mean is None else xp.asarray(self.mean, x.dtype)
+        variance = self.state["variance"] if self.mean is None else xp.asarray(self.variance, x.dtype)
+        places = tuple(x.shape[n] for n in kept)
+        mean, variance = (xp.broadcast_to(a, places).reshape(shape).astype(x.dtype) for a in (mean, variance))
+        return mean, xp.maximum(xp.sqrt(variance), x.dtype.type(1e-7))
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        mean, deviation = self.moments(x)
+        if self.invert:
+            return x * deviation + mean
+        return kernels.standardize_forward(x, mean, deviation)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        _, deviation = self.moments(dy)
+        return dy * deviation if self.invert else kernels.standardize_backward(dy, deviation)
+
+
+def _batches(layer: Layer, data: Any) -> Iterable[Any]:
+    """The x of all batches."""
+    if not isinstance(data, Iterable) or isinstance(data, (str, dict)):
+        raise InputError(
+            layer.name, "this cannot be adapted to.", "an array, or batches of them.", f"{data!r}.",
+            "pass x_train, say.",
+        )  # fmt: skip
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
+
+
+class RandomFlip(Layer):
+    """In training, mirrors each image or leaves it, by the toss of a coin: what stands in it stays what it is.
+
+    mode: "horizontal" (left and right change places), "vertical", or "horizontal_and_vertical", each with a coin of its
+    own. Does nothing in evaluation. seed: fixes the coins, which differ from step to step all the same. Kernel:
+    `minicnn.kernels.flip2d`; reference implementation: `minicnn.kernels.reference.flip2d`.
+    """
+
+    modes: ClassVar[tuple[str, ...]] = ("horizontal", "vertical", "horizontal_and_vertical")
+
+    def __init__(
+        self, mode: str = "horizontal_and_vertical", seed: int | None = None, data_format: str | None = None, **layer
+    ):
+        super().__init__(**layer)
+        self.mode = checked(self.name, "mode", mode, self.modes, '"horizontal"')
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+        self.data_format = checked_format(self.name, data_format)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return input_shape
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        if not ctx.training:
+            return x
+        seed = ctx.seed if self.seed is None else self.seed + ctx.step
+        coins = kernels.gaussian_noise(xp_of(x).zeros((len(x), 2), np.float32), seed, ctx.first) > 0
+        if self.mode != "horizontal_and_vertical":
+            coins[:, 0 if self.mode == "horizontal" else 1] = False
+        ctx.flipped = coins
+        return kernels.flip2d(x, coins)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        return kernels.flip2d(dy, ctx.flipped) if "flipped" in vars(ctx) else dy
