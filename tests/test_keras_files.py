@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -447,7 +448,8 @@ def test_no_file_and_no_shape():
 
 
 def test_the_files_first_bytes_decide_not_its_name(tmp_path):
-    network().save_weights(tmp_path / "own.h5")
+    network().save_weights(tmp_path / "own")
+    os.replace(tmp_path / "own", tmp_path / "own.h5")
     assert not keras_weights.is_keras_file(tmp_path / "own.h5")
     network().load_weights(tmp_path / "own.h5")
     shutil.copy(FIXTURES / "keras_net.h5", tmp_path / "keras.minicnn")

@@ -529,24 +529,30 @@ def everything() -> Sequential:
     return model
 
 
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 @pytest.mark.parametrize("make", [everything, branches])
-def test_what_is_saved_for_keras_comes_back(tmp_path, make):
+def test_what_is_saved_for_keras_comes_back(tmp_path, make, name):
     model = make()
     x = numbers(3, *model.input_shape[1:])
     optimizer, loss = SGD(ExponentialDecay(0.5, 10, 0.5), momentum=0.5), CategoricalCrossentropy(label_smoothing=0.25)
     model.compile(optimizer, loss, ["accuracy"])
     model.class_names = ["a", "ü", "c"]
     model.image_input = ImageInput(5, 4, "rgb") if make is branches else None
-    model.save(tmp_path / "m.keras")
-    again = load_model(tmp_path / "m.keras")
+    model.save(tmp_path / name)
+    again = load_model(tmp_path / name)
     np.testing.assert_allclose(again.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
     assert (again.class_names, again.image_input) == (model.class_names, model.image_input)
     assert again.optimizer.get_config() == model.optimizer.get_config()
     assert again.loss.get_config() == model.loss.get_config()
     assert [metric.name for metric in again.metrics] == ["accuracy"]
     built = make()
-    built.load_weights(tmp_path / "m.keras")
+    built.load_weights(tmp_path / name)
     np.testing.assert_array_equal(built.predict(x, verbose=0), model.predict(x, verbose=0))
+    for weights in ("w.weights.h5", "w.h5"):
+        built = make()
+        model.save_weights(tmp_path / weights)
+        built.load_weights(tmp_path / weights)
+        np.testing.assert_array_equal(built.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_equal_models_give_equal_files(tmp_path):
@@ -595,12 +601,27 @@ def test_keras_itself_opens_it(tmp_path):
         model = make()
         model.compile("adam", "mse")
         model.save(tmp_path / "m.keras")
+        model.save(tmp_path / "m.h5")
+        model.save_weights(tmp_path / "m.weights.h5")
         x = numbers(3, *model.input_shape[1:])
         np.save(tmp_path / "x.npy", x)
-        script = "import keras, numpy as np, sys; f = sys.argv[1]; m = keras.models.load_model(f + '/m.keras'); "
-        script += "np.save(f + '/y.npy', m.predict(np.load(f + '/x.npy'), verbose=0))"
+        script = "import keras, numpy as np, sys; f = sys.argv[1]; load = keras.models.load_model; "
+        script += "x = np.load(f + '/x.npy'); one, two, three = "
+        script += "(load(f + '/' + name) for name in ('m.keras', 'm.h5', 'm.h5')); "
+        script += "three.set_weights([0 * w for w in three.get_weights()]); three.load_weights(f + '/m.weights.h5'); "
+        script += "np.save(f + '/y.npy', [m.predict(x, verbose=0) for m in (one, two, three)])"
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True)
-        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), atol=1e-5)
+        for y in np.load(tmp_path / "y.npy"):
+            np.testing.assert_allclose(y, model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_many_long_names_in_the_older_form(tmp_path):
+    """HDF5 has a limit for an attribute: the list of names goes into several."""
+    model = Sequential([Input((2,)), *(Dense(2, name=f"{i:0190}") for i in range(400))])
+    model.save(tmp_path / "m.h5")
+    again = load_model(tmp_path / "m.h5")
+    for one, two in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("name", ["m.zip", "m.keras"])

@@ -152,6 +152,14 @@ def compile_config(file: File, described: Description) -> Any:
     return described.config.get("compile_config") or _config(file, "training_config", None)
 
 
+def noted(file: File) -> dict[str, Any]:
+    """What minicnn wrote of itself: class names and image input. {} in a file that Keras wrote."""
+    found = _config(file, "minicnn", None) or (read_member(file.filepath, "metadata.json") or {}).get("minicnn", {})
+    if not isinstance(found, dict):
+        raise TypeError("what minicnn noted is no object")
+    return found
+
+
 def _config(file: File, attribute: str, member: str | None) -> Any:
     text = _attribute(file, attribute)
     if text is not None:

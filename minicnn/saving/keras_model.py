@@ -37,6 +37,7 @@ def load_model(filepath: Any, models: dict[str, Any]) -> Any:
         with checked(filepath, "its configuration is not that of a network.", "what Keras wrote.", _FIX):
             built = keras_config.build(described, models, described.config)
             told = keras_config.compile_config(file, described)
+            own = keras_config.noted(file)
         keras_weights.load_built(file, described, built)
     model = built.model
     if described.channels_first:
@@ -51,7 +52,6 @@ def load_model(filepath: Any, models: dict[str, Any]) -> Any:
             f"{filepath}: the model is not compiled, since minicnn does not know all that Keras was told: "
             f"{str(error).splitlines()[0]}", stacklevel=5,
         )  # fmt: skip
-    own = (keras_config.read_member(filepath, "metadata.json") or {}).get("minicnn", {})
     with checked(filepath, "what minicnn noted in it makes no sense.", "what model.save() wrote.", _FIX):
         names = own.get("class_names")
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):

@@ -94,7 +94,7 @@ class Plan:
 
         Names that are given automatically do not count: Keras' dense_1 may be its second, ours is the first.
         """
-        ours = {layer.name: layer for layer in model.layers if _slots(layer)}
+        ours = {layer.name: layer for layer in model.layers if slots_of(layer)}
         automatic = [name for name, layer in ours.items() if name in theirs and _is_automatic(layer)]
         pairs = [(layer, theirs[name]) for name, layer in ours.items() if name in theirs and name not in automatic]
         if not pairs:
@@ -171,7 +171,7 @@ def load_built(file: File, described: keras_config.Description, built: Built) ->
         stored = _older_groups(file)
         for _, name, part in built.parts:
             layer: Any = part.model if isinstance(part, Built) else part
-            if layer is not None and _slots(layer):
+            if layer is not None and slots_of(layer):
                 if name not in stored:
                     plan.refuse(layer.name, f"{name} has no weights in it.", f"a group {name}.", f"{listed(stored)}.")
                 else:
@@ -187,7 +187,7 @@ def _match_built(plan: Plan, built: Built, groups: Group, key: str, where: str) 
     """Each layer and the group of its own: the n-th of its class."""
     for (_, _, part), group in zip(built.parts, groups.numbered([kind for kind, _, _ in built.parts]), strict=True):
         layer: Any = part.model if isinstance(part, Built) else part
-        if layer is None or not _slots(layer):
+        if layer is None or not slots_of(layer):
             continue
         if group is None:
             plan.refuse(layer.name, f"{layer.name} has no weights in it.", f"a group for it in {where}.",
@@ -201,18 +201,19 @@ def _match_built(plan: Plan, built: Built, groups: Group, key: str, where: str) 
 # ---- our side --------------------------------------------------------------------------------------------------------
 
 
-def _slots(layer: Layer, key: str = "") -> list[Slot]:
+def slots_of(layer: Layer, key: str = "") -> list[Slot]:
     """All arrays of a layer, or of all layers of an inner model: of each layer the parameters, then the state."""
     if isinstance(layer, Network):
-        return [slot for inner in keras_order(layer) for slot in _slots(inner, f"{key}{layer.name}/")]
+        return [slot for inner in keras_order(layer) for slot in slots_of(inner, f"{key}{layer.name}/")]
     return [Slot(key + layer.name, name, array, True) for name, array in layer.params.items()] + [
         Slot(key + layer.name, name, array, False) for name, array in layer.state.items()
     ]
 
 
-def _frozen(layer: Layer, key: str = "") -> set[str]:
+def frozen_layers(layer: Layer, key: str = "") -> set[str]:
+    """The keys of the layers in it that do not learn."""
     if isinstance(layer, Network):
-        return set().union(*(_frozen(inner, f"{key}{layer.name}/") for inner in layer.layers))
+        return set().union(*(frozen_layers(inner, f"{key}{layer.name}/") for inner in layer.layers))
     return set() if layer.trainable else {key + layer.name}
 
 
@@ -224,7 +225,7 @@ def _plan_older(plan: Plan, model: Any, by_name: bool) -> None:
     if by_name:
         pairs = plan.by_name(model, groups)
     else:
-        ours = [layer for layer in keras_order(model) if _slots(layer)]
+        ours = [layer for layer in keras_order(model) if slots_of(layer)]
         if len(ours) != len(groups):
             raise plan.file.broken(
                 "the file has weights for another number of layers.",
@@ -249,7 +250,7 @@ def _older_groups(file: File) -> dict[str, list[Stored]]:
 
 def _match_older(plan: Plan, layer: Layer, weights: list[Stored]) -> None:
     """Of one layer, or of one inner model, whose arrays an older file holds in a single list."""
-    slots = _slots(layer)
+    slots = slots_of(layer)
     if len(slots) != len(weights):
         plan.refuse(
             layer.name, f"{layer.name} does not fit: the file has another number of arrays for it.",
@@ -278,7 +279,7 @@ def _orders(layer: Layer, slots: list[Slot], weights: list[Stored]) -> list[list
     if len(named) == len(slots) and set(named) == set(names):
         return [[named[name] for name in names]]
     orders = []
-    for frozen in (_frozen(layer), set(), {slot.layer for slot in slots}):
+    for frozen in (frozen_layers(layer), set(), {slot.layer for slot in slots}):
         orders.append(sorted(slots, key=lambda slot: not slot.learned or slot.layer in frozen))  # stable
     return orders
 
@@ -377,7 +378,7 @@ def _match_keras3(plan: Plan, model: Any, groups: Group, key: str, where: str) -
     for layer, name in zip(layers, names, strict=True):
         if isinstance(layer, Network) and inner:
             name = inner.pop(0)
-        if not _slots(layer):
+        if not slots_of(layer):
             continue
         taken.append(name)
         if name is not None:
@@ -396,7 +397,7 @@ def _match_group(plan: Plan, layer: Layer, group: Group, key: str, where: str) -
     if isinstance(layer, Network):
         _match_keras3(plan, layer, group.inner(), f"{key}{layer.name}/", f"{where}/layers")
         return
-    slots, numbered = _slots(layer, key), group.get("vars", {})
+    slots, numbered = slots_of(layer, key), group.get("vars", {})
     if set(numbered) != {str(i) for i in range(len(slots))}:
         plan.refuse(
             key + layer.name, f"{key}{layer.name} does not fit: the file has another number of arrays for it.",

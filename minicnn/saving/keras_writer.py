@@ -1,7 +1,11 @@
-"""A model as a .keras file that Keras 3 opens: config.json, metadata.json and model.weights.h5, in a zip.
+"""A model as a file that Keras 3 opens.
 
-What Keras has no place for (class names, image input) stands in metadata.json, under "minicnn", at which it does not
-look. Of the optimizer the configuration is written, not its arrays: Keras begins them anew.
+    .keras        a zip of config.json, metadata.json and model.weights.h5
+    .h5           the older form: the same configuration as an attribute, and the arrays of each layer in a group
+    .weights.h5   the arrays alone, as in a .keras file
+
+What Keras has no place for (class names, image input) stands under "minicnn", at which it does not look. Of the
+optimizer the configuration is written, not its arrays: Keras begins them anew.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +29,10 @@ from minicnn.layers.weighted import BiasedLayer
 from minicnn.registry import serialize, snake_case
 from minicnn.saving.keras_config import LAYERS
 from minicnn.saving.keras_layout import in_keras_order
+from minicnn.saving.keras_weights import frozen_layers, slots_of
 
 _OURS_ONLY = ("algorithm", "input_shape", "data_format")
+MAX_ATTRIBUTE = 60_000  # bytes of an attribute, a little below HDF5's limit
 _NO_KERAS = "save it as minicnn's own file: model.save('model.zip')."
 
 
@@ -34,6 +41,37 @@ def save_model(model: Network, filepath: Any, overwrite: bool, noted: dict[str, 
 
     Raises InputError for a layer or an argument that Keras does not have, and where h5py is missing.
     """
+    _check_free(filepath, overwrite)
+    if not str(filepath).endswith(".keras"):
+        content = _hdf5(lambda root: _write_older(root, model, noted, told))
+        with atomic_write(filepath) as file:
+            file.write(content.getbuffer())
+        return
+    config = _network(model) | {"compile_config": told}
+    weights = _hdf5(lambda root: _write_layers(root, model))
+    texts = {"metadata.json": {"keras_version": "3.0.0", "minicnn": noted}, "config.json": config}
+    with atomic_write(filepath) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), json.dumps(text))
+        archive.writestr(zipfile.ZipInfo("model.weights.h5"), weights.getbuffer())
+
+
+def save_weights(model: Network, filepath: Any, overwrite: bool) -> None:
+    """Write the arrays alone, for load_weights of Keras 3. Raises InputError as save_model does."""
+    _check_free(filepath, overwrite)
+    write = _write_layers if str(filepath).endswith(".weights.h5") else _write_arrays
+    content = _hdf5(lambda root: write(root, model))
+    with atomic_write(filepath) as file:
+        file.write(content.getbuffer())
+
+
+def _check_free(filepath: Any, overwrite: bool) -> None:
+    if not overwrite and Path(filepath).exists():
+        raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
+
+
+def _hdf5(write: Callable[[Any], None]) -> io.BytesIO:
+    """An HDF5 file in memory, in which `write` has put something. InputError without h5py."""
     try:
         import h5py
     except ImportError as error:
@@ -41,17 +79,10 @@ def save_model(model: Network, filepath: Any, overwrite: bool, noted: dict[str, 
             "save", "h5py is not installed, without which Keras' files cannot be written.", "the package h5py.",
             f"{error}.", 'install it with `python -m pip install h5py`; or save under a name that ends in ".zip".',
         ) from error  # fmt: skip
-    if not overwrite and Path(filepath).exists():
-        raise FileExistsError(f"{filepath} exists already; pass overwrite=True to replace it")
-    config = _network(model) | {"compile_config": told}
-    weights = io.BytesIO()
-    with h5py.File(weights, "w") as file:
-        _write_layers(file, model)
-    texts = {"metadata.json": {"keras_version": "3.0.0", "minicnn": noted}, "config.json": config}
-    with atomic_write(filepath) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, text in texts.items():
-            archive.writestr(zipfile.ZipInfo(name), json.dumps(text))
-        archive.writestr(zipfile.ZipInfo("model.weights.h5"), weights.getbuffer())
+    content = io.BytesIO()
+    with h5py.File(content, "w") as root:
+        write(root)
+    return content
 
 
 # ---- the layers as Keras counts them ---------------------------------------------------------------------------------
@@ -99,6 +130,41 @@ def _write_layers(group: Any, network: Network) -> None:
         arrays = [] if part.layer is None else [*part.layer.params.values(), *part.layer.state.values()]
         for i, array in enumerate(arrays):
             own[str(i)] = to_host(array)
+
+
+def _write_older(root: Any, model: Network, noted: dict[str, Any], told: Any) -> None:
+    """A whole model in the older form."""
+    if told is not None:
+        told = {"optimizer_config": told["optimizer"], "loss_weights": None, **told}
+    for name, config in (("model_config", _network(model)), ("training_config", told), ("minicnn", noted)):
+        if config is not None:
+            root.attrs[name] = json.dumps(config).encode()
+    root.attrs["backend"], root.attrs["keras_version"] = b"tensorflow", b"3.0.0"
+    _write_arrays(root.create_group("model_weights"), model)
+
+
+def _write_arrays(weights: Any, model: Network) -> None:
+    """The older form: arrays under the names of layer and array, in the order of the attributes that list them."""
+    weights.attrs["backend"], weights.attrs["keras_version"] = b"tensorflow", b"3.0.0"
+    parts = in_keras_order(_uses(model))
+    _list_names(weights, "layer_names", [part.name for part in parts])
+    for part in parts:
+        group = weights.create_group(part.name)
+        slots = [] if part.layer is None else slots_of(part.layer)
+        frozen = set() if part.layer is None else frozen_layers(part.layer)
+        slots.sort(key=lambda slot: not slot.learned or slot.layer in frozen)  # what learns first
+        names = [f"{slot.layer}/{slot.keras_name}" for slot in slots]
+        _list_names(group, "weight_names", names)
+        for name, slot in zip(names, slots, strict=True):
+            group[name] = to_host(slot.array)
+
+
+def _list_names(group: Any, attribute: str, names: list[str]) -> None:
+    """An attribute of names; in several parts where it would be longer than HDF5 allows."""
+    encoded = np.array([name.encode() for name in names], dtype="S") if names else np.zeros(0, "S1")
+    parts = np.array_split(encoded, max(1, -(-encoded.nbytes // MAX_ATTRIBUTE)))
+    for i, part in enumerate(parts):
+        group.attrs[attribute if len(parts) == 1 else f"{attribute}{i}"] = part
 
 
 # ---- the configuration -----------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from minicnn.saving import keras_model, keras_weights, keras_writer, safetensors
 from minicnn.saving.archive import Archive, open_archive
 
 FORMAT = 1
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")  # of files that are written for Keras
 _FIX = "load the file as it was saved: it has been changed, or is of another kind."
 
 
@@ -43,7 +44,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
 
     `load_model` gives a model with the same predictions, bit for bit, that trains on as this one would. Raises
     InputError for a layer that cannot be written, FileExistsError unless `overwrite`, WriteError (an OSError) where the
-    disk refuses. A path that ends in .keras: see minicnn/saving/keras_writer.py.
+    disk refuses. A path that ends in .keras or .h5: see minicnn/saving/keras_writer.py.
     """
     filepath = checked_path("save", filepath)
     first_rank_does(f"the saving of {Path(filepath).name}", lambda: _save_model(model, filepath, overwrite))
@@ -52,7 +53,7 @@ def save_model(model: Any, filepath: Any, overwrite: bool = True) -> None:
 def _save_model(model: Any, filepath: str, overwrite: bool) -> None:
     model.require_built("it cannot be saved")
     _check_not_shared(model, {})
-    if str(filepath).endswith(".keras"):
+    if str(filepath).endswith(KERAS_SUFFIXES):
         noted = {"class_names": _class_names(model), "image_input": _image_input_config(model)}
         keras_writer.save_model(model, filepath, overwrite, noted, keras_model.compile_config(model))
         return
@@ -97,6 +98,8 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
     def write() -> None:
         if str(filepath).endswith(safetensors_file.SUFFIX):
             safetensors_file.save_weights(model, filepath, overwrite)
+        elif str(filepath).endswith(KERAS_SUFFIXES[1:]):
+            keras_writer.save_weights(model, filepath, overwrite)
         else:
             write_archive(filepath, {"format": FORMAT}, weights_by_name(model), overwrite)
 

@@ -25,7 +25,15 @@ from minicnn.backend import to_host
 from minicnn.errors import BrokenFileError, InputError, shortened
 from minicnn.file_kinds import HEAD, SAFETENSORS, kind_of
 from minicnn.files import atomic_write
-from minicnn.layers import BatchNormalization, Conv2D, Dense
+from minicnn.layers import (
+    BatchNormalization,
+    Conv1D,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    GroupNormalization,
+    LayerNormalization,
+)
 from minicnn.layers.base import Layer, Shape
 from minicnn.reading import checked, fill, open_file
 from minicnn.saving.archive import MAX_AXES, MAX_TEXT, parse_json
@@ -163,7 +171,7 @@ class Tensors:
             key, layer = ours[i] if i < len(ours) else (group, None)
             for theirs_name, entry in theirs[group].items():
                 kind, name = _our_name(layer, theirs_name)
-                axes = (2, 3, 1, 0) if len(entry.shape) == 4 else (1, 0) if len(entry.shape) == 2 else None
+                axes = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}.get(len(entry.shape))
                 shape = entry.shape if axes is None else tuple(entry.shape[axis] for axis in axes)
                 found[f"{kind}/{key}/{name}"] = Stored(entry, shape, axes, rows.get((key, name)))
         return found
@@ -229,6 +237,9 @@ def _our_name(layer: Layer | None, name: str) -> tuple[str, str]:
     """("params", "w") for "weight" of a convolution, and so on."""
     if name.startswith("running"):
         return "state", {"running_mean": "moving_mean", "running_var": "moving_variance"}[name]
-    names = {Conv2D: ("w", "b"), Dense: ("w", "b"), BatchNormalization: ("gamma", "beta")}
-    weight, bias = names.get(type(layer), ("weight", "bias"))  # type: ignore[arg-type]
+    weight, bias = "weight", "bias"
+    if isinstance(layer, (Dense, Conv1D, Conv2D, Conv2DTranspose)):
+        weight, bias = "w", "b"
+    elif isinstance(layer, (BatchNormalization, LayerNormalization, GroupNormalization)):
+        weight, bias = "gamma", "beta"
     return "params", weight if name == "weight" else bias
