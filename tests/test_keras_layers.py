@@ -13,7 +13,7 @@ from minicnn import layers
 from minicnn.layers import Context, Input
 from minicnn.models import Sequential, load_model
 from minicnn.saving.keras_config import Description, translated
-from minicnn.saving.keras_weights import _KERAS_NAMES
+from minicnn.saving.keras_weights import KERAS_NAMES
 
 KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_layers.npz")
 
@@ -60,7 +60,7 @@ def test_its_configuration_makes_the_layer(name):
         if isinstance(value, list) and not isinstance(other, list):
             other = [other] * len(value)
         assert value == other or key.endswith("_initializer"), key
-    names = [_KERAS_NAMES.get(n, n) for n in (*layer_of(name).params, *layer_of(name).state)]
+    names = [KERAS_NAMES.get(n, n) for n in (*layer_of(name).params, *layer_of(name).state)]
     assert names == str(KERAS[f"{name}/names"]).split(",") or not names
 
 

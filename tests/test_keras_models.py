@@ -408,6 +408,19 @@ def test_layers_that_move_numbers(tmp_path):
     np.testing.assert_allclose(model.predict(x, verbose=0).ravel(), cut.max(axis=(1, 2, 3)), rtol=1e-6)
 
 
+def test_a_normalization_counts_in_whole_numbers(tmp_path):
+    """The one array of Keras that does not hold floating-point numbers."""
+    config = {"axis": [-1], "mean": None, "variance": None, "invert": False, "batch_input_shape": [None, 3]}
+    weights = {"l0": {"mean": numbers(3), "variance": np.abs(numbers(3)) + 0.1, "count": 7}}
+    path = whole(tmp_path / "m.h5", sequential(("Normalization", config)), weights)
+    with h5py.File(path, "a") as file:
+        del file["model_weights/l0/l0/count:0"]
+        file["model_weights/l0/l0/count:0"] = np.int64(7)
+    x = numbers(5, 3)
+    y = (x - weights["l0"]["mean"]) / np.sqrt(weights["l0"]["variance"])
+    np.testing.assert_allclose(load_model(path).predict(x, verbose=0), y, rtol=1e-5)
+
+
 def test_normalisations_of_groups(tmp_path):
     """groups=1 is a value like others for this layer, and not what a layer without groups has."""
     norm = {"axis": -1, "epsilon": 0.001, "center": True, "scale": True}

@@ -120,7 +120,7 @@ class File:
 
         problem = (
             "a group" if not isinstance(data, h5py.Dataset)
-            else f"numbers of type {data.dtype}" if data.dtype.kind != "f"
+            else f"numbers of type {data.dtype}" if data.dtype.kind != "f" and not _is_count(data)
             else "numbers in another file" if data.external or data.is_virtual
             else "numbers in compressed pieces" if data.chunks is not None
             else None
@@ -137,6 +137,11 @@ class File:
 
     def broken(self, problem: str, expected: str, received: str, fix: str = _AGAIN) -> BrokenFileError:
         return BrokenFileError(self.filepath, problem, expected, received, fix)
+
+
+def _is_count(data: Any) -> bool:
+    """Whether it is a single whole number: how many numbers a Normalization of Keras has seen."""
+    return data.shape == () and data.dtype.kind in "iu"
 
 
 def listed(names: Iterable[Any], most: int = 20) -> str:
