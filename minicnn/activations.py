@@ -78,7 +78,7 @@ def _relu_in_place(x: Array) -> Array:
 
 
 def _relu(negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Function:
-    """ReLU with Keras' options; numbers below threshold become negative_slope * (x - threshold)."""
+    """ReLU with Keras' options; numbers up to threshold become negative_slope * (x - threshold)."""
     numbers = {"negative_slope": negative_slope, "threshold": threshold}
     slope, start = (checked("relu", name, value, "of 0 or more", 0) for name, value in numbers.items())
     top = checked("relu", "max_value", max_value, ["of 0 or more"], 6)
@@ -93,7 +93,7 @@ def _relu(negative_slope: float = 0.0, max_value: float | None = None, threshold
 def _cut_forward(x: Array, slope: float, top: float | None, start: float) -> Array:
     y = kernels.leaky_relu_forward(x, slope)
     if start > 0:
-        y = xp_of(x).where(x >= start, x, (x - x.dtype.type(start)) * x.dtype.type(slope))
+        y = xp_of(x).where(x > start, x, (x - x.dtype.type(start)) * x.dtype.type(slope))
     return y if top is None else y.clip(max=top)
 
 

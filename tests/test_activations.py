@@ -144,3 +144,8 @@ def test_the_slopes_of_prelu_are_learned_and_saved(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
     with pytest.raises(InputError, match="shared_axes is not there"):
         Sequential([Input((4, 4, 3)), PReLU(shared_axes=4)])
+
+
+def test_relu_at_its_threshold_is_as_in_keras():
+    """Keras 3.15: what is exactly the threshold is not above it."""
+    np.testing.assert_allclose(activations.relu(np.array([-10, -5, 0, 5, 10.0]), threshold=5.0), [0, 0, 0, 0, 10])
