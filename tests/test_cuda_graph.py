@@ -59,7 +59,7 @@ from minicnn.models import Sequential
 from minicnn.optimizers import SGD, Adam, AdamW, Nadam, RMSprop
 from minicnn.schedules import ExponentialDecay
 from minicnn.training import graph, step
-from minicnn.training.capture import Capture, StepVariable
+from minicnn.training.capture import Capture, StepVariable, products_for
 
 
 @pytest.fixture
@@ -79,8 +79,9 @@ def stand_in(cupy, device_of_test):
 
 
 @pytest.fixture
-def repeated(monkeypatch):
+def repeated(cupy, monkeypatch):
     """How often a recorded step was repeated, and how many were captured."""
+    products_for(cupy)  # tries itself out once, by a capture
     counts, run, begin = {"steps": 0, "captures": 0}, Capture.replay, Capture.__enter__
 
     def counted(self):
@@ -588,3 +589,39 @@ def test_memory_must_be_kept(stand_in, stream, keep):
     else:
         captured.launch()
         assert y.get().tolist() == [3, 3] and pool is not None
+
+
+# ---- products in the graph -------------------------------------------------------------------------------------------
+
+
+def test_settings_are_looked_at_again_only_where_something_was_exchanged(cupy):
+    model = model_of("adamw, clipped")
+    settings = graph.Settings(model)
+    assert settings.untouched(model)
+    layer = model.flat_layers[1]
+    layer.kernel_size = list(layer.kernel_size) if isinstance(layer.kernel_size, tuple) else (3, 3)
+    assert not settings.untouched(model)
+    fresh = graph.Settings(model)
+    layer.params["w"] = layer.params["w"] * 0.5
+    assert fresh.untouched(model) is False and fresh != graph.Settings(model)
+
+
+@pytest.mark.skipif("not config.getoption('--device') == 'gpu'", reason="needs CuPy itself, and cuBLAS")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_are_captured_too(cupy, dtype):
+    """Matrices as they lie and transposed; a graph of one part computes them again, with what the arrays hold then."""
+    a, b = (cupy.asarray(rng(k).standard_normal(shape).astype(dtype)) for k, shape in ((1, (4, 3)), (2, (3, 5))))
+    products, found = products_for(cupy), []
+    assert products is not None
+    capture = Capture(cupy, products)
+    pairs = [(a, b), (b.T, a.T), (a.T, a), (b, b.T)]
+    with capture:
+        for x, y in pairs:
+            found.append(backend.matmul(x, y))
+    a *= 2
+    capture.replay()
+    assert len(capture.parts) == 1
+    for (x, y), z in zip(pairs, found, strict=True):
+        np.testing.assert_allclose(z.get(), x.get() @ y.get(), rtol=1e-5)
+    assert not products.matmul(a[None], b, cupy.empty((1, 4, 5), dtype))  # three axes
+    assert not products.matmul(a[:, ::2], b[:2], cupy.empty((4, 5), dtype))  # not in one row

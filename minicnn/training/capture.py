@@ -1,10 +1,11 @@
-"""A GPU computation captured once, to be replayed: a list of CUDA graphs, with what cannot be captured between them.
+"""A GPU computation captured once, to be replayed: a CUDA graph, or several with what cannot be captured between them.
 
 A CUDA graph replays launches exactly as they were captured, with the same addresses and the same arguments. So while
 something is captured, two things are different:
 
-    matmul(a, b)         becomes a host call between two graphs: CuPy refuses to capture a call of cuBLAS. This is the
-                         one hook that the kernels see, `minicnn.backend.capture`
+    matmul(a, b)         calls cuBLAS directly, since CuPy refuses to while a stream captures. Where that cannot be
+                         (three axes, no such library) it becomes a host call between two graphs. This is the one hook
+                         that the kernels see, `minicnn.backend.capture`
     StepVariable         a number that is another one at each step (the dropout seed): nobody may look at it now; it
                          waits in the GPU's memory, where a kernel reads it
 """
@@ -21,6 +22,9 @@ import numpy as np
 from minicnn import backend
 from minicnn.backend import Array, xp_of
 from minicnn.kernels import cuda
+from minicnn.kernels.cuda.products import Products
+
+MAX_WORDS = 4096  # that differ from step to step: four for each dropout layer
 
 
 class StepVariable:
@@ -46,21 +50,59 @@ class StepVariable:
     __hash__ = None  # type: ignore[assignment]
 
 
+_mine = threading.local()  # the streams of this thread, and what belongs to them
+
+
+def own_stream(cupy: Any, purpose: str) -> Any:
+    """This thread's stream for a purpose on the current device: one for all times. CUDA captures no blocking one."""
+    streams = vars(_mine).setdefault("streams", {})
+    key = cupy, cupy.cuda.Device().id, purpose
+    if key not in streams:
+        streams[key] = cupy.cuda.Stream(non_blocking=True)
+    return streams[key]
+
+
+def products_for(cupy: Any) -> Products | None:
+    """cuBLAS for this thread's captures on the current device; None where a small product, tried out, goes wrong."""
+    known = vars(_mine).setdefault("products", {})
+    key = cupy, cupy.cuda.Device().id
+    if key not in known:
+        try:
+            known[key] = _tried(cupy)
+        except Exception:  # no such library, or one that takes memory while it is captured
+            known[key] = None
+    return known[key]
+
+
+def _tried(cupy: Any) -> Products | None:
+    a, y = cupy.asarray(np.arange(6, dtype=np.float32).reshape(2, 3)), cupy.zeros((2, 2), np.float32)
+    capture = Capture(cupy, Products(cupy, own_stream(cupy, "capture")))
+    with capture:
+        capture.matmul(a, a.T, y)
+    capture.replay()
+    y.get()  # waits: what went wrong on the way is raised here
+    return capture.products if len(capture.parts) == 1 else None
+
+
 class Capture:
     """The parts of a step, in turn; `with` begins and ends capturing, `replay` does what was captured.
 
     Nothing is computed while it captures. All memory that is taken meanwhile comes from a pool of the capture's own,
     which lives as long as the capture: what is free there is free between the parts of this step only.
+
+    products: cuBLAS, from `products_for`; None where it cannot be captured.
     """
 
-    def __init__(self, cupy: Any):
-        self.cupy = cupy
-        self.stream = cupy.cuda.Stream(non_blocking=True)  # CUDA captures no other kind
+    def __init__(self, cupy: Any, products: Products | None = None):
+        self.cupy, self.products = cupy, products
+        self.stream = own_stream(cupy, "capture")
         self.pool = cupy.cuda.MemoryPool()
         with self.stream:
             cuda.arrivals(cupy)  # is made once for each stream, so not by what is captured
+            self.words_there = cupy.zeros(MAX_WORDS, np.uint64)
         self.parts: list[Callable[[], Any]] = []
-        self._words: list[tuple[Array, Callable[[], Sequence[int]]]] = []
+        self._words: list[Callable[[], Sequence[int]]] = []
+        self._used = 0
         self._capturing = ExitStack()
 
     def __enter__(self) -> Capture:
@@ -80,6 +122,8 @@ class Capture:
         """a @ b at this place of each step: what `minicnn.backend.matmul` is meanwhile."""
         xp = xp_of(a)
         y = xp.empty(_product_shape(a.shape, b.shape), np.result_type(a.dtype, b.dtype)) if out is None else out
+        if self.products is not None and self.products.matmul(a, b, y):
+            return y
         rows, y_rows = (a, y) if a.ndim > 1 else (a[None], y[..., None, :])
         self.host_call(lambda: xp.matmul(rows, b, out=y_rows))
         return y
@@ -92,17 +136,18 @@ class Capture:
 
     def words(self, now: Callable[[], Sequence[int]], count: int) -> Array:
         """(count,) of uint64 on the GPU, which hold at each step what now() gives when the step begins."""
-        self._end()  # this memory is filled outside of the graphs
-        there = self.cupy.zeros(count, np.uint64)
-        self._begin()
-        self._words.append((there, now))
-        return there
+        first, self._used = self._used, self._used + count
+        if self._used > MAX_WORDS:
+            raise RuntimeError(f"more than {MAX_WORDS} numbers differ from step to step")
+        self._words.append(now)
+        return self.words_there[first : self._used]
 
     def replay(self) -> None:
         """Do the step again, on the current stream. Does not wait for it."""
-        stream = self.cupy.cuda.get_current_stream()
-        for there, now in self._words:
-            there.set(np.array(now(), np.uint64), stream)  # with a stream it is asynchronous
+        if self._words:
+            words = np.array([word for now in self._words for word in now()], np.uint64)
+            there = self.words_there[: len(words)]
+            there.set(words, self.cupy.cuda.get_current_stream())  # with a stream it is asynchronous
         for part in self.parts:
             part()
 

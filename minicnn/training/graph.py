@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from minicnn.backend import Array, module_for, xp_of
 from minicnn.constraints import Constraint
 from minicnn.initializers import Initializer
 from minicnn.regularizers import Regularizer
-from minicnn.training.capture import Capture, StepVariable
+from minicnn.training.capture import Capture, StepVariable, products_for
 from minicnn.training.profiling import is_running
 from minicnn.training.shards import Workers
 from minicnn.training.step import gradients, train_step, update
@@ -43,9 +44,9 @@ def set_cuda_graph(use: bool) -> None:
     each shape of batch takes the memory of a step once more. The kernels and their numbers are the same.
     `python benchmarks/cuda_graph.py` measures both ways: try it before you rely on a gain.
 
-    The first steps of each shape run as ever, then one is captured. Between the graphs three things remain ordinary
-    calls: matrix products (CuPy does not let cuBLAS be captured), the optimizer's step, and the copying of the batch
-    and of the dropout seeds. A layer, loss or metric of your own that makes the host wait, or that needs `ctx.step` or
+    The first steps of each shape run as ever, then one is captured. Two things remain ordinary calls: the optimizer's
+    step, and the copying of the batch and of the dropout seeds; and products of more than two axes, which cut the graph
+    in two. A layer, loss or metric of your own that makes the host wait, or that needs `ctx.step` or
     `ctx.seed` in Python, cannot be captured: there is one warning that says why, and steps run as ever. What such code
     draws at random on the host, or counts in global variables, would be repeated unchanged: leave it off there.
     While a profile, `check_finite` or TerminateOnNaN looks into the steps, they run as ever, too; and where several
@@ -84,7 +85,7 @@ class GraphedStep:
     def _graph(self, batch: tuple, model: Any, x: Array, y: Array, workers: Workers) -> Graph | None:
         """The graph for such a batch, captured if there is none that fits; None while, and where, it cannot be had."""
         graph = self.graphs.get(batch)
-        if graph is not None and graph.settings == Settings(model):
+        if graph is not None and graph.fits(model):
             self.in_vain = 0
             return graph
         self.seen[batch] = self.seen.get(batch, 0) + 1
@@ -118,7 +119,7 @@ class Graph:
         self.x, self.y = x.copy(), y.copy()
         self.results = xp.empty(1 + len(model.metrics), np.float64)
         self.step = self.seed = 0
-        self.capture = Capture(xp)
+        self.capture = Capture(xp, products_for(xp))
         later = StepVariable(self.capture, lambda: self.step), StepVariable(self.capture, lambda: self.seed)
         with self.capture:
             self.shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
@@ -126,6 +127,16 @@ class Graph:
                 if xp_of(value) is not xp:
                     raise TypeError(f"the loss or a metric gave {type(value).__name__}, not an array of the GPU")
                 self.results[k] = value
+
+    def fits(self, model: Any) -> bool:
+        """Whether it may be replayed: whether nothing that it depends on has changed."""
+        if self.settings.untouched(model):
+            return True
+        now = Settings(model)
+        if self.settings != now:
+            return False
+        self.settings = now  # exchanged for what is equal
+        return True
 
     def run(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
         """As train_step, for a batch of the same shape."""
@@ -143,16 +154,29 @@ class Settings:
     The model's arrays count by identity: their content may change, they themselves may not be exchanged. Saved, so that
     no other object can get the address of one that is gone. Of what only acts in `update` or when a model is built,
     nothing is compared.
+
+    To look at all of them at each step would take longer than the step's launches. So each list and dictionary is saved
+    with the very objects that it held (`held`): as long as it holds these, there is nothing to look at.
     """
 
     def __init__(self, model: Any):
         self.saved: list[Any] = []
         self.found: list[Any] = []
+        self.held: list[tuple[Any, tuple[Any, ...]]] = []
+        self.roots = model.nodes, model.loss, model.metrics
         self._open: set[int] = set()
         for node in model.nodes:
             self.found.append(node.inputs)
             self._look(node.layer)
-        self._look([model.loss, model.metrics])
+        self._look(model.loss)
+        self._look(model.metrics)
+
+    def untouched(self, model: Any) -> bool:
+        """Whether every list and dictionary holds the objects that it held: quick, and false also for equal ones."""
+        return all(map(is_, self.roots, (model.nodes, model.loss, model.metrics))) and all(
+            len(thing) == len(held) and all(map(is_, thing.values() if type(thing) is dict else thing, held))
+            for thing, held in self.held
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.found == other.found
@@ -164,10 +188,15 @@ class Settings:
             self.found += [type(thing), thing]
         elif isinstance(thing, (list, tuple)):
             self.found.append(len(thing))
+            if isinstance(thing, list):
+                self.held.append((thing, tuple(thing)))
             for item in thing:
                 self._look(item)
         elif isinstance(thing, dict):
-            self._look(list(thing.items()))
+            self.found.append(len(thing))
+            self.held.append((thing, tuple(thing.values())))
+            for pair in thing.items():
+                self._look(pair)
         elif not isinstance(thing, (Initializer, Regularizer, Constraint)):
             self.saved.append(thing)
             self.found.append(id(thing))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from minicnn.backend import Array, Device
+from minicnn.training.capture import own_stream
 
 Batch = tuple[Array, ...]  # (x, y), or (x,)
 
@@ -20,7 +21,8 @@ def on_device(batches: Iterable[Batch], device: Device) -> Iterator[Batch]:
         yield from batches
         return
     cuda = device.xp.cuda
-    copying = cuda.Stream(non_blocking=True)
+    with device:
+        copying = own_stream(device.xp, "copy")
 
     def send(batch: Batch) -> tuple[Batch, Any]:
         copying.wait_event(cuda.get_current_stream().record())

@@ -38,8 +38,8 @@ def _sums(name: str, sums: int, x: Array, results: tuple[Any, ...], inputs: tupl
     xp, c = xp_of(x), x.shape[-1]
     rows = x.size // c
     grid = _grid(rows, c)
-    partial, inputs = xp.empty((sums, grid[1], c), np.float64), _like(x, *inputs)
-    _kernel(name, x)(grid, (32, LINES), *results, partial, arrivals(xp, grid[0]), *inputs, rows, c)
+    partial, counts = xp.empty((sums, grid[1], c), np.float64), arrivals(xp, grid[0])
+    _kernel(name, x)(grid, (32, LINES), *results, partial, counts, *_like(x, *inputs), rows, c)
 
 
 def arrivals(xp: Any, count: int = COUNTS) -> Array:
