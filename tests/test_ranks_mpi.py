@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -153,10 +154,10 @@ def agree(alone: dict[str, np.ndarray], folder: Path, ranks: int, steps: int = 2
     for name, wanted in alone.items():
         ours = results[0][name]
         if name == "losses":
-            wanted = wanted[-steps:]
+            wanted = wanted[len(wanted) - steps :]  # none, where the last backup was after the last step
         tolerance = {"losses": 1e-6, "loss": 1e-6, "val_loss": 1e-6}.get(name, 1e-4)
         near = 1e-5 if name[0] in "wp" else 0
-        np.testing.assert_allclose(ours[-len(wanted) :], wanted, rtol=tolerance, atol=near, err_msg=name)
+        np.testing.assert_allclose(ours[len(ours) - len(wanted) :], wanted, rtol=tolerance, atol=near, err_msg=name)
         for other in results[1:]:
             np.testing.assert_array_equal(other[name], ours, err_msg=name)
 
@@ -188,13 +189,13 @@ def test_a_killed_rank_ends_all_and_another_number_of_ranks_goes_on(alone, tmp_p
         wait_for(folder / f"pid-{ranks - 1}")
         wait_for(folder / f"pid-{victim}")
         time.sleep(moments.uniform(0, 1.2))
-        if process.poll() is not None:  # it was quicker
-            assert process.wait() == 0
-            shutil.rmtree(folder)
-            continue
-        os.kill(int((folder / f"pid-{victim}").read_text()), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.kill(int((folder / f"pid-{victim}").read_text()), signal.SIGKILL)
         status, out, err = ended(process, limit=10)
         assert status == 0 or "signal 9" in (out + err).lower()
+        if status == 0:
+            shutil.rmtree(folder)
+            continue
         for path in folder.rglob("*.zip"):
             assert zipfile.ZipFile(path).testzip() is None
     status, out, err = ended(started(3, "resume", folder))
@@ -239,7 +240,8 @@ def started_by(monkeypatch):
         monkeypatch.setenv(name, str(size))
 
     for name in (*distributed.LAUNCHERS, distributed.JOINED):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is gone afterwards, whoever sets it meanwhile
+        monkeypatch.delenv(name)
     monkeypatch.setattr(distributed, "_MPI", lambda *communicator: pytest.fail("nobody is there to be joined"))
     yield set_up
     minicnn.set_group(None)
