@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
+import plots
 from record import fastest
 from workloads import WORKLOADS
 
@@ -35,6 +36,7 @@ def sections() -> dict[str, list[str]]:
             f"and models {imports['minicnn.models']:.2f} times.",
             *_history(),
         ],
+        "docs/cifar10-94.md": [*_ladder(), "", *_five_steps(load("five_steps"))],
         "docs/long-runs.md": [_long_runs(load("faults"), load("soak"))],
     }
 
@@ -46,7 +48,7 @@ RUNS = [
     ("cifar10_augment", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
     ("cifar10_resnet20", "CIFAR-10, ResNet-20, 15 epochs, mirrored and shifted", "test_accuracy", "–", "–"),
     ("cifar10_fast_[0-9]", "CIFAR-10, fast network, 8 epochs, six views", "test_accuracy", "–", "–"),
-    ("cifar10_fast_minute", "CIFAR-10, fast network, 20,000 images seen once", "test_accuracy", "–", "–"),
+    ("ladder_muon_*", "CIFAR-10, fast network, 20,000 images seen once", "test_accuracy", "–", "–"),
     ("cifar10_limit", "CIFAR-10 CNN, 10,000 images, 3 epochs", "test_accuracy", "–", "–"),
     ("mnist", "MNIST, 800 units, stops by itself (validation accuracy)", "val_accuracy_of_best", "0.979", "–"),
     ("animals_simple_*", "Animals, two hidden layers", "test_accuracy", "0.61", "0.596 (0.592 to 0.599, 2 seeds)"),
@@ -66,14 +68,13 @@ def _accuracies() -> list[str]:
     ]
     records = [dense, cnn]
     for name, title, figure, published, theirs in RUNS:
-        runs = [load(path.stem) for path in sorted((HERE / "results").glob(f"{name}.json"))]
+        runs = _runs(name)
         if runs:
-            found = {"runs": [{**run, "test_accuracy": run[figure]} for run in runs]}
-            found["mean_test_accuracy"] = sum(run["test_accuracy"] for run in found["runs"]) / len(runs)
-            reached = _spread(found) + (_last_epochs(runs[0]) if figure == "test_accuracy" and len(runs) == 1 else "")
-            lines.append(f"| {title} | {published} | {theirs} | {reached} | {_mean_seconds(found)} |")
+            alone = figure == "test_accuracy" and len(runs) == 1
+            reached = _accuracy_of(runs, figure) + (_last_epochs(runs[0]) if alone else "")
+            lines.append(f"| {title} | {published} | {theirs} | {reached} | {_mean_seconds({'runs': runs})} |")
             records += runs
-    for run in [load(path.stem) for path in sorted((HERE / "results").glob("transfer_*.json"))]:
+    for run in _runs("transfer_*"):
         for count, frozen, scratch in zip(run["images_per_class"], run["frozen"], run["from_scratch"], strict=True):
             lines.append(
                 f"| Transfer from {run['source']}, {count} images of each new class | – | – | {frozen:.3f}; without "
@@ -91,6 +92,60 @@ def _accuracies() -> list[str]:
         "run, the median epoch counted for all; of a transfer, that of the first training. Animals: each run keeps "
         "another quarter of the 3,000 photos for the test.",
     ]
+
+
+RUNGS = [  # of examples/cifar10_fast.py: one epoch of 20,000 images, batches of 500
+    ("plain", "SGD that looks ahead, label smoothing, images mirrored and shifted"),
+    ("whitening", "the first kernels are the patterns of which photos consist, and stay so"),
+    ("dirac", "the other kernels begin by handing their input on"),
+    ("muon", "each step of a kernel is made orthogonal"),
+]
+
+
+def _runs(pattern: str) -> list[dict[str, Any]]:
+    return [load(path.stem) for path in sorted((HERE / "results").glob(f"{pattern}.json"))]
+
+
+def _ladder() -> list[str]:
+    """What each idea brings, at the same price; then the whole runs."""
+    lines = ["| rung | the idea | test accuracy, 20,000 images seen once | time |", "|---|---|---|---|"]
+    for rung, idea in RUNGS:
+        runs = _runs(f"ladder_{rung}_*")
+        lines.append(f"| `{rung}` | {idea} | {_accuracy_of(runs, 'test_plain')} | {_mean_seconds({'runs': runs})} |")
+    whole = _runs("cifar10_fast_[0-9]")
+    lines += ["", "| `--full --views` | photos alone | and mirror images | six views | time | memory |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for run in whole:
+        lines.append(
+            f"| seed {run['seed']} | {run['test_plain']:.4f} | {run['test_mirror']:.4f} | {run['test_views']:.4f} "
+            f"| {_mean_seconds({'runs': [run]})} | {run['peak_memory_mb'] / 1024:.1f} GiB |"
+        )
+    means = (mean(run[key] for run in whole) for key in ("test_plain", "test_mirror", "test_views"))
+    lines.append("| mean | " + " | ".join(f"{m:.4f}" for m in means) + " | | |")
+    records = [*whole, *(run for rung, _ in RUNGS for run in _runs(f"ladder_{rung}_*"))]
+    processors = sorted({record["hardware"]["processor"] for record in records})
+    threads = sorted({record["threads"] for record in records})
+    return [
+        *lines,
+        "",
+        f"{' and '.join(processors)}, {' or '.join(map(str, threads))} of 2 cores, while the machine was busy with "
+        "other work.",
+    ]
+
+
+def _five_steps(record: dict[str, Any]) -> list[str]:
+    """The same five steps in PyTorch."""
+    lines = [f"| pooling | loss here minus loss in PyTorch {record['torch']}, steps 1 to 5 | weights afterwards |"]
+    lines += ["|---|---|---|"]
+    for run in record["runs"]:
+        losses = ", ".join(f"{difference:.1e}" for difference in run["loss_differences"])
+        lines.append(f"| {run['pooling']} | {losses} | {run['largest_difference_of_parameters']:.1e} |")
+    return lines
+
+
+def _accuracy_of(runs: list[dict[str, Any]], figure: str) -> str:
+    found = [{**run, "test_accuracy": run[figure]} for run in runs]
+    return _spread({"runs": found, "mean_test_accuracy": mean(run[figure] for run in runs)})
 
 
 def _speed(models: dict[str, Any]) -> list[str]:
@@ -168,8 +223,8 @@ def _spread(record: dict[str, Any]) -> str:
     accuracies = [run["test_accuracy"] for run in record["runs"]]
     if len(accuracies) == 1:
         return f"{accuracies[0]:.3f} (seed {record['runs'][0]['seed']})"
-    mean, runs = record["mean_test_accuracy"], len(accuracies)
-    return f"{mean:.3f} ({min(accuracies):.3f} to {max(accuracies):.3f}, {runs} seeds)"
+    average, runs = record["mean_test_accuracy"], len(accuracies)
+    return f"{average:.3f} ({min(accuracies):.3f} to {max(accuracies):.3f}, {runs} seeds)"
 
 
 def _last_epochs(run: dict[str, Any], count: int = 5) -> str:
@@ -188,7 +243,36 @@ def _mean_seconds(record: dict[str, Any]) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
+def draw() -> None:
+    """Accuracy against minutes on CIFAR-10, in results/cifar10.png: each recorded run, epoch by epoch."""
+    canvas, ax = plots.figure(7, 4)
+    grey, brown, orange = plots.PEERS[::-1]
+    curves = [
+        ("cifar10", "the documents' CNN", grey), ("cifar10_augment", "the same, mirrored and shifted", brown),
+        ("cifar10_resnet20", "ResNet-20", orange), ("cifar10_fast_[0-9]", "fast network, 8 epochs", plots.OURS),
+    ]  # fmt: skip
+    for pattern, title, color in curves:
+        for i, run in enumerate(_runs(pattern)):
+            minutes = [median(run["seconds_per_epoch"]) * epoch / 60 for epoch in range(1, run["epochs"] + 1)]
+            ax.plot(minutes, run["val_accuracy"], color=color, marker=".", label="" if i else title)
+    for i, (rung, _) in enumerate(RUNGS):
+        runs = _runs(f"ladder_{rung}_*")
+        x, y = mean(run["seconds"] / 60 for run in runs), mean(run["test_plain"] for run in runs)
+        ax.plot(x, y, "D", color=plots.GOAL, markersize=4, label="" if i else "20,000 images seen once, rung by rung")
+        ax.annotate(rung, (x, y), (5, -3), textcoords="offset points", fontsize=7)
+    ax.set_xscale("log")
+    ax.set_xlim(1, 200)
+    ax.set_xticks([1, 2, 5, 10, 20, 50, 100, 200], ["1", "2", "5", "10", "20", "50", "100", "200"])
+    ax.minorticks_off()
+    ax.grid(axis="y", linewidth=0.4)
+    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    plots.label(ax, "CIFAR-10: test accuracy by time, on one core", "minutes", "accuracy")
+    plots.save(canvas, HERE / "results" / "cifar10.json")
+
+
 def main() -> None:
+    if "--check" not in sys.argv:
+        draw()
     for name, lines in sections().items():
         path = HERE.parent / name
         text = path.read_text(encoding="utf-8")
