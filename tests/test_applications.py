@@ -76,7 +76,7 @@ def test_vgg16_can_end_in_one_number_a_feature(monkeypatch, pooling):
 def test_the_whole_vgg16(monkeypatch):
     """Its parameters are counted, not drawn: 138 million of them take seconds."""
     for layer in (Conv2D, Dense):
-        monkeypatch.setattr(layer, "create", create_empty)
+        monkeypatch.setattr(layer, "build", build_empty)
     model = VGG16(weights=None)
     assert model.sample_shape == (224, 224, 3)
     assert [layer.name for layer in model.layers[-4:]] == ["flatten", "fc1", "fc2", "predictions"]
@@ -84,8 +84,9 @@ def test_the_whole_vgg16(monkeypatch):
     assert VGG16(weights=None, classes=7, classifier_activation=None).layers[-1].activation.name == "linear"
 
 
-def create_empty(layer, shape, rng):
-    layer.params = {"w": np.broadcast_to(np.float32(0), shape), "b": np.broadcast_to(np.float32(0), shape[-1:])}
+def build_empty(layer, input_shape, rng):
+    shapes = layer.array_shapes(input_shape)
+    layer.params = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
 def test_applications_can_be_imported_as_in_keras():

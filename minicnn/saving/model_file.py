@@ -177,13 +177,14 @@ def _check_plan(model: Network, archive: Archive, filepath: Any) -> None:
 
 
 def _take_double_precision(model: Network, archive: Archive) -> None:
-    """A new model has float32 arrays; those that the file has in float64 become so."""
-    for key, layer in model.layers_by_key.items():
-        for kind, arrays in (("params", layer.params), ("state", layer.state)):
+    """A new model has float32 arrays; where the file has all of its parameters in float64, they become so."""
+    found = {header.dtype for name, header in archive.arrays.items() if name.startswith("params/")}
+    if found != {np.dtype(np.float64)}:
+        return
+    for layer in model.flat_layers:
+        for arrays in (layer.params, layer.state):
             for name, array in arrays.items():
-                header = archive.arrays.get(f"{kind}/{key}/{name}")
-                if header is not None and header.dtype == np.float64:
-                    arrays[name] = array.astype(np.float64)
+                arrays[name] = array.astype(np.float64)
 
 
 def _restore(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> None:

@@ -189,11 +189,13 @@ class Kept:
 
     def __init__(self, nodes: Nodes):
         fewer = plan(nodes)
-        whole = {id(node.layer) for node in fewer}  # the others were folded
+        whole = Counter(id(node.layer) for node in fewer)
+        uses = Counter(id(node.layer) for node in nodes)  # a layer that is used twice may be folded in one place alone
+        folded_away = {node.layer for node in nodes if uses[id(node.layer)] > whole[id(node.layer)]}
         self.sources = [
             Source(arrays, name)
-            for node in nodes if type(node.layer) in (Conv2D, Dense, BatchNormalization) and id(node.layer) not in whole
-            for arrays in (node.layer.params, node.layer.state) for name in arrays
+            for layer in folded_away if type(layer) in (Conv2D, Dense, BatchNormalization)
+            for arrays in (layer.params, layer.state) for name in arrays
         ]  # fmt: skip
         for source in self.sources:
             source.watch()
