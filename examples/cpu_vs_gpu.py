@@ -1,15 +1,18 @@
 """The same network from the same start, trained twice: on the CPU and on the GPU. How fast, and how equal?
 
 Prints how much faster the GPU is, layer by layer, and draws how the two runs drift apart, step by step. Without a GPU
-(--device cpu) the two runs are on one thread and on two: they drift apart for the same reason, which is printed, too.
+(--device cpu) the two runs are on one thread and on two: they drift apart for the same reason, which is printed, too;
+and beside this CPU's times stand those of a GPU that were recorded, where there are any.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 from journal import say_everything
+from measurements import write_record
 
 import minicnn
 from minicnn.callbacks import Callback
@@ -23,6 +26,9 @@ parser.add_argument("--dataset", default="toy", help="or mnist, fashion_mnist, c
 for name, default in {"steps": 150, "batch-size": 64, "seed": 0}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
 parser.add_argument("--output", type=Path, default=Path("output/cpu_vs_gpu"), help="folder for the picture")
+parser.add_argument("--record", type=Path, metavar="FILE", help="of the layers' times: written with a GPU, else shown")
+
+RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "cpu_vs_gpu.json"  # what is read unless named
 
 EXPLANATION = """
 Why they differ at all: both add the same numbers, but in another order, and float32 rounds after every addition to
@@ -104,12 +110,43 @@ def layer_times(model, x, device, repeats=5):
     return times
 
 
-def print_speed(model, x, device):
+def print_speed(names, here, there, batch):
     """A table of the layers: CPU, GPU and how many times as fast."""
-    there, here = layer_times(model, x, device), layer_times(model, x, "cpu")
-    print(f"\n{'layer':10} {'CPU':>9} {'GPU':>9} {'speed-up':>9}    one batch of {len(x)}, there and back")
-    for layer, cpu, gpu in zip([*model.flat_layers, None], [*here, sum(here)], [*there, sum(there)], strict=True):
-        print(f"{layer.name if layer else 'together':10} {cpu:6.2f} ms {gpu:6.2f} ms {cpu / gpu:8.1f}x")
+    print(f"\n{'layer':10} {'CPU':>9} {'GPU':>9} {'speed-up':>9}    one batch of {batch}, there and back")
+    for name, cpu, gpu in zip([*names, "together"], [*here, sum(here)], [*there, sum(there)], strict=True):
+        print(f"{name:10} {cpu:6.2f} ms {gpu:6.2f} ms {cpu / gpu:8.1f}x")
+
+
+def recorded(path):
+    """The record of a GPU's times that --record has written. Raises InputError where there is none in this file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        times = {str(layer["layer"]): float(layer["gpu_ms"]) for layer in record["layers"]}
+        return {
+            "times": times, "batch": int(record["batch"]), "shape": tuple(record["shape"]), "date": record["date"],
+            "gpu": record["hardware"]["gpu"],
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "--record", "no times of a GPU can be read from this file.", "a file that --record has written on a GPU.",
+            f"{path} ({type(error).__name__}: {error}).", "leave --record out, or name another file.",
+        ) from error  # fmt: skip
+
+
+def show_recorded(model, x, path):
+    """This CPU's times beside the recorded ones of a GPU; or a line that says that there are none."""
+    if path is None and not RECORD.exists():
+        print("\nNo GPU's times are recorded yet. With a GPU, --record FILE writes them.")
+        return
+    record = recorded(path or RECORD)
+    names = [layer.name for layer in model.flat_layers]
+    if list(record["times"]) != names or record["shape"] != x.shape[1:]:
+        shape = " x ".join(map(str, record["shape"]))
+        print(f"\nThe recorded times of a GPU are those of another network, or of other images ({shape}): not shown.")
+        return
+    batch = x[np.arange(record["batch"]) % len(x)]
+    print_speed(names, layer_times(model, batch, "cpu"), list(record["times"].values()), len(batch))
+    print(f"GPU: recorded on {record['date']} on another machine, {record['gpu']}. CPU: this one, now.")
 
 
 def draw(path, diaries, names, apart, layers):
@@ -150,8 +187,18 @@ def main(args):
         print("No GPU is used: one thread of the CPU against two.")
     models = [new_model(x.shape[1:], len(classes), args.seed) for _ in runs]
     diaries = [train(m, (x, y), args, *where) for m, where in zip(models, runs.values(), strict=True)]
-    if device != "cpu":
-        print_speed(models[1], x[: args.batch_size], device)
+    if device == "cpu":
+        show_recorded(models[1], x, args.record)
+    else:
+        batch, names = x[: args.batch_size], [layer.name for layer in models[1].flat_layers]
+        there, here = (layer_times(models[1], batch, where) for where in (device, "cpu"))
+        print_speed(names, here, there, len(batch))
+        if args.record:
+            layers = [
+                {"layer": name, "cpu_ms": round(cpu, 4), "gpu_ms": round(gpu, 4)}
+                for name, cpu, gpu in zip(names, here, there, strict=True)
+            ]
+            write_record(args.record, {"layers": layers}, batch=len(batch), shape=x.shape[1:], dataset=args.dataset)
 
     apart = distances(*(diary.weights for diary in diaries))
     as_one = [[[sum(step, start=[])] for step in diary.weights] for diary in diaries]  # all layers as one

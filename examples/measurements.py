@@ -27,7 +27,7 @@ def write_record(path: str | Path, results: dict[str, Any], **about: Any) -> Non
         "date": datetime.date.today().isoformat(),
         **about,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "minicnn": minicnn.__version__},
-        "hardware": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system(), **gpu()},
         **results,
     }
     with atomic_write(path) as file:
@@ -47,6 +47,23 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def gpu() -> dict[str, str]:
+    """The GPU and what else its times depend on; empty where CuPy was not asked for one, or found none."""
+    from minicnn.backend import best_device
+
+    cupy = sys.modules.get("cupy")
+    if cupy is None or best_device() == "cpu":
+        return {}
+    runtime = cupy.cuda.runtime
+    cuda, newest = (f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion()))
+    try:
+        driver = Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        driver = f"one of CUDA {newest}"
+    name = runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    return {"gpu": name, "driver": driver, "cuda": cuda, "cupy": cupy.__version__}
 
 
 def peak_memory_mb() -> float:

@@ -704,7 +704,8 @@ cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: device_count, getDevice=lambda: _current_device().id,
         memGetInfo=lambda: (1 << 20, 1 << 30), deviceSynchronize=lambda: _wait(),
-        is_hip=False,
+        is_hip=False, runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13020,
+        getDeviceProperties=lambda number: {"name": b"a stand-in"},
     ),
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     is_available=lambda: device_count > 0, MemoryPool=strict_graph.MemoryPool,

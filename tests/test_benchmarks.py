@@ -330,6 +330,49 @@ def test_a_line_through_points(benchmark):
 
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
+# Instead of python3: notes what it is asked for, writes the records, and fails where a word of it is $FAILS.
+STUB = """#!/bin/sh
+echo "$*" >> "$NOTES"
+for word in "$@"; do
+    case $word in *.json) echo "{}" > "$word" ;; esac
+done
+case "$*" in *"$FAILS"*) exit 3 ;; esac
+"""
+STAGES = {
+    "tests": ["--device gpu -q -x", "test_kernels_conv.py", "-n 8"],
+    "kernels": ["benchmarks/kernels.py"],
+    "models": ["benchmarks/models.py", "benchmarks/cuda_graph.py"],
+    "cifar": ["examples/train_cifar10.py"],
+    "rest": ["examples/cpu_vs_gpu.py", "benchmarks/scaling.py", "benchmarks/crossing.py"],
+}
+
+
+@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("timeout")), reason="needs bash and timeout")
+@pytest.mark.parametrize("stage", [*STAGES, "none"])
+def test_stages_of_gpu_check(stage, tmp_path):
+    """At most 8 files, all in one folder; and whichever command fails, the stage does."""
+    python, notes, out = tmp_path / "bin" / "python3", tmp_path / "notes", tmp_path / "out"
+    python.parent.mkdir()
+    python.write_text(STUB)
+    python.chmod(0o755)
+
+    def status(fails):
+        env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "NOTES": str(notes)}
+        command = ["bash", str(ROOT / "benchmarks" / "gpu_check.sh"), stage, str(out)]
+        return subprocess.run(command, env={**env, "FAILS": fails}, capture_output=True, timeout=300).returncode
+
+    if stage == "none":
+        assert status("nothing") == 2
+        return
+    assert status("nothing") == 0
+    asked = notes.read_text()
+    assert all(part in asked for part in STAGES[stage])
+    files = list(out.iterdir())
+    assert "gpu.txt" in {file.name for file in files} and len(files) <= 8 and all(file.is_file() for file in files)
+    for fails in ("minicnn.device('gpu')", "show_config", *STAGES[stage]):
+        assert status(fails) != 0, fails
+
+
 
 @pytest.fixture
 def gpu(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import strict_cupy
 from PIL import Image
 
 from minicnn.datasets import fashion_mnist, toy
+from minicnn.errors import InputError
 from minicnn.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,21 +248,73 @@ def test_cpu_vs_gpu_without_a_gpu(tmp_path):
     assert_pictures(tmp_path / "output" / "cpu_vs_gpu", "divergence.png")
 
 
+LAYERS = ["conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "dropout", "flatten", "dense"]
+
+
+@pytest.fixture
+def cpu_vs_gpu(tmp_path, monkeypatch, capsys):
+    """What cpu_vs_gpu.py prints, given more flags. It finds its standing record in this test's folder."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = importlib.import_module("cpu_vs_gpu")
+    monkeypatch.setattr(example, "RECORD", tmp_path / "standing.json")
+
+    def printed(*flags):
+        flags = [*flags, "--steps", "2", "--batch-size", "2", "--output", tmp_path]
+        example.main(example.parser.parse_args([str(flag) for flag in flags]))
+        return capsys.readouterr().out
+
+    return printed
+
+
+def a_record(**changes):
+    layers = [{"layer": name, "cpu_ms": 2.0, "gpu_ms": 0.5} for name in LAYERS]
+    hardware = {"gpu": "a made-up GPU"}
+    return {"date": "2020-02-29", "batch": 3, "shape": [28, 28, 1], "layers": layers, "hardware": hardware, **changes}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_a_gpu_the_recorded_times_of_one_stand_beside_this_cpus(tmp_path, cpu_vs_gpu, named):
+    path = tmp_path / ("mine.json" if named else "standing.json")
+    path.write_text(json.dumps(a_record()), encoding="utf-8")
+    out = cpu_vs_gpu("--device", "cpu", *(["--record", path] if named else []))
+    rows = re.findall(r"^(\w+) +([\d.]+) ms +([\d.]+) ms +[\d.]+x$", out, re.MULTILINE)
+    assert [name for name, *_ in rows] == [*LAYERS, "together"] and "one batch of 3" in out
+    assert [gpu for *_, gpu in rows] == ["0.50"] * 9 + ["4.50"]
+    assert "GPU: recorded on 2020-02-29 on another machine, a made-up GPU. CPU: this one, now." in out
+
+
+def test_without_a_record_it_says_so(tmp_path, cpu_vs_gpu):
+    out = cpu_vs_gpu("--device", "cpu")
+    assert "No GPU's times are recorded yet." in out and "speed-up" not in out
+    (tmp_path / "standing.json").write_text(json.dumps(a_record(shape=[32, 32, 3])), encoding="utf-8")
+    out = cpu_vs_gpu("--device", "cpu")
+    assert "of other images (32 x 32 x 3): not shown" in out and "speed-up" not in out
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", json.dumps(a_record(layers=[{"layer": "conv1"}]))])
+def test_a_record_that_cannot_be_read(tmp_path, cpu_vs_gpu, text):
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="no times of a GPU can be read") as error:
+        cpu_vs_gpu("--device", "cpu", "--record", path)
+    assert "mine.json" in str(error.value)
+
+
 def test_cpu_vs_gpu_says_what_is_missing(tmp_path):
     (tmp_path / "cupy.py").write_text("raise ImportError('libnvrtc is not here')")
     message = run(tmp_path, "cpu_vs_gpu.py", "--device", "gpu", fails=True, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     assert "CuPy cannot be imported" in message and "libnvrtc is not here" in message
 
 
-def test_cpu_vs_gpu_on_the_stand_in(tmp_path, monkeypatch, capsys):
-    """What it does where there is a GPU: both devices, and the table of the layers."""
+def test_cpu_vs_gpu_on_the_stand_in(tmp_path, monkeypatch, cpu_vs_gpu):
+    """What it does where there is a GPU: both devices, the table of the layers, and a record that can be shown."""
     strict_cupy.install(monkeypatch)
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    example = importlib.import_module("cpu_vs_gpu")
-    flags = ["--device", "gpu", "--steps", "2", "--batch-size", "2", "--output", str(tmp_path)]
-    example.main(example.parser.parse_args(flags))
-    out = capsys.readouterr().out
+    out = cpu_vs_gpu("--device", "gpu", "--record", tmp_path / "standing.json")
     table = re.findall(r"^(\w+) +[\d.]+ ms +[\d.]+ ms +[\d.]+x$", out, re.MULTILINE)
     assert table[:2] == ["conv1", "norm1"] and table[-1] == "together" and len(table) == 10
     assert "loss, CPU" in out and "loss, GPU" in out
     assert_pictures(tmp_path, "divergence.png")
+    hardware = json.loads((tmp_path / "standing.json").read_text(encoding="utf-8"))["hardware"]
+    assert hardware["gpu"] == "a stand-in" and hardware["cuda"] == "13.0" and {"driver", "cupy"} <= set(hardware)
+    assert "on another machine, a stand-in." in cpu_vs_gpu("--device", "cpu")
