@@ -40,7 +40,7 @@ FIRST, LATER, OUTPUTS = 2e-4, 1e-2, 1e-4  # how far losses and outputs may be ap
 
 
 # What `fit` sets for itself, for a peer: freed memory stays with the process (see minicnn/training/allocator.py).
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(128 << 20)}
 
 
 class Side:

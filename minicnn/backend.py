@@ -239,27 +239,35 @@ def on_gpu(variant: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
     return decorate
 
 
+Product = Callable[[Array, Array, Array | None], Array]  # (a, b, out) -> a @ b
+
+
 class _Capture(threading.local):
     """What this thread's products on a GPU go to instead, while a step is captured (minicnn/training/capture.py)."""
 
-    matmul: Callable[[Array, Array, Array | None], Array] | None = None
+    matmul: Product | None = None
 
 
-capture = _Capture()
+class _Shared(threading.local):
+    """What this thread's products on the CPU go to, where other threads take a share (minicnn/training/shards.py)."""
+
+    matmul: Product | None = None
+
+
+capture, shared = _Capture(), _Shared()
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a @ b, by the library of the array's own module (BLAS, cuBLAS); written to `out` where it is given."""
     xp = xp_of(a)
-    if capture.matmul is None or xp is np:
-        return xp.matmul(a, b, out=out)
-    return capture.matmul(a, b, out)
+    elsewhere = shared.matmul if xp is np else capture.matmul
+    return xp.matmul(a, b, out=out) if elsewhere is None else elsewhere(a, b, out)
 
 
 # The cost of a kernel in NumPy is memory, not arithmetic. What one image needs fits into the processor's cache,
 # what a batch needs does not. So the CPU kernels walk over the batch in tiles and reuse scratch memory between them.
 
-TILE_BYTES = 1 << 20
+TILE_BYTES = 1 << 21
 
 
 class _Scratch(threading.local):

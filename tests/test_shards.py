@@ -12,7 +12,7 @@ from helpers import random
 from threadpoolctl import threadpool_info
 
 import minicnn
-from minicnn import callbacks, utils
+from minicnn import backend, callbacks, utils
 from minicnn.errors import InputError
 from minicnn.layers import (
     Activation,
@@ -143,14 +143,60 @@ def test_a_batch_really_is_cut(monkeypatch):
     assert sorted(sizes) == [3, 3, 4]
 
 
-@pytest.mark.parametrize(("batch", "shards_and_blas"), [(32, (1, 3)), (128, (3, 1))])
-def test_a_small_batch_for_many_weights_is_left_to_blas(batch, shards_and_blas):
+@pytest.mark.parametrize(("batch", "pieces"), [(32, 1), (256, 1), (257, 3)])
+def test_a_small_batch_for_many_weights_stays_in_one_piece(batch, pieces):
     dense = Sequential([Input((1000,)), Dense(500), Dense(3)])
     workers = shards.Workers.for_model(dense, batch)
-    assert (workers.shards, workers.blas_threads) == shards_and_blas
+    assert (workers.threads, workers.shards, workers.blas_threads) == (3, pieces, 1)
     convolution = Sequential([Input((14, 14, 4)), Conv2D(64, 3), Conv2D(16, 3), Flatten(), Dense(300)])
     workers = shards.Workers.for_model(convolution, batch)
     assert convolution.count_params() > shards.MIN_PARAMS_TO_SHARE and workers.shards == 3 and workers.blas_threads == 1
+
+
+def test_in_one_piece_the_threads_share_the_products(monkeypatch):
+    """A dense network in one piece: each product of its step is cut, none of its numbers is another one."""
+    cut = []
+    monkeypatch.setattr(shards, "_matmul", lambda a, b, out: cut.append(out.shape) or np.matmul(a, b, out=out))
+    monkeypatch.setattr(shards, "MIN_PARAMS_TO_SHARE", 1)
+    results = []
+    for threads in (1, 3):
+        minicnn.set_num_threads(threads)
+        utils.set_random_seed(3)
+        model = Sequential([Input((7,)), Dense(5, "tanh"), Dense(2)])
+        for layer in model.flat_layers:
+            layer.params.update({name: array.astype(float) for name, array in layer.params.items()})
+        model.compile("sgd", "mse")
+        model.fit(random((4, 7)), random((4, 2)), batch_size=4, verbose=0)
+        results.append([*model.get_weights(), model.predict(random((4, 7)), batch_size=4, verbose=0)])
+    for one, three in zip(*results, strict=True):
+        np.testing.assert_allclose(one, three, rtol=1e-12, atol=1e-14)
+    # Of y, dw and dx two of three parts go to others: the columns of a wide result, the rows of a high one.
+    assert set(cut) == {(4, 2), (2, 5), (3, 5), (1, 2), (2, 2)}
+
+
+@pytest.mark.parametrize(
+    "shapes", [((5, 4), (4, 9)), ((9, 4), (4, 5)), ((1, 4), (4, 2)), ((2, 4), (4, 1)), ((0, 4), (4, 3))]
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_shared_product_is_the_product(shapes, given):
+    a, b = (random(shape, seed) for seed, shape in enumerate(shapes))
+    out = np.full((2 * len(a), b.shape[1]), np.nan)[::2] if given else None
+    with shards.Workers(3, 1) as workers:
+        (y,) = workers.run(lambda k, all_reduce: backend.matmul(a, b, out), 1)
+        (stacked,) = workers.run(lambda k, all_reduce: backend.matmul(a[None], b), 1)
+    assert backend.shared.matmul is None and (y is out or not given)
+    np.testing.assert_allclose(y, a @ b, rtol=1e-14)
+    np.testing.assert_allclose(stacked[0], a @ b, rtol=1e-14)
+
+
+def test_an_error_in_a_shared_product_reaches_the_caller(monkeypatch):
+    def fails(a, b, out):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(shards, "_matmul", fails)
+    with shards.Workers(2, 1) as workers, pytest.raises(MemoryError, match="no room"):
+        workers.run(lambda k, all_reduce: backend.matmul(np.ones((4, 4)), np.ones((4, 4))), 1)
+    assert backend.shared.matmul is None
 
 
 # ---- cutting ---------------------------------------------------------------------------------------------------------

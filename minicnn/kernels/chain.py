@@ -44,6 +44,10 @@ from minicnn.kernels.norm import (
 from minicnn.kernels.pool import maxpool2d_backward, maxpool2d_forward
 from minicnn.kernels.sums import column_sums
 
+# A piece is so many times what the convolution takes at a time. Each layer of a piece is a call, and between calls the
+# threads pass Python's lock to and fro.
+STEPS = 2
+
 
 class Norm(NamedTuple):
     """The batch norm before the convolution. relu: whether ReLU stands between them.
@@ -102,7 +106,7 @@ def chain_forward(
     y = np.empty((len(x), *pooled.out, shape[3]), x.dtype)
     winner = np.empty(y.shape, np.min_scalar_type(math.prod(pooled.kernel))) if links.pool and winners else None
     in_tiles = links.pool is not None and conv.can_pool(pooled)
-    for images in _pieces(x, conv.step):
+    for images in _pieces(x, STEPS * conv.step):
         n, part = x[images] if norm is None else norm.forward(x[images]), y[images]
         if in_tiles:
             z = conv.forward(n, part, True, None if winner is None else winner[images])
@@ -139,7 +143,7 @@ def chain_backward(
     shift = None if norm is None else centre(norm.mean, norm.var, x)
     pool = Windows.of((len(x), *conv.windows.out, w.shape[3]), *links.pool) if links.pool else None
     in_tiles = pool is not None and conv.can_pool(pool)
-    for images in _pieces(x, conv.step):
+    for images in _pieces(x, STEPS * conv.step):
         d, part = dy[images], None if dn is None else dn[images]
         if of_norm is not None:
             d = put_input_gradient(d, y[images], of_norm, scratch(np, "dy", d.shape, d.dtype))

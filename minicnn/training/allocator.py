@@ -18,12 +18,13 @@ from typing import Any
 from minicnn.arguments import in_words
 
 # The names and numbers of glibc's malloc.h: see `man 3 mallopt`.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
-# No array has pages of its own; nothing is given back; and all threads share one heap, because that of a thread ends
-# with 64 MiB, and is given back as a whole. The last cannot be undone; small objects do not feel it, they are cached.
-KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, ARENA_MAX: 1}
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+# No array has pages of its own, and nothing is given back. Each thread takes its memory out of heaps of 64 MiB, and an
+# empty heap stays, too, if there shall be more room than that. (One heap for all threads would need no third option.
+# But then an array lies where another core has just freed one: in that core's cache.)
+KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 128 << 20}
 # What glibc comes to by itself once an array of 32 MiB was freed.
-USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
+USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10}
 
 _lock = threading.Lock()
 _users = 0

@@ -3,6 +3,7 @@
 NumPy and BLAS let go of Python's global lock while they compute, so plain threads run side by side. Each runs ordinary
 layer code over its shard. Where a layer needs the whole batch (batch normalisation), it calls `all_reduce(part)`:
 a barrier and a sum. BLAS itself is held to one thread meanwhile, or the two would fight for the processor.
+A small batch for many weights stays in one piece; then the threads share each product, cut along the weights.
 
 Where several processes train together (`minicnn/ranks.py`), each has its own run of the batch, which its threads cut
 again. What all shards of a process have summed, one of its threads sums with the other processes.
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.arguments import in_words
-from minicnn.backend import Array, quiet, to_host, xp_of
+from minicnn.backend import Array, quiet, shared, to_host, xp_of
 from minicnn.errors import InputError
 from minicnn.ranks import Group, get_group, known
 from minicnn.training.profiling import POOL_NAME, carried, stage
@@ -31,10 +32,12 @@ MIN_MACS_PER_SHARD = 4_000_000
 # From this many parameters on, the optimizer's work on them is shared by the threads.
 MIN_PARAMS_TO_SHARE = 400_000
 # A network of dense layers uses each of its many weights once a sample. If a small batch of it were cut, every thread
-# would read all weights for a few rows: up to so many samples, BLAS shall cut the weights instead.
-MAX_BATCH_OF_WEIGHTS = 64
+# would read all weights for a few rows, and have gradients of all of them, to be summed: up to so many samples, the
+# weights are cut instead.
+MAX_BATCH_OF_WEIGHTS = 256
 
 _num_threads: int | None = None
+_matmul: Callable[..., Array] = quiet(np.matmul)
 
 
 def usable_cores() -> int:
@@ -111,13 +114,15 @@ class AllReduce:
 class Workers:
     """Threads for the length of a `with` block; the calling thread is the first. BLAS is held to one meanwhile.
 
-    threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`. group: the processes that
-    share each batch; a group of one unless given.
+    threads: how many. shards: into how many pieces a batch is to be cut, at most `threads`; where it is one, the
+    threads share the large products of matrices. group: the processes that share each batch; a group of one unless
+    given.
     """
 
     def __init__(self, threads: int, shards: int | None = None, blas_threads: int = 1, group: Group | None = None):
         self.threads, self.shards = threads, threads if shards is None else shards
         self.blas_threads = blas_threads
+        self.pool: Any = None
         self.group = Group() if group is None else group
         self.counts: list[int] = []  # how many samples of the present batch each rank has
 
@@ -139,13 +144,14 @@ class Workers:
         params = model.count_params()
         many = params >= MIN_PARAMS_TO_SHARE
         if many and shards > 1 and batch_size <= MAX_BATCH_OF_WEIGHTS and macs <= 2 * params:
-            return cls(threads, 1, threads)
+            return cls(threads, 1)
         return cls(threads if shards > 1 or many else 1, shards)
 
     def __enter__(self) -> Workers:
         _blas.hold(self.blas_threads)
         limit = partial(_blas.limit_here, self.blas_threads)
-        self.pool = ThreadPoolExecutor(self.threads - 1, POOL_NAME, limit) if self.threads > 1 else None
+        if self.threads > 1:
+            self.pool = ThreadPoolExecutor(self.threads - 1, POOL_NAME, limit)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -162,8 +168,12 @@ class Workers:
         """
         assert n <= self.threads, "shards without a thread would be forgotten"
         beyond = None if self.group.size == 1 else self._all_reduce
-        if n == 1 or self.pool is None:
-            return [f(0, beyond)]
+        if n == 1:
+            before, shared.matmul = shared.matmul, self._product if self.pool and self.shards == 1 else None
+            try:
+                return [f(0, beyond)]
+            finally:
+                shared.matmul = before
         meeting = AllReduce(n, beyond)
 
         @quiet
@@ -174,10 +184,6 @@ class Workers:
                 meeting.barrier.abort()  # whoever waits at the barrier is let go with BrokenBarrierError
                 raise
 
-        def result(future: Future) -> Any:
-            with stage("waiting for threads"):
-                return future.result()
-
         elsewhere = carried(work)
         futures: list[Future] = []
         try:
@@ -187,7 +193,7 @@ class Workers:
             meeting.barrier.abort()
             raise
         results, errors = [], []
-        for get in (partial(work, 0), *(partial(result, future) for future in futures)):
+        for get in (partial(work, 0), *(partial(_result, future) for future in futures)):
             try:
                 results.append(get())
             except BaseException as error:
@@ -197,6 +203,23 @@ class Workers:
             raise next((e for e in errors if not isinstance(e, broken)), errors[0])
         return results
 
+    def _product(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a @ b. One of large matrices is cut along the longer side of the result, in a part for each thread."""
+        if a.ndim != 2 or b.ndim != 2 or a.size * b.shape[1] < self.threads * MIN_MACS_PER_SHARD:
+            return np.matmul(a, b, out=out)
+        rows, columns = len(a), b.shape[1]
+        y = np.empty((rows, columns), np.result_type(a, b)) if out is None else out
+        if rows > columns:
+            (own, *others) = [(a[part], b, y[part]) for part in split(rows, self.threads)]
+        else:
+            (own, *others) = [(a, b[:, part], y[:, part]) for part in split(columns, self.threads)]
+        futures = [self.pool.submit(_matmul, *part) for part in others]
+        try:
+            np.matmul(*own)
+        finally:  # nobody writes into y any more once it is given back
+            for future in futures:
+                _result(future)
+        return y
 
     # ---- the other processes ---------------------------------------------------------------------------------------
 
@@ -281,6 +304,11 @@ class Workers:
                 place += share
         flat = self._all_reduce(flat)
         return {key: [place] for key, place in zip(grads, _places(flat, grads), strict=True)}
+
+
+def _result(future: Future) -> Any:
+    with stage("waiting for threads"):
+        return future.result()
 
 
 def _places(flat: Array, grads: dict[Any, list[Array]]) -> list[Array]:
