@@ -27,7 +27,7 @@ from minicnn.training.shards import Workers, split
 
 # What the largest activation of a piece may take. Smaller pieces would stay in a nearer cache, but every layer has work
 # to do that does not depend on their size.
-PIECE_BYTES = 1 << 22
+PIECE_BYTES = 1 << 23
 # And of a group of pieces, that meets the dense layers together.
 GROUP_BYTES = 1 << 26
 
