@@ -27,7 +27,7 @@ from minicnn.layers import (
 from minicnn.layers.fused_gpu import GpuChain
 from minicnn.layers.walk import PLAIN, backward, forward, new_contexts
 from minicnn.models import Model, Sequential
-from minicnn.training.plan import training_plan, without_plan
+from minicnn.training.plan import plan_of_step, training_plan, without_plan
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +146,17 @@ def test_the_comparison_finds_faults(gpu, fault, monkeypatch):
     model = Sequential([Input((9, 8, 4)), *ORDERS["relu, dropout"], Flatten(), Dense(3)])
     with pytest.raises(AssertionError):
         close(*compared(model, gpu, np.float64), 1e-9)
+
+
+def test_the_plan_is_kept_from_step_to_step_until_the_model_moves(gpu):
+    model = Sequential([Input((8, 8, 3)), Conv2D(4, 3), ReLU(), Flatten(), Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    first = plan_of_step(model, PLAIN)
+    assert sum(isinstance(node.layer, GpuChain) for node in first.nodes) == 1
+    model.fit(random((6, 8, 8, 3), 1), np.arange(6) % 3, batch_size=2, verbose=0)
+    assert plan_of_step(model, PLAIN) is first
+    model.to("cpu")
+    assert not any(isinstance(node.layer, GpuChain) for node in plan_of_step(model, PLAIN).nodes)
+    model.layers[0].trainable = False
+    model.to("gpu")
+    assert not any(isinstance(node.layer, GpuChain) for node in plan_of_step(model, PLAIN).nodes)

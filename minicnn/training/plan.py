@@ -79,16 +79,14 @@ def plan_of_step(model: Any, see: Observer) -> Planned:
     A network of small dense layers would pay a thirtieth of its step for a new one. It is made of the nodes and of
     their layers' attributes, both of which count their changes.
     """
-    nodes, made_for = model.nodes, (Layer.settings, _wanted, see is PLAIN)
-    if model.device != "cpu":
-        return training_plan(nodes, see, model.device)
+    nodes, made_for = model.nodes, (Layer.settings, _wanted, see is PLAIN, model.device)
     kept = _of_steps.get(model)
     if kept is None or kept[0] is not nodes or kept[1] != made_for:
-        kept = _of_steps[model] = nodes, made_for, training_plan(nodes, see, "cpu")
+        kept = _of_steps[model] = nodes, made_for, training_plan(nodes, see, model.device)
     return kept[2]
 
 
-_of_steps: WeakKeyDictionary[Any, tuple[Nodes, tuple[int, bool, bool], Planned]] = WeakKeyDictionary()
+_of_steps: WeakKeyDictionary[Any, tuple[Nodes, tuple[int, bool, bool, str], Planned]] = WeakKeyDictionary()
 
 
 class Planned:

@@ -18,6 +18,7 @@ from minicnn.backend import Array
 
 HERE = Path(__file__).parent
 BLOCK = 256  # threads in a block, where a kernel does not ask for another number
+MAX_CAST = 100  # sets of numbers that a kernel remembers
 MAX_BLOCKS = 8192  # enough to fill the largest GPU several times; each thread then takes several numbers
 
 _C_NAMES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint8): "unsigned char",
@@ -30,14 +31,30 @@ class Kernel:
 
     def __init__(self, raw: Any, read_head: Callable[[], list[Callable[[Any], Any]]]):
         self.raw, self._read_head = raw, read_head
+        self._cast: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # numbers as they come -> as the kernel reads them
 
     @functools.cached_property
     def casts(self) -> list[Callable[[Any], Any]]:
         return self._read_head()
 
+    @functools.cached_property
+    def _first_number(self) -> int:
+        """The place behind the last array: from there on all arguments are numbers."""
+        return max((k + 1 for k, cast in enumerate(self.casts) if cast is _address), default=0)
+
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
-        """Start gridDim × blockDim threads. Does not wait for them. Numbers may be Python's or NumPy's of any type."""
-        self.raw(grid, block, tuple(cast(arg) for cast, arg in zip(self.casts, args, strict=True)))
+        """Start gridDim × blockDim threads. Does not wait for them. Numbers may be Python's or NumPy's of any type.
+
+        Most numbers are sizes, the same in every step: they are cast once.
+        """
+        behind = self._first_number
+        numbers = args[behind:]
+        cast = self._cast.get(numbers)
+        if cast is None:
+            if len(self._cast) >= MAX_CAST:
+                self._cast.clear()
+            cast = self._cast[numbers] = _cast(self.casts[behind:], numbers)
+        self.raw(grid, block, _cast(self.casts[:behind], args[:behind]) + cast)
 
     def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), max_blocks: int = MAX_BLOCKS) -> None:
         """Start a kernel that loops by FOR_EACH: args, the count, and what comes after it."""
@@ -72,6 +89,10 @@ def _casts(text: str, name: str, dtype: np.dtype, small: bool) -> list[Callable[
     for macro, meaning in re.findall(r"#define (\w+) (\w+ .*,.*)\n", text):
         arguments = arguments.replace(macro, meaning)
     return [_address if "*" in argument else types[argument.split()[0]] for argument in arguments.split(",")]
+
+
+def _cast(casts: list[Callable[[Any], Any]], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple([cast(arg) for cast, arg in zip(casts, args, strict=True)])
 
 
 def _address(array: Array | None) -> Any:
