@@ -5,6 +5,8 @@ So it uses only what every version has: layers in a row, compile, fit and predic
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import workloads
 from protocol import arguments, work
@@ -62,4 +64,5 @@ class Side:
 if __name__ == "__main__":
     args = arguments()
     minicnn.set_num_threads(args.threads)
-    work(Side, args)
+    with getattr(minicnn, "keep_memory", nullcontext)():  # as worker_minicnn.py; older versions do not have it
+        work(Side, args)

@@ -1,6 +1,7 @@
 """One side of benchmarks/models.py: minicnn. See protocol.py.
 
 Training goes through `fit`, with shuffling, checks and the accuracy; forward through `predict`: what a user calls.
+A call of `fit` has a few steps here, and thousands elsewhere: what it does for the memory, it does not undo after each.
 variant: tf32, which only a GPU knows, or nothing.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -146,4 +148,6 @@ class Side:
 if __name__ == "__main__":
     args = arguments()
     minicnn.set_num_threads(args.threads)
-    work(Side, args)
+    training = any(workloads.WORKLOADS[name].mode == "train" for name in args.workloads)
+    with minicnn.keep_memory() if training else nullcontext():
+        work(Side, args)

@@ -131,7 +131,7 @@ WORKLOADS = {
         "A: dense 128, train, batch 32, through fit",
         (FLATTEN, Op("dense", 128, "relu"), Op("dense", 10)), (28, 28, 1), 10, "train", 32, 200, 0.75,
     ),
-    "cifar": Workload("B: CIFAR-10 CNN, train, batch 64", CIFAR, SHAPE, 10, "train", 64, 4, 0.55, gpu_goal=1.0),
+    "cifar": Workload("B: CIFAR-10 CNN, train, batch 64", CIFAR, SHAPE, 10, "train", 64, 8, 0.55, gpu_goal=1.0),
     "cifar_512": Workload(
         "B: CIFAR-10 CNN, train, batch 512", CIFAR, SHAPE, 10, "train", 512, 2, goal=None, gpu_goal=1.30
     ),
@@ -143,16 +143,16 @@ WORKLOADS = {
         (3072,), 3, "train", 32, 40, 0.85, "sgd",
     ),
     "small_vgg": Workload(
-        "C2: SmallVGGNet 64×64, train, batch 32", _small_vgg(3), (64, 64, 3), 3, "train", 32, 3, 0.68, "sgd", 1.0
+        "C2: SmallVGGNet 64×64, train, batch 32", _small_vgg(3), (64, 64, 3), 3, "train", 32, 6, 0.68, "sgd", 1.0
     ),
     "dense_800": Workload(
         "D: dense 800, train, batch 200",
         (Op("dense", 800, "relu"), Op("dense", 10)), (784,), 10, "train", 200, 40, 0.95,
     ),
     "vgg16": Workload("E: VGG16 without top, 32×32, forward, batch 32", _vgg16(), SHAPE, None, "forward", 32, 3, 0.60),
-    "resnet20": Workload("F: ResNet-20, train, batch 128", _resnet20(), SHAPE, 10, "train", 128, 2, 0.80, "sgd", 1.0),
+    "resnet20": Workload("F: ResNet-20, train, batch 128", _resnet20(), SHAPE, 10, "train", 128, 4, 0.80, "sgd", 1.0),
     "fast": Workload(
-        "G: fast CIFAR-10 network, train, batch 500", _fast(), SHAPE, 10, "train", 500, 1, 0.80, "sgd", 1.0
+        "G: fast CIFAR-10 network, train, batch 500", _fast(), SHAPE, 10, "train", 500, 2, 0.80, "sgd", 1.0
     ),
 }  # fmt: skip
 
