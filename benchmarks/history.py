@@ -94,6 +94,12 @@ CHANGES = [
         ("cifar", "cifar_forward_256"),
     ),
     Change(
+        "Two threads: larger pieces, a heap for each thread",
+        "threads: larger pieces, a heap for each, products shared",
+        ("simple", "cifar", "small_vgg", "dense_800", "fast"),
+    ),
+    Change("Prediction takes pieces of 8 MB", "prediction in pieces of 8 MB", ("cifar_forward_256", "vgg16")),
+    Change(
         "",
         "all together",
         tuple(workloads.names_in_a_row()),
