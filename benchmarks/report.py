@@ -36,7 +36,7 @@ def sections() -> dict[str, list[str]]:
             f"and models {imports['minicnn.models']:.2f} times.",
             *_history(),
         ],
-        "docs/cifar10-94.md": [*_ladder(), "", *_five_steps(load("five_steps"))],
+        "docs/cifar10-94.md": [*_ladder(), *_fast_step(load("models")), "", *_five_steps(load("five_steps"))],
         "docs/long-runs.md": [_long_runs(load("faults"), load("soak"))],
     }
 
@@ -44,8 +44,8 @@ def sections() -> dict[str, list[str]]:
 # Recorded runs of the examples: the files' names in results/, what they measure, and what others measured with the same
 # recipe: the document that it comes from (one run each), and Keras 3.15 on the files that the records were made with.
 RUNS = [
-    ("cifar10", "CIFAR-10 CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
-    ("cifar10_augment", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
+    ("cifar10,cifar10_[0-9]", "CIFAR-10 CNN, 25 epochs", "test_accuracy", "0.830", "0.823 (seed 21)"),
+    ("cifar10_augment,cifar10_augment_[0-9]", "the same, images mirrored and shifted", "test_accuracy", "–", "–"),
     ("cifar10_resnet20", "CIFAR-10, ResNet-20, 15 epochs, mirrored and shifted", "test_accuracy", "–", "–"),
     ("cifar10_fast_[0-9]", "CIFAR-10, fast network, 8 epochs, six views", "test_accuracy", "–", "–"),
     ("ladder_muon_*", "CIFAR-10, fast network, 20,000 images seen once", "test_accuracy", "–", "–"),
@@ -103,7 +103,9 @@ RUNGS = [  # of examples/cifar10_fast.py: one epoch of 20,000 images, batches of
 
 
 def _runs(pattern: str) -> list[dict[str, Any]]:
-    return [load(path.stem) for path in sorted((HERE / "results").glob(f"{pattern}.json"))]
+    """The records with these names; of several patterns, with a comma between."""
+    paths = (path for name in pattern.split(",") for path in sorted((HERE / "results").glob(f"{name}.json")))
+    return [load(path.stem) for path in paths]
 
 
 def _ladder() -> list[str]:
@@ -130,6 +132,21 @@ def _ladder() -> list[str]:
         "",
         f"{' and '.join(processors)}, {' or '.join(map(str, threads))} of 2 cores, while the machine was busy with "
         "other work.",
+    ]
+
+
+def _fast_step(models: dict[str, Any]) -> list[str]:
+    """A step of the same network in all frameworks."""
+    run = models["workloads"].get("fast")
+    if run is None:
+        return []
+    sides = (("minicnn", "minicnn"), ("torch", "PyTorch"), ("tensorflow", "TensorFlow"))
+    times = ((title, fastest(run, side)) for side, title in sides)
+    told = ", ".join(f"{title} {ms:.0f} ms" for title, ms in times if ms is not None)
+    return [
+        "",
+        f"A training step of {run['batch']} images on {run['threads']} threads, each framework in its fastest setting: "
+        f"{told} ({models['hardware']['processor']}).",
     ]
 
 
@@ -248,7 +265,8 @@ def draw() -> None:
     canvas, ax = plots.figure(7, 4)
     grey, brown, orange = plots.PEERS[::-1]
     curves = [
-        ("cifar10", "the documents' CNN", grey), ("cifar10_augment", "the same, mirrored and shifted", brown),
+        ("cifar10,cifar10_[0-9]", "the documents' CNN", grey),
+        ("cifar10_augment,cifar10_augment_[0-9]", "the same, mirrored and shifted", brown),
         ("cifar10_resnet20", "ResNet-20", orange), ("cifar10_fast_[0-9]", "fast network, 8 epochs", plots.OURS),
     ]  # fmt: skip
     for pattern, title, color in curves:
