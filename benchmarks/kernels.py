@@ -185,7 +185,10 @@ def algorithm_table(compared: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-COLORS = {"im2col": "#1565c0", "shifted": "#2e7d32", "winograd": "#c62828", "fft": "#ef8e3b", "loops": "#b0b0b0"}
+COLORS = {
+    "im2col": "#1565c0", "shifted": "#2e7d32", "winograd": "#c62828", "fft": "#ef8e3b", "implicit": "#6a1b9a",
+    "loops": "#b0b0b0",
+}  # fmt: skip
 MARKS = {"forward": "o", "dw": "s", "dx+dw": "D"}
 
 

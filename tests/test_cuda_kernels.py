@@ -37,7 +37,7 @@ from helpers import (
 from minicnn import kernels, optimizers
 from minicnn.constraints import MaxNorm
 from minicnn.kernels import cuda, reference
-from minicnn.kernels.cuda import launch
+from minicnn.kernels.cuda import convolution, launch
 from minicnn.kernels.sums import column_sums
 from minicnn.layers import Conv2D, Dense
 from minicnn.layers.base import Context
@@ -273,7 +273,7 @@ def test_a_rule_of_ones_own_is_not_replaced(cupy):
 
 # ---- numbers of any type ---------------------------------------------------------------------------------------------
 
-FILES = ["windows", "elementwise", "norm", "softmax", "step"]
+FILES = ["windows", "convolution", "elementwise", "norm", "softmax", "step"]
 
 
 @needs_compiler
@@ -641,8 +641,41 @@ def apart_check():
     check_maxpool2d(on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward), x, 2)
 
 
+# More pixels and channels than a block has rows and columns; sums that are no multiple of DEPTH, and of several shares;
+# windows that overlap, with a border, and such that leave pixels out.
+IMPLICIT = [
+    ((1, 9, 8, 5), (3, 3), 66, {"padding": "same"}),
+    ((2, 6, 7, 3), (3, 2), 5, {"padding": ((2, 0), (1, 3)), "stride": (2, 3), "dilation": (1, 2)}),
+    ((2, 6, 7, 3), (1, 2), 5, {"stride": (3, 2)}),
+]
+
+
+def implicit_check(dtype=np.float32):
+    shares, convolution.PIXELS_A_SHARE = convolution.PIXELS_A_SHARE, 20
+    try:
+        for shape, size, c_out, geometry in IMPLICIT:
+            x, w, b = random(shape, 1, dtype), random((*size, shape[3], c_out), 2, dtype), random((c_out,), 3, dtype)
+            if geometry.get("stride") == (3, 2):
+                x[:, 1] = np.inf  # what no window sees must not become 0 * inf
+            for bias in b, None:
+                y = on_gpu(kernels.conv2d_forward)(x, w, bias, **geometry, algorithm="implicit")
+                assert_same(y, kernels.conv2d_forward(x, w, bias, **geometry), 1e-5)
+            dy = random(y.shape, 4, dtype)
+            found = on_gpu(kernels.conv2d_backward)(dy, x, w, **geometry, algorithm="implicit")
+            for a, b in zip(found, kernels.conv2d_backward(dy, x, w, **geometry), strict=True):
+                assert_same(a, b, 1e-5)
+            dy[0, 0, 0, 0] = np.inf  # nor may what came from no window
+            dx = on_gpu(kernels.conv2d_backward)(dy, x, w, **geometry, algorithm="implicit")[0]
+            with np.errstate(all="ignore"):
+                expected = kernels.conv2d_backward(dy, x, w, **geometry)[0]
+            np.testing.assert_array_equal(np.isfinite(dx), np.isfinite(expected))
+    finally:
+        convolution.PIXELS_A_SHARE = shares
+
+
 CHECKS = {
     **dict.fromkeys(["im2col", "col2im"], conv_check),
+    **dict.fromkeys(["conv_forward", "conv_input_gradient", "conv_kernel_gradient"], implicit_check),
     **dict.fromkeys(["maxpool_forward", "maxpool_backward"], pool_check),
     "maxpool_backward_apart": apart_check,
     **dict.fromkeys(["relu_forward", "relu_backward", "bias_relu"], relu_check),
@@ -660,7 +693,7 @@ LESS = {
     "k < BLOCKS;": "k < BLOCKS - 1;",
     "FOR_EACH_ROW(r)": "FOR_EACH_ROW(r) if (r + 1 < ROWS)", "r < ROWS; r += step": "r + 1 < ROWS; r += step",
     "k < K;": "k < K - 1;", "i < part.end;": "i + 1 < part.end;", "kh < KH;": "kh < KH - 1;",
-    "kw < KW;": "kw < KW - 1;",
+    "kw < KW;": "kw < KW - 1;", "), PIXELS,": "), PIXELS - 1,", "), ROWS,": "), ROWS - 1,",
 }  # fmt: skip
 
 
@@ -704,6 +737,60 @@ def test_a_mutant_is_caught(cupy, name, text, mutant, monkeypatch):
     with pytest.raises(AssertionError) as caught:
         CHECKS[name]()
     assert any(changed) and ": error: " not in str(caught.value), "the mutant was not even compiled"
+
+
+# Of what the three products share, and of how they find their numbers.
+IN_PRODUCTS = [
+    ("d < DEPTH; d++", "d < DEPTH - 1; d++"),
+    ("k < end; k += DEPTH", "k < end; k += DEPTH + 1"),
+    ("__syncthreads();  // all threads of the block have written", ""),
+    ("__syncthreads();  // all have read", "// "),
+    ("first_row + my_row<Left>(i)", "blockIdx.y * SIDE + my_row<Left>(i)"),
+    ("right.row(first_column + ", "right.row("),
+    ("n < COLUMNS) result", "n < COLUMNS - 1) result"),
+    ("bias ? bias[n] : Real(0)", "Real(0)"),
+    ("tap < KH * KW ? tap / KW * DH : -NOWHERE", "tap / KW * DH"),
+    ("tap < KH * KW ? tap / KW * DH : NOWHERE", "tap / KW * DH"),
+    ("m < PIXELS ? oh * SH - TOP", "true ? oh * SH - TOP"),
+    ("m < PIXELS ? h + TOP", "true ? h + TOP"),
+    ("m / W / H * OH * OW", "m / W / H * H * W"),
+    ("oh * SH == h && ", ""),
+    ("ow * SW == w && ", ""),
+    ("0 <= h && h < H && 0 <= w && w < W", "h < H && 0 <= w && w < W"),
+    ("i < ROWS ? i * COLUMNS : -1", "i * COLUMNS"),
+    ("k < COLUMNS ? k : -1", "k"),
+    ("c < C ? (int)c * C_OUT : -1", "(int)c * C_OUT"),
+    ("k < TAPS * C_OUT ? ", "true ? "),
+    ("begin = blockIdx.z * SHARE", "begin = 0"),
+    ("write(partial, blockIdx.z * ROWS * C_OUT", "write(partial, 0"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("old", "new"), IN_PRODUCTS, ids=[f"{old} -> {new}" for old, new in IN_PRODUCTS])
+def test_a_mutant_of_the_products_is_caught(cupy, old, new, monkeypatch):
+    whole = launch.source
+    assert whole("convolution", np.float32).count(old) == 1
+    monkeypatch.setattr(launch, "source", lambda *args: whole(*args).replace(old, new))
+    with pytest.raises(AssertionError) as caught:
+        implicit_check()
+    assert ": error: " not in str(caught.value), "the mutant was not even compiled"
+
+
+@needs_compiler
+def test_products_do_not_depend_on_the_order_of_the_threads(cupy):
+    implicit_check(np.float64)
+    with cuda_on_cpu.backwards():
+        implicit_check()
+
+
+@needs_compiler
+def test_a_convolution_without_images_starts_nothing(cupy):
+    x, w = cupy.zeros((0, 5, 4, 2), np.float32), cupy.asarray(random((3, 3, 2, 7), 1, np.float32))
+    y = kernels.conv2d_forward(x, w, algorithm="implicit")
+    dx, dw, _ = kernels.conv2d_backward(y, x, w, algorithm="implicit")
+    assert y.shape == (0, 3, 2, 7) and dx.shape == x.shape
+    np.testing.assert_array_equal(dw.get(), np.zeros(w.shape))
 
 
 # ---- the harness itself ----------------------------------------------------------------------------------------------
@@ -790,4 +877,4 @@ def test_the_sources_stand_alone():
     """NVRTC has no headers of the host; CuPy writes the text down in the encoding of the machine."""
     for path in launch.HERE.glob("*.cu"):
         assert "#include" not in path.read_text(encoding="ascii")
-    assert len(list(launch.HERE.glob("*.cu"))) == 6
+    assert {path.stem for path in launch.HERE.glob("*.cu")} == {"common", *FILES}

@@ -7,12 +7,12 @@ import pytest
 from helpers import assert_adjoint, assert_same, check_conv2d, noncontiguous, random
 from test_kernels_conv import CASES, arrays
 
-from minicnn.backend import current_device
+from minicnn.backend import current_device, serves
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.kernels import conv2d_backward, conv2d_forward, conv_im2col, conv_winograd
 from minicnn.kernels.conv_choice import ALGORITHMS, WINOGRAD_CHANNELS, choose
 from minicnn.kernels.geometry import Windows
-from minicnn.layers import Conv2D, Flatten, Input
+from minicnn.layers import Conv2D, Dense, Flatten, Input, ReLU
 from minicnn.models import Sequential
 
 # Beyond the common grid: sizes that neither tile of Winograd divides, and a border wider than 1.
@@ -31,6 +31,16 @@ def windows(x, w, geometry):
     return Windows.of(x.shape, w.shape[:2], **{"stride": 1, "padding": "valid", **geometry})
 
 
+def refuses_here(algorithm):
+    """A word of the error where this algorithm does not compute on the device of the test at all, else None."""
+    here = current_device()
+    if algorithm == "loops" and here != "cpu":
+        return "plain Python"
+    if algorithm == "implicit" and (here == "cpu" or not serves(here.xp.zeros(1))):
+        return "NVIDIA"
+    return None
+
+
 def on_grid(cases):
     return pytest.mark.parametrize(
         ("shape", "kernel", "geometry"), cases, ids=[f"{case}".replace(" ", "") for case in cases]
@@ -38,13 +48,13 @@ def on_grid(cases):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("algorithm", ["auto", "shifted", "winograd", "fft", "loops"])
+@pytest.mark.parametrize("algorithm", ["auto", "shifted", "winograd", "fft", "implicit", "loops"])
 @on_grid(CASES)
 def test_every_algorithm_is_the_convolution(shape, kernel, geometry, algorithm, dtype):
     x, w, b = arrays(shape, kernel, dtype)
     by = {"algorithm": algorithm}
-    if algorithm == "loops" and current_device() != "cpu":
-        with pytest.raises(InputError, match="plain Python"):
+    if refuses_here(algorithm):
+        with pytest.raises(InputError, match=refuses_here(algorithm)):
             conv2d_forward(x, w, b, **geometry, **by)
         return
     if algorithm != "auto" and not ALGORITHMS[algorithm].can(windows(x, w, geometry)):
@@ -130,7 +140,7 @@ def test_a_wrong_number_in_a_winograd_matrix_is_rejected(m, which, monkeypatch):
 def test_results_are_fresh_arrays_and_not_scratch_memory():
     x, w = random((2, 8, 8, 2), 1), random((3, 3, 2, 3), 2)
     for name, by in ALGORITHMS.items():
-        if name == "loops" and current_device() != "cpu":
+        if refuses_here(name):
             continue
         how = windows(x, w, {"padding": "same"})
         y = by.forward(x, w, None, how)
@@ -163,7 +173,9 @@ def test_the_layer_and_the_model_take_an_algorithm():
     first, second = model.layers[:2]
     assert first.algorithm == "auto" and second.get_config()["algorithm"] == "shifted"
     expected = model.predict(x, verbose=0)
-    for name in ("im2col", "winograd", "fft", "shifted", *(["loops"] if model.device == "cpu" else []), "auto"):
+    for name in ("im2col", "winograd", "fft", "shifted", "implicit", "loops", "auto"):
+        if refuses_here(name):
+            continue
         model.set_algorithm(name)
         assert first.algorithm == name
         assert second.algorithm == ("auto" if name == "winograd" else name)  # a kernel of 2×2
@@ -179,6 +191,22 @@ def test_what_cannot_be_is_refused_when_the_model_is_built():
         Sequential([Input((8, 8, 3)), Conv2D(4, 3, strides=2, algorithm="winograd")])
     with pytest.raises(InputError, match="not been built"):
         Sequential([Conv2D(4, 3)]).set_algorithm("im2col")
+
+
+@pytest.mark.cpu
+def test_a_kernel_for_a_gpu_is_refused_on_the_cpu():
+    """Whether alone or in a plan, in training or prediction: before a weight has changed."""
+    model = Sequential([Input((8, 8, 3)), Conv2D(4, 3, algorithm="implicit"), ReLU(), Flatten(), Dense(2)])
+    model.compile("sgd", "mse")
+    x, before = random((4, 8, 8, 3), 1, np.float32), model.get_weights()
+    for use in (lambda: model.fit(x, np.zeros((4, 2)), verbose=0), lambda: model.predict(x, verbose=0)):
+        with pytest.raises(InputError, match="the algorithm 'implicit' is a kernel for NVIDIA's GPUs") as error:
+            use()
+        assert all(part in str(error.value) for part in ("Expected: ", "float32 on the CPU.", 'set_algorithm("auto")'))
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.set_algorithm("auto")
+    model.predict(x, verbose=0)
 
 
 def test_the_same_bytes_from_two_threads():

@@ -80,6 +80,7 @@ ORDERS = {
     "relu, pooling, dropout": [Conv2D(3, 3, padding="same"), Activation("relu"), MaxPooling2D(2), Dropout(0.5)],
     "pooling, relu": [Conv2D(5, (2, 3), strides=2), MaxPooling2D(2, 1, "same"), ReLU()],
     "the activation inside": [Conv2D(4, 3, activation="relu"), MaxPooling2D(3, 2), Dropout(0.25, seed=7)],
+    "without cols": [Conv2D(4, 3, algorithm="implicit"), MaxPooling2D(2), ReLU(), Dropout(0.3)],
     "no bias": [Conv2D(4, 3, use_bias=False), ReLU(), Dropout(0.3)],
     "no bias, no dropout": [Conv2D(4, 3, use_bias=False, activation="relu")],
     "a rate of 0": [Conv2D(4, 3), ReLU(), Dropout(0)],

@@ -15,6 +15,7 @@ rounding.
     "shifted"   a matrix product for each element of the kernel (conv_shifted.py): the fewest lines
     "winograd"  3×3 kernels with a quarter of the multiplications (conv_winograd.py)
     "fft"       large kernels by way of the frequencies (conv_fft.py)
+    "implicit"  im2col's product without its columns, on a GPU (conv_implicit.py)
     "loops"     the definition, number by number (reference.py): slow
     "auto"      the fastest for this shape, as measured (conv_choice.py)
 

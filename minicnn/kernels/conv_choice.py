@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicnn.backend import Array, xp_of
+from minicnn.backend import Array, serves, xp_of
 from minicnn.errors import InputError, unknown_name
-from minicnn.kernels import conv_fft, conv_im2col, conv_shifted, conv_winograd, reference
+from minicnn.kernels import conv_fft, conv_im2col, conv_implicit, conv_shifted, conv_winograd, reference
 from minicnn.kernels.geometry import Windows
 from minicnn.kernels.im2col import COLS_BYTES
 
@@ -19,12 +19,14 @@ class Algorithm(NamedTuple):
     """A way to compute a convolution and its gradients, and which windows it can compute.
 
     kernel: the same for a batch that comes a few images at a time (w, b, windows, keep); see `InPieces`.
+    only: "cpu" or "gpu", where it computes nowhere else.
     """
 
     forward: Callable[[Array, Array, Array | None, Windows], Array]  # (x, w, b, windows) -> y
     backward: Callable[[Array, Array, Array, Windows, bool], tuple[Array | None, Array]]  # (dy, x, w, …) -> (dx, dw)
     can: Callable[[Windows], bool] = lambda windows: True
     kernel: Callable[..., Any] | None = None
+    only: str = ""
 
     def in_pieces(self, w: Array, b: Array | None, windows: Windows, keep: bool = False) -> Any:
         return InPieces(self, w, b, windows) if self.kernel is None else self.kernel(w, b, windows, keep=keep)
@@ -83,7 +85,8 @@ ALGORITHMS = {
         conv_winograd.forward, conv_winograd.backward, conv_winograd.can, conv_winograd.Kernel
     ),
     "fft": Algorithm(conv_fft.forward, conv_fft.backward),
-    "loops": Algorithm(_loops_forward, _loops_backward),
+    "implicit": Algorithm(conv_implicit.forward, conv_implicit.backward, only="gpu"),
+    "loops": Algorithm(_loops_forward, _loops_backward, only="cpu"),
 }
 
 
@@ -104,6 +107,23 @@ def check_can(name: str, windows: Windows, where: str = "conv2d") -> None:
         )  # fmt: skip
 
 
+def check_here(name: str, x: Array) -> None:
+    """InputError unless the algorithm `name` computes where x is."""
+    only = ALGORITHMS[name].only
+    if only == "cpu" and xp_of(x) is not np:
+        raise InputError(
+            "conv2d", f"the algorithm {name!r} runs in plain Python.", "an array on the CPU.", "one on the GPU.",
+            'use algorithm="im2col" there.',
+        )  # fmt: skip
+    if only == "gpu" and not serves(x):
+        where = "the CPU" if xp_of(x) is np else "another GPU, or of half precision"
+        raise InputError(
+            "conv2d", f"the algorithm {name!r} is a kernel for NVIDIA's GPUs.",
+            "an array of float32 or float64 on such a GPU.", f"{x.dtype} on {where}.",
+            'use algorithm="im2col" here, model.set_algorithm("auto") for all layers, or model.to("gpu") first.',
+        )  # fmt: skip
+
+
 def algorithm_for(name: str, x: Array, c_out: int, windows: Windows, kept: bool = False) -> Algorithm:
     """The algorithm of this name, for an input x (N, H, W, C_in). Raises InputError where it cannot do this.
 
@@ -112,11 +132,7 @@ def algorithm_for(name: str, x: Array, c_out: int, windows: Windows, kept: bool 
     if name == "auto":
         return ALGORITHMS[choose(len(x), x.shape[3], c_out, windows, kept)[0] if xp_of(x) is np else "im2col"]
     check_can(name, windows)
-    if name == "loops" and xp_of(x) is not np:
-        raise InputError(
-            "conv2d", 'the algorithm "loops" runs in plain Python.', "an array on the CPU.", "one on the GPU.",
-            'use algorithm="im2col" there.',
-        )  # fmt: skip
+    check_here(name, x)
     return ALGORITHMS[name]
 
 

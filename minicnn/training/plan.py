@@ -301,7 +301,7 @@ def _may_join(layer: Any, training: bool) -> bool:
 
 
 def _is_conv(layer: Any = None) -> bool:
-    return type(layer) is Conv2D and layer.groups == 1 and layer.algorithm in ("auto", "im2col", "winograd")
+    return type(layer) is Conv2D and layer.groups == 1 and layer.algorithm in ("auto", "im2col", "winograd", "implicit")
 
 
 def _is_pool(layer: Any = None) -> bool:

@@ -1,14 +1,16 @@
 """Our own kernels for NVIDIA GPUs, where CuPy's array operations would pass over the memory too often.
 
-The `.cu` files are the lesson: common.cu first, then windows.cu (im2col, col2im, max pooling), elementwise.cu (ReLU,
-GELU, dropout), norm.cu, softmax.cu and step.cu (the optimizer). Beside each stands a `.py` that starts it.
-Matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this size beats it.
+The `.cu` files are the lesson: common.cu first, then windows.cu (im2col, col2im, max pooling), convolution.cu (how a
+matrix product is computed, and a convolution by it), elementwise.cu (ReLU, GELU, dropout), norm.cu, softmax.cu and
+step.cu (the optimizer). Beside each stands a `.py` that starts it.
+All other matrix products are left to cuBLAS, NVIDIA's library (`matmul`): nothing of this size beats it.
 
 A kernel that has a variant here says so above its name: `@cuda.on_gpu(cuda.im2col)`. Given CuPy arrays, the variant of
 the same arguments computes in its place. Tests run the same sources on the CPU.
 """
 
 from minicnn.backend import on_gpu, serves
+from minicnn.kernels.cuda.convolution import conv_forward, conv_input_gradient, conv_kernel_gradient
 from minicnn.kernels.cuda.elementwise import (
     Mask,
     bias_relu,
@@ -51,6 +53,9 @@ __all__ = [
     "bias_relu_dropout",
     "col2im",
     "column_sums",
+    "conv_forward",
+    "conv_input_gradient",
+    "conv_kernel_gradient",
     "dropout_forward",
     "fused_step",
     "gelu_backward",

@@ -44,7 +44,7 @@ def _rows(x: Array, windows: Windows) -> Array:
     pack = packs(x)
     channels = c // 4 if pack else c
     kernel = kernel_for(xp, "windows", "im2col", x.dtype, max(x.size, cols.size), pack)
-    kernel.for_each(rows * channels, cols, x, after=_geometry(windows, channels))
+    kernel.for_each(rows * channels, cols, x, after=window_arguments(windows, channels))
     return cols
 
 
@@ -64,7 +64,7 @@ def col2im(
     pack = packs(dx) and packs(cols)
     channels = c // 4 if pack else c
     kernel = kernel_for(xp, "windows", "col2im", cols.dtype, max(dx.size, cols.size), pack)
-    kernel.for_each(dx.size // c * channels, dx, cols, after=_geometry(windows, channels))
+    kernel.for_each(dx.size // c * channels, dx, cols, after=window_arguments(windows, channels))
     return dx
 
 
@@ -78,7 +78,7 @@ def maxpool2d_forward(
     dtype = np.min_scalar_type(windows.kernel[0] * windows.kernel[1])
     winner = xp.empty(y.shape, dtype) if winners else None
     kernel = kernel_for(xp, "windows", "maxpool_forward", x.dtype, max(x.size, y.size), winner=dtype)
-    kernel.for_each(y.size, y, winner, x, float("inf"), after=_geometry(windows, x.shape[3]))
+    kernel.for_each(y.size, y, winner, x, float("inf"), after=window_arguments(windows, x.shape[3]))
     return y, winner
 
 
@@ -92,14 +92,14 @@ def maxpool2d_backward(
 ) -> Array:
     """dx (N, H, W, C) = input_shape from dy and winner (N, OH, OW, C)."""
     xp, windows = xp_of(dy), Windows.of(input_shape, pool_size, stride, padding)
-    dy, winner, geometry = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner), _geometry(windows, input_shape[3])
+    dy, winner = xp.ascontiguousarray(dy), xp.ascontiguousarray(winner)
     axes = tuple(zip(windows.kernel, windows.stride, windows.out, windows.image, windows.pads, strict=True))
     apart = all(k <= s for k, s, *_ in axes)
     covered = all(k == s and n * k - lo >= size for k, s, n, size, (lo, _) in axes)
     dx = (xp.empty if covered or not apart else xp.zeros)(input_shape, dy.dtype)
     name = "maxpool_backward_apart" if apart else "maxpool_backward"
     kernel = kernel_for(xp, "windows", name, dy.dtype, max(dx.size, dy.size), winner=winner.dtype)
-    kernel.for_each(dy.size if apart else dx.size, dx, dy, winner, after=geometry)
+    kernel.for_each(dy.size if apart else dx.size, dx, dy, winner, after=window_arguments(windows, input_shape[3]))
     return dx
 
 
@@ -108,7 +108,7 @@ def global_avgpool2d_forward(x: Array) -> Array:
     return x.mean(axis=(1, 2), dtype=np.float64).astype(x.dtype)
 
 
-def _geometry(windows: Windows, channels: int) -> tuple[int, ...]:
+def window_arguments(windows: Windows, channels: int) -> tuple[int, ...]:
     """GEOMETRY of windows.cu."""
     (top, _), (left, _) = windows.pads
     return (*windows.image, channels, *windows.out, *windows.kernel, *windows.stride, *windows.dilation, top, left)
