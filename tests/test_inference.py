@@ -45,6 +45,18 @@ def network():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("norms", [1, 2, 3])
+def test_several_batch_norms_in_a_row_are_all_folded(norms, use_bias):
+    model = model_of(
+        Conv2D(4, 3, use_bias=use_bias), *(BatchNormalization() for _ in range(norms)), Flatten(),
+        Dense(3, use_bias=use_bias), *(BatchNormalization() for _ in range(norms)),
+    )  # fmt: skip
+    assert [type(node.layer) for node in plan(model.nodes)] == [Conv2D, Flatten, Dense]
+    x = random((4, 8, 8, 3), 1, np.float32)
+    np.testing.assert_allclose(model.predict(x, verbose=0), one_by_one(model, x), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("piece_bytes", "group_bytes"), [(1, 1), (1, 3000), (3000, 1 << 26), (1 << 22, 1 << 26)])
 def test_predictions_are_those_of_the_layers_one_by_one(piece_bytes, group_bytes, monkeypatch):
     monkeypatch.setattr(inference, "PIECE_BYTES", piece_bytes)

@@ -176,9 +176,8 @@ def folded(layer: Any, norm: Any) -> Any:
     """One layer for two: norm(x @ w + b) = x @ (w * scale) + (b * scale + shift), for each output."""
     scale, shift = norm.scale_and_shift()
     both = copy(layer)
-    both.params = {"w": layer.params["w"] * scale, "b": shift}
-    if layer.use_bias:
-        both.params["b"] = layer.params["b"] * scale + shift
+    b = layer.params.get("b")  # a layer without one has it once a batch norm was folded into it
+    both.params = {"w": layer.params["w"] * scale, "b": shift if b is None else b * scale + shift}
     return both
 
 
