@@ -332,17 +332,19 @@ def stepped(xp, optimizer):
 @needs_compiler
 def test_numbers_that_were_cast_are_not_taken_for_others(cupy):
     """A kernel remembers what it cast, some of it, and not what it refused."""
-    x = random((8, 3), 1, np.float32)
+    x = np.abs(random((8, 3), 1, np.float32))
     there = cupy.asarray(x)
     for size in [*range(1, launch.MAX_CAST + 20), 3, 24]:
         y = cupy.zeros(24, np.float32)
         kernel = launch.kernel_for(cupy, "elementwise", "relu_forward", np.float32, 3)
         kernel.for_each(min(size, 24), y, there)
         kernel((1,), (24,), y, there, min(size, 24) if size % 2 else np.int64(min(size, 24)))
-        np.testing.assert_array_equal(y.get()[:size], np.maximum(x, 0).ravel()[:size])
+        np.testing.assert_array_equal(y.get()[:size], x.ravel()[:size])
         assert not y.get()[size:].any()
         kernel((1,), (1,), y, there, -size)
         assert len(kernel._cast) <= launch.MAX_CAST
+    y = kernels.batchnorm_forward(there, *[there[0]] * 4, np.asarray(0.5))  # an array without axes cannot be looked up
+    np.testing.assert_array_equal(y.get(), kernels.batchnorm_forward(there, *[there[0]] * 4, 0.5).get())
     for _ in range(2):
         with pytest.raises(OverflowError):
             kernel((1,), (1,), None, None, 2**31)

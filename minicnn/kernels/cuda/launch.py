@@ -48,13 +48,18 @@ class Kernel:
         Most numbers are sizes, the same in every step: they are cast once.
         """
         behind = self._first_number
-        numbers = args[behind:]
-        cast = self._cast.get(numbers)
+        self.raw(grid, block, _cast(self.casts[:behind], args[:behind]) + self._numbers(args[behind:]))
+
+    def _numbers(self, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+        try:
+            cast = self._cast.get(numbers)
+        except TypeError:  # a NumPy array without axes is a number, too, but cannot be looked up
+            return _cast(self.casts[self._first_number :], numbers)
         if cast is None:
             if len(self._cast) >= MAX_CAST:
                 self._cast.clear()
-            cast = self._cast[numbers] = _cast(self.casts[behind:], numbers)
-        self.raw(grid, block, _cast(self.casts[:behind], args[:behind]) + cast)
+            cast = self._cast[numbers] = _cast(self.casts[self._first_number :], numbers)
+        return cast
 
     def for_each(self, count: int, *args: Any, after: tuple[Any, ...] = (), max_blocks: int = MAX_BLOCKS) -> None:
         """Start a kernel that loops by FOR_EACH: args, the count, and what comes after it."""
