@@ -1,6 +1,7 @@
 """The training step by CUDA graphs: captured once for each shape of batch, then replayed. See `set_cuda_graph`.
 
-What is captured is `gradients`; `update` follows after it as an ordinary call, as in `train_step`.
+What is captured is `gradients`, and that the layers get their new running means; the rest of `update` follows after it
+as an ordinary call, as in `train_step`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from minicnn.arguments import in_words
 from minicnn.backend import Array, module_for, xp_of
 from minicnn.constraints import Constraint
 from minicnn.initializers import Initializer
+from minicnn.layers.walk import apply_state
 from minicnn.regularizers import Regularizer
 from minicnn.training.capture import Capture, StepVariable, products_for
 from minicnn.training.profiling import is_running
@@ -123,6 +125,9 @@ class Graph:
         later = StepVariable(self.capture, lambda: self.step), StepVariable(self.capture, lambda: self.seed)
         with self.capture:
             self.shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
+            apply_state(model.nodes, self.shards[0])
+            for ctx in self.shards[0]:
+                ctx.state.clear()  # nothing is left for `update` to copy
             for k, value in enumerate((loss, *metrics)):
                 if xp_of(value) is not xp:
                     raise TypeError(f"the loss or a metric gave {type(value).__name__}, not an array of the GPU")
