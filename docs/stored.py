@@ -63,13 +63,18 @@ def _layers(name: str) -> list[minicnn.layers.Layer]:
 
 
 def executed(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The notebook with the outputs of its cells, run in this namespace from top to bottom."""
+    """The notebook with the outputs of its cells, run in this namespace from top to bottom.
+
+    On one thread: two add in another order, and after some training a ReLU may be at 0 that was not.
+    """
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     count = 0
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             count += 1
+            minicnn.set_num_threads(1)
             printed, value = execute("".join(cell["source"]), namespace)
+            minicnn.set_num_threads(None)
             cell["execution_count"], cell["outputs"] = count, []
             if printed:
                 cell["outputs"].append({"name": "stdout", "output_type": "stream", "text": _lines(printed)})

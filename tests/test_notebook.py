@@ -501,7 +501,7 @@ def assert_alike(received: str, expected: str, where: str = "") -> None:
     """The same words; numbers may differ by what another machine's rounding makes of a training."""
     number = r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
     visible = [re.sub(r"<[^>]*>", " ", text) for text in (received, expected)]
-    words = [" ".join(re.sub(number, "#", text).replace("-", "").split()) for text in visible]
+    words = [" ".join(re.sub(number, "#", text).replace("-", "").split()).replace(" ,", ",") for text in visible]
     assert words[0] == words[1], where
     numbers = [[float(v.replace("−", "-").replace(",", "")) for v in re.findall(number, text)] for text in visible]
     np.testing.assert_allclose(*numbers, rtol=0.1, atol=0.02, err_msg=where)
