@@ -23,13 +23,14 @@ from minicnn import losses, optimizers
 from minicnn.arguments import in_words
 from minicnn.backend import device as device_of
 from minicnn.backend import explained_memory, move, quiet
-from minicnn.errors import InputError
+from minicnn.errors import InputError, shortened
 from minicnn.layers import walk
 from minicnn.layers.base import Layer
 from minicnn.layers.cloning import clone_model
 from minicnn.layers.network import ELSEWHERE, Chain, Network
 from minicnn.layers.symbolic import is_symbolic
 from minicnn.ranks import together
+from minicnn.registry import check_config
 from minicnn.training.checks import check_array, check_input, whole
 
 __all__ = ["Model", "Sequential", "clone_model", "load_model"]
@@ -346,8 +347,19 @@ class Model(Network):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """A new model of this architecture, without the weights. custom_objects: your own layer classes by name."""
-        network = cls.unbuilt(config, custom_objects)
+        """A new model of this architecture, without the weights. custom_objects: your own layer classes by name.
+
+        Raises InputError where config is not what get_config of such a model returns.
+        """
+        check_config(cls.__name__, config)
+        try:
+            network = cls.unbuilt(config, custom_objects)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:  # parts that are missing, or another thing
+            raise InputError(
+                cls.__name__, "this is no configuration of a network.", "what model.get_config() returns.",
+                f"{shortened(repr(config))} ({type(error).__name__}: {error}).",
+                "make it from a model; a saved one is read by minicnn.load_model.",
+            ) from error  # fmt: skip
         network.build_known()
         return network
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,12 +79,12 @@ class Loss(Configured):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss of a batch, or an array of values where reduction is None.
 
-        sample_weight: (N,), or one for each position: what each value is multiplied by. Raises InputError.
+        sample_weight: (N,), one for each position, or one for all: what each value is multiplied by. Raises InputError.
         """
         y_pred = numbers("y_pred", y_pred)
         y_pred = y_pred if y_pred.dtype.kind == "f" else y_pred.astype(np.float32)
         y = prepare_targets(self, numbers("y_true", y_true), y_pred)
-        weights = weights_of_batch(self, y, sample_weight, y_pred.shape[1:])
+        weights = weights_of_batch(self, y, one_for_each(sample_weight, len(y_pred)), y_pred.shape[1:])
         if self.reduction in ("none", None):
             values = self.values(y, y_pred)
             return values if weights is None else values * _over(weights, values)
@@ -216,6 +217,12 @@ def numbers(name: str, value: Any) -> Array:
         what = f"an array of dtype {array.dtype} and shape {array.shape}" if array.ndim else f"{value!r}"
         raise InputError(name, "these are no numbers.", "an array of numbers.", f"{what}.", "pass one for each sample.")
     return array
+
+
+def one_for_each(sample_weight: Any, n: int) -> Any:
+    """A single number as n of them, for n samples; anything else as it is."""
+    single = isinstance(sample_weight, Real) and not isinstance(sample_weight, bool)
+    return np.full(n, float(sample_weight)) if single else sample_weight
 
 
 def mean_of_positions(values: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from minicnn.activations import Function
 from minicnn.arguments import in_words
-from minicnn.errors import checked, unknown_name
+from minicnn.errors import InputError, checked, shortened, unknown_name
 
 if TYPE_CHECKING:
     from typing import Self  # since Python 3.11
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 # minicnn's own classes by name. Nothing else can be reached by a name in a file, but for what the user passes as
 # custom_objects. Several of one name are a loss and a metric.
 _OWN: dict[str, list[type[Configured]]] = {}
+
+
+def check_config(where: str, config: Any) -> None:
+    """InputError unless config is what a get_config returns: a dict whose keys are names of arguments."""
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
+        raise InputError(
+            where, "this is no configuration.", "a dict of the constructor's arguments, by name.",
+            f"{shortened(repr(config))}.", "pass what get_config() returns.",
+        )  # fmt: skip
 
 
 class Configured:
@@ -54,7 +63,11 @@ class Configured:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, type] | None = None) -> Self:
-        """A new object from what get_config returned. custom_objects: classes of your own, by name, within it."""
+        """A new object from what get_config returned. custom_objects: classes of your own, by name, within it.
+
+        Raises InputError where it is no dict, or the constructor does not take what is in it.
+        """
+        check_config(cls.__name__, config)
         return cls(**{name: restored(value, custom_objects) for name, value in config.items()})
 
     @classmethod

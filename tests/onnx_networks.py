@@ -93,7 +93,10 @@ class Drawing:
             lambda: self.pooling(layers.AveragePooling2D),
             lambda: layers.UpSampling2D(self.pick(2, (1, 3)), interpolation=self.pick("nearest", "bilinear")),
             lambda: layers.ZeroPadding2D(self.pads()),
-            lambda: layers.RandomFlip(),
+            lambda: self.pick(
+                layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomTranslation(0.1, 0.2),
+                layers.RandomZoom(0.2),
+            ),
             lambda: layers.Resizing(2 * shape[0], 2 * shape[1], self.pick("bilinear", "nearest")),
             lambda: layers.CenterCrop(self.whole(1, shape[0]), self.whole(1, shape[1])),
             lambda: layers.Cropping2D(((0, 1), (1, 0))),

@@ -381,11 +381,11 @@ def _wait() -> None:
 # ---- the module ------------------------------------------------------------------------------------------------------
 
 UFUNCS = """
-abs absolute add arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil copysign cos cosh divide equal exp exp2 expm1
-fabs floor floor_divide fmax fmin fmod greater greater_equal hypot invert isfinite isinf isnan less less_equal log
-log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum mod multiply negative
-not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
-trunc
+abs absolute add arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil copysign cos cosh deg2rad divide equal exp
+exp2 expm1 fabs floor floor_divide fmax fmin fmod greater greater_equal hypot invert isfinite isinf isnan less
+less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum mod multiply
+negative not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh
+true_divide trunc
 """
 
 # Their arguments in CuPy 14. Not all that CuPy has; nothing that it has not.
@@ -476,7 +476,14 @@ def _ufunc_of(name: str):
         return _apply(name, function, args, {"out": out, **({} if dtype is None else {"dtype": dtype})})
 
     ufunc.__name__ = name
+    if name == "add":
+        ufunc.at = lambda a, indices, b: _apply("add.at", _add_at, (indices, b), {"out": a})
     return ufunc
+
+
+def _add_at(indices, b, out):
+    np.add.at(out, indices, b)
+    return out
 
 
 def _function_of(name: str, signature: inspect.Signature):

@@ -48,6 +48,9 @@ from minicnn.layers import (
     Permute,
     PReLU,
     RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
     Rescaling,
     Reshape,
     Resizing,
@@ -133,6 +136,9 @@ CASES = {
     ),
     "prepared images": lambda: (
         [Normalization(), RandomFlip(), Resizing(8, 5), CenterCrop(6, 4), Conv2D(3, 3), Flatten()], "adam"
+    ),
+    "turned images": lambda: (
+        [RandomRotation(0.2), RandomTranslation(0.2, 0.1, "constant"), RandomZoom(0.3, seed=2), Flatten()], "adam"
     ),
     "pooling of all": lambda: ([Conv2D(3, 3, activation="tanh"), Activation("elu"), GlobalAveragePooling2D()], "adam"),
 }  # fmt: skip

@@ -58,6 +58,9 @@ from minicnn.layers import (
     Permute,
     PReLU,
     RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
     ReLU,
     Rescaling,
     Reshape,
@@ -179,6 +182,10 @@ MODELS = {
     "prepared": lambda: [
         RandomFlip(), Normalization(), Resizing(7, 12), Normalization(None, 0.5, 2.0, invert=True),
         Resizing(5, 7, "nearest", True), CenterCrop(4, 6), RandomFlip("vertical", 3), *ends(),
+    ],
+    "turned": lambda: [RandomRotation(0.2), RandomZoom(0.4, fill_mode="constant", fill_value=0.5), *ends()],
+    "shifted": lambda: [
+        RandomTranslation(0.4, 0.4, "wrap"), RandomRotation((0.1, 0.3), "nearest", "nearest"), *ends()
     ],
     "cropped to the middle": lambda: [CenterCrop(12, 5), *ends()],
     "noise": lambda: [GaussianNoise(0.5), *ends()],

@@ -12,7 +12,21 @@ import minicnn
 from minicnn import callbacks, losses, metrics, regularizers, utils
 from minicnn.errors import InputError
 from minicnn.gradcheck import check_layer, check_loss
-from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer
+from minicnn.layers import (
+    BatchNormalization,
+    Context,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Input,
+    Layer,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+    Resizing,
+)
 from minicnn.models import Model, Sequential, load_model
 from minicnn.optimizers import SGD
 from minicnn.preprocessing.image import ImageDataGenerator
@@ -205,6 +219,41 @@ def seeds():
     np.testing.assert_array_equal(drawn(), drawn())
 
 
+def turned():
+    """sum of dy · y = sum of dx · x, where y is linear in x: dx is the derivative."""
+    layer, ctx = RandomRotation((0.1, 0.1)), Context(True, True, True, seed=1)
+    x, dy = RNG.random((2, 5, 6, 1)), RNG.random((2, 5, 6, 1))
+    y = layer.forward(x, ctx)
+    assert (dy * y).sum() == pytest.approx((layer.backward(dy, ctx) * x).sum(), rel=1e-12)
+
+
+def wrapped():
+    """A row of four pixels, shifted by a whole row, is what it was."""
+    x = np.arange(4.0).reshape(1, 1, 4, 1)
+    for factor in (-1, 1):
+        layer = RandomTranslation(0.0, (factor, factor), "wrap")
+        np.testing.assert_array_equal(layer.forward(x, Context(True)), x)
+
+
+def drawn():
+    """Samples 4 to 7 are treated alike, whether they come with the ones before them or alone, later."""
+    x = RNG.random((8, 6, 6, 1))
+    for layer in (RandomFlip(seed=1), RandomRotation(0.2), RandomTranslation(0.2, 0.2), RandomZoom(0.2)):
+        whole = layer.forward(x, Context(True, seed=5, step=3))
+        later = layer.forward(x[4:], Context(True, seed=5, step=3, first=4))
+        np.testing.assert_array_equal(whole[4:], later)
+
+
+def single_weight():
+    loss = losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    y, p = RNG.random((3, 2)), RNG.random((3, 2))
+    for weight in (2.0, [2.0] * 3):
+        assert loss(y, p, sample_weight=weight) == pytest.approx(loss(y, p))
+    assert losses.MeanSquaredError()(y, p, sample_weight=2.0) == pytest.approx(2 * losses.MeanSquaredError()(y, p))
+    metric = metrics.MeanSquaredError()
+    assert metric(y, p, sample_weight=2.0) == pytest.approx(loss(y, p))
+
+
 CASES = {
     "a layer's `call` is differentiated": a_layer,
     "`loss=function`": a_loss,
@@ -238,6 +287,14 @@ CASES = {
     ),
     "`TensorBoard(profile_batch=2)`": lambda: refused(lambda: callbacks.TensorBoard(profile_batch=2), "profile"),
     "`SwapEMAWeights` after early stopping ends with raw weights": averages,
+    "`Resizing(3, 3, \"bicubic\")`": lambda: refused(lambda: Resizing(3, 3, "bicubic"), "bilinear"),
+    "`Resizing(3, 3, pad_to_aspect_ratio=True)`": lambda: refused(
+        lambda: Resizing(3, 3, pad_to_aspect_ratio=True), "ZeroPadding2D"
+    ),
+    "`RandomRotation` has the gradient of another turn (TensorFlow)": turned,
+    "`RandomTranslation(fill_mode=\"wrap\")` stops after one image (TensorFlow)": wrapped,
+    "`RandomFlip` and its like draw from a generator": drawn,
+    "`mean_with_sample_weight` of a single weight is not the mean": single_weight,
     "`Input((None, None, 3))`": lambda: refused(lambda: Input((None, None, 3)), "whole numbers above 0"),
     "random numbers are TensorFlow's": seeds,
 }

@@ -8,6 +8,7 @@ from helpers import TOLERANCE, assert_adjoint, assert_same, check_kernel, noncon
 
 from minicnn import kernels
 from minicnn.kernels import reference
+from minicnn.kernels.warp import FILL_MODES, affine_matrices
 
 SIZES = [((2, 3, 4, 2), (5, 7)), ((1, 5, 6, 1), (2, 3)), ((2, 4, 3, 3), (4, 3)), ((1, 1, 1, 2), (3, 2)),
          ((1, 7, 2, 1), (1, 1)), ((0, 3, 2, 1), (2, 2))]  # fmt: skip
@@ -62,3 +63,47 @@ def test_flips():
     np.testing.assert_array_equal(y, reference.flip2d(x, flipped))
     np.testing.assert_array_equal(kernels.flip2d(y, flipped), x)
     np.testing.assert_array_equal(y[3], x[3, ::-1, ::-1])
+
+
+WARPS = {
+    "nothing": {}, "turn": {"theta": 40}, "shift": {"tx": 1.3, "ty": -2.6}, "smaller": {"zx": 1.7, "zy": 2.2},
+    "larger": {"zx": 0.4, "zy": 0.7}, "far": {"tx": 11.25, "ty": -9.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+@pytest.mark.parametrize("size", [(5, 4), (1, 6), (3, 3)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_warps(size, fill_mode, interpolation, dtype):
+    x = random((len(WARPS), *size, 2), 1, dtype)
+    matrices = np.concatenate([affine_matrices(size, **how) for how in WARPS.values()])
+    check_kernel(
+        {"x": x},
+        lambda x: kernels.warp2d_forward(x, matrices, fill_mode, 0.5, interpolation),
+        lambda dy, y, x: (kernels.warp2d_backward(dy, matrices, fill_mode, interpolation),),
+        lambda x: reference.warp2d_forward(x, matrices, fill_mode, 0.5, interpolation),
+        lambda dy, y, x: (reference.warp2d_backward(dy, matrices, fill_mode, interpolation),),
+    )
+    np.testing.assert_array_equal(kernels.warp2d_forward(x, matrices, fill_mode, 0.5, interpolation)[0], x[0])
+
+
+@pytest.mark.parametrize(
+    ("fill_mode", "row"),
+    [
+        ("nearest", "aaaaabcdddddd"), ("constant", "####abcd#####"), ("reflect", "dcbaabcddcbaa"),
+        ("wrap", "abcdabcdabcda"),
+    ],
+)  # fmt: skip
+def test_what_lies_outside(fill_mode, row):
+    x = np.array([1.0, 2, 3, 4]).reshape(1, 1, 4, 1)
+    shifts = affine_matrices((1, 4), tx=np.arange(-4, 9))
+    seen = kernels.warp2d_forward(np.repeat(x, 13, axis=0), shifts, fill_mode, 0.0)[:, 0, 0, 0]
+    assert "".join("#abcd"[int(number)] for number in seen) == row
+
+
+def test_a_place_between_two_copies_of_the_image():
+    x = np.array([1.0, 2, 3, 4]).reshape(1, 1, 4, 1)
+    cases = (-0.25, "wrap", 4), (3.25, "wrap", 1), (-0.25, "constant", 0.75), (3.5, "constant", 2)
+    for at, fill_mode, value in cases:
+        assert kernels.warp2d_forward(x, affine_matrices((1, 4), tx=at), fill_mode)[0, 0, 0, 0] == value

@@ -52,6 +52,9 @@ KERAS = {
     "MaxPooling2D": "pool_size, strides, padding, data_format, name",
     "Normalization": "axis, mean, variance, invert",
     "RandomFlip": "mode, seed, data_format",
+    "RandomRotation": "factor, fill_mode, interpolation, seed, fill_value, data_format",
+    "RandomTranslation": "height_factor, width_factor, fill_mode, interpolation, seed, fill_value, data_format",
+    "RandomZoom": "height_factor, width_factor, fill_mode, interpolation, seed, fill_value, data_format",
     "Resizing": "height, width, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, fill_mode, fill_value, "
                 "antialias, data_format",
     "PReLU": "alpha_initializer, alpha_regularizer, alpha_constraint, shared_axes",
@@ -70,7 +73,7 @@ KERAS = {
 }  # fmt: skip
 NEEDED = {
     "Activation": ["relu"], "Conv1D": [2, 3], "Conv2D": [2, 3], "GaussianNoise": [0.1], "CenterCrop": [3, 3],
-    "Resizing": [3, 3],
+    "Resizing": [3, 3], "RandomRotation": [0.1], "RandomTranslation": [0.1, 0.2], "RandomZoom": [0.1],
     "Conv2DTranspose": [2, 3], "Dense": [2], "DepthwiseConv2D": [3],
     "Dropout": [0.5],     "Permute": [(1, 2, 3)], "Rescaling": [2], "Reshape": [(12, 12)],
     "SeparableConv2D": [2, 3], "SpatialDropout2D": [0.5],

@@ -56,6 +56,9 @@ from minicnn.layers import (
     Permute,
     PReLU,
     RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
     ReLU,
     Rescaling,
     Reshape,
@@ -146,6 +149,11 @@ CASES = {
     "Normalization given": (lambda: Normalization([1, 2], [[0.5], [1.0]], [[1.0], [4.0]]), (2, 3, 2)),
     "RandomFlip": (RandomFlip, (3, 2, 2)),
     "RandomFlip one way": (lambda: RandomFlip("horizontal", seed=2), (2, 3, 1)),
+    "RandomRotation": (lambda: RandomRotation(0.2), (4, 5, 2)),
+    "RandomRotation nearest": (lambda: RandomRotation((0.1, 0.4), "constant", "nearest", 2, 0.5), (3, 3, 2)),
+    "RandomTranslation": (lambda: RandomTranslation(0.3, (-0.1, 0.4), "wrap"), (4, 5, 2)),
+    "RandomZoom": (lambda: RandomZoom(0.4), (5, 4, 2)),
+    "RandomZoom both ways": (lambda: RandomZoom((-0.5, -0.2), 0.3, "nearest", seed=3), (3, 4, 1)),
     "GaussianNoise": (lambda: GaussianNoise(0.5), (4, 3)),
     "GaussianNoise seed": (lambda: GaussianNoise(0.2, seed=3), (2, 3, 2)),
     "MaxPooling2D": (MaxPooling2D, (4, 6, 2)),
@@ -436,6 +444,9 @@ def test_equal_largest_pixels_share_the_gradient():
         (Resizing(3, 3), (4, 4), "Resizing needs images"),
         (CenterCrop(3, 3), (4,), "CenterCrop needs images"),
         (RandomFlip(), (4,), "RandomFlip needs images"),
+        (RandomRotation(0.1), (4,), "RandomRotation needs images"),
+        (RandomTranslation(0.1, 0.1), (4, 4), "RandomTranslation needs images"),
+        (RandomZoom(0.1), (4,), "RandomZoom needs images"),
         (Normalization([0]), (4,), "axis does not fit the samples"),
         (Normalization(mean=[1, 2], variance=[1, 2]), (4, 3), "mean does not fit the samples"),
         (DepthwiseConv2D(3), (2, 2, 1), "the image has become too small"),
@@ -518,6 +529,60 @@ def test_flips_are_tosses_of_a_coin_for_each_image(mode):
     np.testing.assert_array_equal(layer.backward(y, ctx), x)
     np.testing.assert_array_equal(layer.forward(x[50:], Context(True, seed=4, first=50)), y[50:])
     np.testing.assert_array_equal(layer.forward(x, Context(False)), x)
+
+
+@pytest.mark.parametrize("make", [RandomRotation, RandomZoom, lambda *a, **k: RandomTranslation(a[0], a[0], **k)])
+def test_warps_are_drawn_for_each_image_and_step(make):
+    layer, x = make(0.3), random((40, 6, 5, 2), 1, np.float32)
+    ctx = Context(True, seed=4)
+    y = layer.forward(x, ctx)
+    assert len({image.tobytes() for image in ctx.matrices}) == 40
+    np.testing.assert_array_equal(layer.forward(x[10:], Context(True, seed=4, first=10)), y[10:])
+    assert not np.array_equal(layer.forward(x, Context(True, seed=5)), y)
+    np.testing.assert_array_equal(layer.forward(x, Context(False)), x)
+    fixed = make(0.3, seed=7)
+    first, again = (fixed.forward(x, Context(True, seed=seed, step=2)) for seed in (1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(fixed.forward(x, Context(True, seed=1, step=3)), first)
+
+
+def test_the_bounds_of_warps():
+    """What is drawn fills the range between the bounds, evenly, and a single number means both directions."""
+    x = np.zeros((2000, 3, 5, 1), np.float32)
+
+    def drawn(layer):
+        ctx = Context(True, seed=1)
+        layer.forward(x, ctx)
+        return ctx.matrices
+
+    def even(values, least, most):
+        assert least <= values.min() and values.max() <= most
+        shares = np.histogram(values, 4, (least, most))[0] / len(values)
+        np.testing.assert_allclose(shares, 0.25, atol=0.05)
+
+    turned = drawn(RandomRotation(0.1))
+    even(np.degrees(np.arctan2(turned[:, 0, 1], turned[:, 0, 0])), -36, 36)
+    moved = drawn(RandomTranslation((0.4, -0.1), 0.2))
+    even(-moved[:, 0, 2], -0.1 * 3, 0.4 * 3)
+    even(-moved[:, 1, 2], -0.2 * 5, 0.2 * 5)
+    zoomed = drawn(RandomZoom(0.5))
+    even(zoomed[:, 0, 0], 0.5, 1.5)
+    np.testing.assert_array_equal(zoomed[:, 0, 0], zoomed[:, 1, 1])
+    zoomed = drawn(RandomZoom(-0.5, (0.1, 0.2)))
+    even(zoomed[:, 1, 1], 1.1, 1.2)
+    assert abs(np.corrcoef(zoomed[:, 0, 0], zoomed[:, 1, 1])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("factor", [1.5, (0.1,), (0.1, 0.2, 0.3), "0.1", None, True, (0.1, "a"), float("nan")])
+def test_what_cannot_be_a_factor(factor):
+    with pytest.raises(InputError, match="factor does not fit"):
+        RandomRotation(factor)
+    with pytest.raises(InputError, match="width_factor does not fit"):
+        RandomTranslation(0.1, factor)
+    with pytest.raises(InputError, match="height_factor does not fit"):
+        RandomZoom(factor)
+    with pytest.raises(InputError, match="above -1"):
+        RandomZoom((-1, 0))
 
 
 def test_a_sequence_is_an_image_of_height_1():

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from minicnn.errors import InputError
+from minicnn.kernels.warp import FILL_MODES, affine_matrices, affine_warp, affine_warp_naive
 from minicnn.preprocessing.image import ImageDataGenerator
 from minicnn.preprocessing.statistics import channel_deviations, channel_means, zca_matrix
 from minicnn.preprocessing.transforms import brightened
-from minicnn.preprocessing.warp import FILL_MODES, affine_matrices, affine_warp, affine_warp_naive
 from minicnn.utils import set_random_seed
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_the_warp_and_its_reference_implementation_agree(size, fill_mode):
 def test_more_images_than_a_tile_holds(monkeypatch):
     x, matrices = RNG.normal(size=(7, 6, 5, 2)), random_matrices(7, (6, 5))
     whole = affine_warp(x, matrices)
-    monkeypatch.setattr("minicnn.preprocessing.warp.TILE_PIXELS", 70)  # two images and a bit
+    monkeypatch.setattr("minicnn.kernels.warp.TILE_PIXELS", 70)  # two images and a bit
     np.testing.assert_array_equal(affine_warp(x, matrices), whole)
 
 

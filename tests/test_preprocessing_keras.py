@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minicnn.kernels.warp import affine_matrices
 from minicnn.preprocessing.image import ImageDataGenerator
 from minicnn.preprocessing.transforms import NOTHING
-from minicnn.preprocessing.warp import affine_matrices
 
 KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_images.npz")
 CASES = json.loads(str(KERAS["cases"]))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
 import pytest
 
-from minicnn import constraints, initializers, losses, metrics, optimizers, regularizers, schedules
+from minicnn import constraints, initializers, layers, losses, metrics, optimizers, regularizers, schedules
 from minicnn.errors import InputError, UnknownNameError
 from minicnn.layers import Dense, Dropout, Input, Layer, ReLU
-from minicnn.models import Sequential, load_model
-from minicnn.registry import restored, serialize
+from minicnn.models import Model, Sequential, load_model
+from minicnn.registry import Configured, restored, serialize
 
 OBJECTS = [
     losses.CategoricalCrossentropy(label_smoothing=0.1), losses.MeanSquaredError(),
@@ -109,3 +110,44 @@ def test_an_object_of_another_kind_is_refused(get, other):
     """A regularizer can be called with one argument, too, and was taken for an initializer."""
     with pytest.raises(InputError):
         get(other)
+
+
+MODULES = (layers, losses, metrics, optimizers, initializers, regularizers, constraints, schedules)
+CLASSES = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": found
+    for module in MODULES for name, found in vars(module).items()
+    if inspect.isclass(found) and issubclass(found, Configured) and found is not Configured
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("config", [None, 3, [], "a", {3: 4}, [("a", 1)], {"zzz": 1}], ids=repr)
+def test_what_is_no_configuration_is_refused(name, config):
+    with pytest.raises(InputError, match=r"Expected: (.|\n)*Received: (.|\n)*What to do: "):
+        CLASSES[name].from_config(config)
+
+
+@pytest.mark.parametrize("cls", [Sequential, Model])
+@pytest.mark.parametrize(
+    "config",
+    [None, 3, [], {}, {"zzz": 1}, {"layers": 3}, {"layers": [3]}, {"layers": [{"class_name": "Dense"}]},
+     {"name": "net", "layers": [{"class_name": "Nope", "config": {}}]}],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_configuration_of_a_network_is_refused(cls, config):
+    with pytest.raises(InputError, match=r"Expected: (.|\n)*Received: (.|\n)*What to do: "):
+        cls.from_config(config)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "identifier",
+    [3.5, [], {"class_name": "Nope", "config": {}}, {"class_name": 3}, {"class_name": "Adam", "config": [1]}, {"a": 1},
+     object(), "nope", b"adam", np.ones(3)],
+    ids=lambda identifier: type(identifier).__name__,
+)  # fmt: skip
+def test_what_names_nothing_is_refused(module, identifier):
+    if not hasattr(module, "get"):
+        pytest.skip(f"{module.__name__} has no get")
+    with pytest.raises(InputError):
+        module.get(identifier)

@@ -186,6 +186,7 @@ def test_it_promises_only_what_cupy_has():
     cupy = pytest.importorskip("cupy", reason="needs CuPy itself; a GPU is not needed")
     for name in strict_cupy.UFUNCS.split():
         assert isinstance(getattr(cupy, name), cupy.ufunc), name
+    assert callable(cupy.add.at)
     for name in strict_cupy.CONSTANTS.split():
         assert hasattr(cupy, name), name
     for name, parameters in strict_cupy.FUNCTIONS.items():

@@ -28,7 +28,8 @@ class LayerTrace:
     kept: what is between x and y. Of a SeparableConv2D h, between its two kernels, and dh. Of an activation z (its
     input) and dz; mask where ReLU's derivative is 1; max, exp,
     sum of a softmax. Of max pooling winner, kh * KW + kw in its window. Of dropout in training the mask, True: kept;
-    of GaussianNoise the noise, of RandomFlip flipped (N, 2): whether rows, and columns, are in reverse.
+    of GaussianNoise the noise, of RandomFlip flipped (N, 2): whether rows, and columns, are in reverse; of
+    RandomRotation, RandomTranslation and RandomZoom the matrices (N, 2, 3): where each pixel comes from.
     Of batch normalisation mean, var, x_hat, and of_batch: whether those are the batch's statistics or the running ones.
     params, grads, updated: the parameters before the step, the loss's derivatives by them, and the parameters after it.
     applied: the gradients as the optimizer took them, with regularizer and clipping; empty for a frozen layer.

@@ -13,6 +13,7 @@ import numpy as np
 from minicnn.inspect.explanation import Case, Index, grid, one, products
 from minicnn.kernels.geometry import pair
 from minicnn.kernels.prepare import shares_of
+from minicnn.kernels.warp import taps_of
 
 
 def _moved(case: Case, name: str, rule: str, at: Index) -> None:
@@ -154,12 +155,42 @@ def _flipped(case: Case, name: str) -> None:
     _moved(case, name, f"{name}, mirrored or not", (n, h - 1 - i if rows else i, w - 1 - j if columns else j, c))
 
 
+def _warped(case: Case, name: str) -> None:
+    n, i, j, c = case.index
+    config, (_, h, w, _) = case.config, case.layer.x.shape
+    if "matrices" not in case.layer.kept:
+        return _moved(case, name, f"{name}: in evaluation this layer does nothing", case.index)
+    taps = taps_of(case.layer.kept["matrices"][n : n + 1], (h, w), config["fill_mode"], config["interpolation"])
+    rows, columns, shares = (np.stack(arrays)[:, 0] for arrays in zip(*taps, strict=True))  # (taps, H, W) each
+    if name == "x":
+        places = np.stack([rows[:, i, j], columns[:, i, j]], axis=1)
+        weights, array = shares[:, i, j], case.layer.x
+        case.formula = "y = the sum of the pixels around the place that it comes from, each times its share"
+        inside = ((places >= 0) & (places < (h, w))).all(axis=1)
+        outside = float(weights[~inside].sum())
+        places, weights = places[inside], weights[inside]
+    else:
+        found = np.argwhere((rows == i) & (columns == j) & (shares != 0))
+        places, weights, array, outside = found[:, 1:], shares[tuple(found.T)], case.dy, 0.0
+        case.formula = "dx = the sum of dy over the pixels that were made of this one, each times its share"
+    index = np.column_stack([np.full(len(places), n), places, np.full(len(places), c)]).astype(int)
+    parts = [products(name, array, index, "share", weights)]
+    if outside:
+        parts.append(one("fill_value", (), config["fill_value"], "share outside of the image", outside))
+    case.sum(case.what, f"the sum of {name} · share", *parts)
+    return None
+
+
 SHAPES: dict[str, dict[str, Callable[[Case], None]]] = {
     **dict.fromkeys(
         ("CenterCrop", "Resizing"), {"y": lambda case: _resized(case, "x"), "dx": lambda case: _resized(case, "dy")}
     ),
     "Normalization": {"y": lambda case: _standardized(case, "x"), "dx": lambda case: _standardized(case, "dy")},
     "RandomFlip": {"y": lambda case: _flipped(case, "x"), "dx": lambda case: _flipped(case, "dy")},
+    **dict.fromkeys(
+        ("RandomRotation", "RandomTranslation", "RandomZoom"),
+        {"y": lambda case: _warped(case, "x"), "dx": lambda case: _warped(case, "dy")},
+    ),
     "Reshape": {"y": lambda case: _reshape(case, "x"), "dx": lambda case: _reshape(case, "dy")},
     "Permute": {"y": lambda case: _permute(case, "x"), "dx": lambda case: _permute(case, "dy")},
     "Cropping2D": {"y": _cropping_y, "dx": _cropping_dx},

@@ -76,7 +76,8 @@ class Trace(StepTrace):
 
         return trace_file.load(filepath, cls)
 
-BETWEEN = ("h", "dh", "z", "dz", "mask", "noise", "flipped", "winner")  # what is kept of a context; see LayerTrace
+# What is kept of a context; see LayerTrace.
+BETWEEN = ("h", "dh", "z", "dz", "mask", "noise", "flipped", "matrices", "winner")
 
 
 @quiet

@@ -104,6 +104,7 @@ from minicnn.kernels.softmax import (
     softmax_cross_entropy_forward,
     softmax_forward,
 )
+from minicnn.kernels.warp import warp2d_backward, warp2d_forward
 
 __all__ = [
     "add_backward",
@@ -197,6 +198,8 @@ __all__ = [
     "tanh_forward",
     "upsampling2d_backward",
     "upsampling2d_forward",
+    "warp2d_backward",
+    "warp2d_forward",
     "zero_padding2d_backward",
     "zero_padding2d_forward",
 ]

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import Array
+from minicnn.kernels.warp import inside_naive
 
 AllReduce = Callable[[Array], Array]
 
@@ -1365,6 +1366,50 @@ def flip2d(x: Array, flipped: Array) -> Array:
     for n, i, j, c in np.ndindex(x.shape):
         y[n, i, j, c] = x[n, H - 1 - i if flipped[n, 0] else i, W - 1 - j if flipped[n, 1] else j, c]
     return y
+
+
+def warp2d_forward(
+    x: Array, matrices: Array, fill_mode: str = "reflect", fill_value: float = 0.0, interpolation: str = "bilinear"
+) -> Array:
+    """y (N, H, W, C): each pixel is looked up in x (N, H, W, C), at (row, column) = matrices[n] @ (i, j, 1)."""
+    y = np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(x.shape):
+        for row, column, share in looked_up(matrices[n], i, j, x.shape[1:3], fill_mode, interpolation):
+            inside = 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
+            y[n, i, j, c] += share * (float(x[n, row, column, c]) if inside else fill_value)
+    return y.astype(x.dtype)
+
+
+def warp2d_backward(dy: Array, matrices: Array, fill_mode: str = "reflect", interpolation: str = "bilinear") -> Array:
+    """dx (N, H, W, C): each pixel that was looked up receives dy times its share."""
+    dx = np.zeros(dy.shape)
+    for n, i, j, c in np.ndindex(dy.shape):
+        for row, column, share in looked_up(matrices[n], i, j, dy.shape[1:3], fill_mode, interpolation):
+            if 0 <= row < dy.shape[1] and 0 <= column < dy.shape[2]:
+                dx[n, row, column, c] += share * float(dy[n, i, j, c])
+    return dx.astype(dy.dtype)
+
+
+def looked_up(
+    matrix: Array, i: int, j: int, size, fill_mode: str, interpolation: str
+) -> list[tuple[int, int, float]]:
+    """Of which pixels of x the pixel (i, j) of y is made, and of how much of each: [(row, column, share), …]."""
+    along = []
+    for at, length in zip(matrix @ (i, j, 1), size, strict=True):
+        at = float(at)
+        if fill_mode == "wrap":
+            step = length if at < 0 else -length
+            while (at < 0) if step > 0 else (at > length - 1):
+                at += step
+            at = min(max(at, 0), length - 1)
+        elif fill_mode != "constant":
+            at = inside_naive(at, length, fill_mode)
+        if interpolation == "nearest":
+            along.append([(int(at + math.copysign(0.5, at)), 1.0)])
+        else:
+            first = math.floor(at)
+            along.append([(first, 1 - (at - first)), (first + 1, at - first)])
+    return [(row, column, f * g) for row, f in along[0] for column, g in along[1]]
 
 
 # --- The largest number of an image -------------------------------------------------------------------------

@@ -11,7 +11,15 @@ from minicnn.layers.merge import Add, Average, Concatenate, Maximum, Multiply, S
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.normalization_groups import GroupNormalization, LayerNormalization
 from minicnn.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
-from minicnn.layers.preparing import CenterCrop, Normalization, RandomFlip, Resizing
+from minicnn.layers.preparing import (
+    CenterCrop,
+    Normalization,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+    Resizing,
+)
 from minicnn.layers.reshaping import Cropping2D, Permute, Reshape, UpSampling2D
 from minicnn.layers.sequences import (
     AveragePooling1D,
@@ -59,6 +67,9 @@ __all__ = [
     "PReLU",
     "Permute",
     "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
     "Reshape",

@@ -1,4 +1,4 @@
-"""Layers that prepare images inside of the network: Resizing, CenterCrop, Normalization, RandomFlip.
+"""Layers that prepare images inside of the network: Resizing, CenterCrop, Normalization, RandomFlip and its like.
 
 In the network, what prepares the images is saved with it, and new images go through the same.
 """
@@ -6,6 +6,7 @@ In the network, what prepares the images is saved with it, and new images go thr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from minicnn import kernels
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, checked
+from minicnn.kernels.warp import FILL_MODES, affine_matrices
 from minicnn.layers.base import Context, Layer, Shape, not_built
 from minicnn.layers.checks import checked_format, count, image_shape
 
@@ -293,3 +295,151 @@ class RandomFlip(Layer):
 
     def backward(self, dy: Array, ctx: Context) -> Array | None:
         return kernels.flip2d(dy, ctx.flipped) if "flipped" in vars(ctx) else dy
+
+
+class _Warped(Layer):
+    """In training, looks each image up through a matrix that is drawn for it; in evaluation does nothing."""
+
+    draws: ClassVar[int]  # uniform numbers for each image
+
+    def _set_look_up(self, fill_mode: str, interpolation: str, seed: Any, fill_value: float, format: Any) -> None:
+        self.fill_mode = checked(self.name, "fill_mode", fill_mode, FILL_MODES, '"reflect"')
+        self.interpolation = checked(self.name, "interpolation", interpolation, ("nearest", "bilinear"), '"bilinear"')
+        self.seed = checked(self.name, "seed", seed, [0], 7)
+        self.fill_value = checked(self.name, "fill_value", fill_value, "that is finite", 0.0)
+        self.data_format = checked_format(self.name, format)
+
+    def matrices(self, size: tuple[int, int], drawn: Array) -> Array:
+        """(N, 2, 3), for images of this height and width, from what was drawn: (N, draws) between 0 and 1."""
+        raise NotImplementedError(f"{type(self).__name__} must define matrices(size, drawn)")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return input_shape
+
+    def forward(self, x: Array, ctx: Context) -> Array:
+        if not ctx.training:
+            return x
+        seed = ctx.seed if self.seed is None else self.seed + ctx.step
+        # Of two normal numbers a and b, exp(-(a² + b²) / 2) is uniform (G. Box, M. Muller, 1958).
+        normal = kernels.gaussian_noise(xp_of(x).zeros((len(x), self.draws, 2), np.float64), seed, ctx.first)
+        drawn = xp_of(x).exp(-(normal**2).sum(axis=2) / 2)
+        ctx.matrices = self.matrices(x.shape[1:3], drawn)
+        return kernels.warp2d_forward(x, ctx.matrices, self.fill_mode, self.fill_value, self.interpolation)
+
+    def backward(self, dy: Array, ctx: Context) -> Array | None:
+        if "matrices" not in vars(ctx):
+            return dy
+        return kernels.warp2d_backward(dy, ctx.matrices, self.fill_mode, self.interpolation) if ctx.need_dx else None
+
+
+def _factor(layer: Layer, argument: str, factor: Any, above: float = -2) -> float | list[float]:
+    """A number, or two of them, as floats; InputError unless they are from -1 to 1, and above `above`."""
+    several = isinstance(factor, (tuple, list))
+    ends: list[Any] = list(factor) if several else [factor]
+    known = all(isinstance(end, Real) and not isinstance(end, bool) and -1 <= float(end) <= 1 for end in ends)
+    if not known or len(ends) != 1 + several or min(ends) <= above:
+        least = "from -1 to 1" if above < -1 else "above -1, up to 1"
+        raise InputError(
+            layer.name, f"{argument} does not fit.", f"a number {least}, or two of them, the least and the most.",
+            f"{factor!r}.", f"for example {argument}=0.1, which means (-0.1, 0.1).",
+        )  # fmt: skip
+    return list(map(float, ends)) if several else float(factor)
+
+
+def _between(factor: Any, drawn: Array) -> Array:
+    """Numbers between the two of the factor, or between its opposite and itself, from numbers between 0 and 1."""
+    least, most = sorted(factor if isinstance(factor, (tuple, list)) else (-factor, factor))
+    return least + (most - least) * drawn
+
+
+class RandomRotation(_Warped):
+    """In training, turns each image about its middle, by an angle between two bounds: (N, H, W, C) stays that.
+
+    factor: the bounds as parts of a full turn; 0.1 means (-0.1, 0.1), from -36 to 36 degrees. Above 0 it turns counter
+    clockwise. fill_mode: what lies outside the image: "reflect" d c b a|a b c d|d c b a, "wrap" b c d|a b c d|a b c,
+    "nearest" a a a a|a b c d|d d d d, or "constant", fill_value. interpolation: "bilinear" or "nearest". seed: fixes
+    the angles, which differ from step to step all the same. Does nothing in evaluation. Kernel:
+    `minicnn.kernels.warp2d_forward`; reference implementation: `minicnn.kernels.reference.warp2d_forward`.
+    """
+
+    draws = 1
+
+    def __init__(
+        self,
+        factor: float | Sequence[float],
+        fill_mode: str = "reflect",
+        interpolation: str = "bilinear",
+        seed: int | None = None,
+        fill_value: float = 0.0,
+        data_format: str | None = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.factor = _factor(self, "factor", factor)
+        self._set_look_up(fill_mode, interpolation, seed, fill_value, data_format)
+
+    def matrices(self, size: tuple[int, int], drawn: Array) -> Array:
+        return affine_matrices(size, theta=360 * _between(self.factor, drawn[:, 0]))
+
+
+class RandomTranslation(_Warped):
+    """In training, shifts each image, down and to the right by lengths between bounds: (N, H, W, C) stays that.
+
+    height_factor, width_factor: the bounds as parts of the height and the width; 0.1 means (-0.1, 0.1). Above 0 it is
+    down, and to the right. The other arguments are those of RandomRotation.
+    """
+
+    draws = 2
+
+    def __init__(
+        self,
+        height_factor: float | Sequence[float],
+        width_factor: float | Sequence[float],
+        fill_mode: str = "reflect",
+        interpolation: str = "bilinear",
+        seed: int | None = None,
+        fill_value: float = 0.0,
+        data_format: str | None = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.height_factor = _factor(self, "height_factor", height_factor)
+        self.width_factor = _factor(self, "width_factor", width_factor)
+        self._set_look_up(fill_mode, interpolation, seed, fill_value, data_format)
+
+    def matrices(self, size: tuple[int, int], drawn: Array) -> Array:
+        down, right = _between(self.height_factor, drawn[:, 0]), _between(self.width_factor, drawn[:, 1])
+        return affine_matrices(size, tx=-right * size[1], ty=-down * size[0])
+
+
+class RandomZoom(_Warped):
+    """In training, makes what stands in each image smaller or larger, about its middle: (N, H, W, C) stays that.
+
+    height_factor: how much more of the height is seen, between these bounds; 0.2 means (-0.2, 0.2). Above 0 things
+    become smaller, below 0 larger. width_factor: the same of the width; None: as the height, so that nothing is bent.
+    The other arguments are those of RandomRotation.
+    """
+
+    draws = 2
+
+    def __init__(
+        self,
+        height_factor: float | Sequence[float],
+        width_factor: float | Sequence[float] | None = None,
+        fill_mode: str = "reflect",
+        interpolation: str = "bilinear",
+        seed: int | None = None,
+        fill_value: float = 0.0,
+        data_format: str | None = None,
+        **layer,
+    ):
+        super().__init__(**layer)
+        self.height_factor = _factor(self, "height_factor", height_factor, above=-1)
+        self.width_factor = None if width_factor is None else _factor(self, "width_factor", width_factor, above=-1)
+        self._set_look_up(fill_mode, interpolation, seed, fill_value, data_format)
+
+    def matrices(self, size: tuple[int, int], drawn: Array) -> Array:
+        height = 1 + _between(self.height_factor, drawn[:, 0])
+        width = height if self.width_factor is None else 1 + _between(self.width_factor, drawn[:, 1])
+        return affine_matrices(size, zx=width, zy=height)

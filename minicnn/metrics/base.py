@@ -15,7 +15,7 @@ import numpy as np
 from minicnn.arguments import in_words
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, check_callable
-from minicnn.objective import numbers
+from minicnn.objective import numbers, one_for_each
 from minicnn.registry import Configured, snake_case
 
 NAME = {"name": ([str], "my_metric"), "dtype": ((None, "float32", "float64"), "float32")}
@@ -73,6 +73,7 @@ class Metric(Configured):
         y_true, y_pred = numbers("y_true", y_true), numbers("y_pred", y_pred)
         if len(y_true) != len(y_pred):
             raise other_shapes(self.name, y_true, y_pred)
+        sample_weight = one_for_each(sample_weight, len(y_pred))
         weights = None if sample_weight is None else numbers("sample_weight", sample_weight)
         if weights is not None and len(weights) != len(y_pred):
             raise InputError(

@@ -12,12 +12,12 @@ import numpy as np
 from minicnn import random
 from minicnn.arguments import in_words
 from minicnn.errors import InputError
+from minicnn.kernels.warp import FILL_MODES
 from minicnn.preprocessing.dataframe import DataFrameIterator
 from minicnn.preprocessing.iterators import DirectoryIterator, NumpyArrayIterator
 from minicnn.preprocessing.loading import Size, check_channels_last, check_choice
 from minicnn.preprocessing.statistics import channel_deviations, channel_means, zca_matrix
 from minicnn.preprocessing.transforms import Draw, draw_shifts, transformed
-from minicnn.preprocessing.warp import FILL_MODES
 
 BLOCK = 256  # images that fit looks at together
 

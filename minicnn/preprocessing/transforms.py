@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicnn.preprocessing.warp import affine_matrices, affine_warp, floats_of
+from minicnn.kernels.warp import affine_matrices, affine_warp, floats_of
 
 Draw = dict[str, Any]
 NOTHING = {"theta": 0, "tx": 0, "ty": 0, "shear": 0, "zx": 1, "zy": 1, "flip_horizontal": False, "flip_vertical": False}

@@ -30,8 +30,9 @@ LAYERS = {
         "Concatenate", "Conv1D", "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout",
         "ELU", "Flatten", "GaussianNoise", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
         "GlobalMaxPooling2D", "GroupNormalization", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D",
-        "Maximum", "Multiply", "Normalization", "PReLU", "Permute", "RandomFlip", "ReLU", "Rescaling", "Reshape",
-        "Resizing", "SeparableConv2D", "Softmax", "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
+        "Maximum", "Multiply", "Normalization", "PReLU", "Permute", "RandomFlip", "RandomRotation",
+        "RandomTranslation", "RandomZoom", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D", "Softmax",
+        "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
     )
 } | {
     "AvgPool1D": "AveragePooling1D", "AvgPool2D": "AveragePooling2D", "Convolution1D": "Conv1D",

@@ -6,6 +6,9 @@ An output pixel is looked up in the input, never the other way round, so that no
 
 The source lies between four pixels. With its distances from the upper left one, f down and g to the right, the value is
 the bilinear mean (1-f)(1-g) a + (1-f) g b + f (1-g) c + f g d. What lies outside the image is made up by `fill_mode`.
+In the backward pass each of the four pixels receives dy times its share.
+
+`affine_warp` is for images that are being loaded; `warp2d_forward` and `warp2d_backward` are for layers: also on a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from minicnn.backend import Array, xp_of
+
 FILL_MODES = ("nearest", "constant", "reflect", "wrap")
 TILE_PIXELS = 1 << 15  # coordinates and results of so many pixels stay in the processor's cache
 ROUNDING = 1e-6  # of a pixel: what is outside by less than that is on the edge
@@ -23,7 +28,7 @@ ROUNDING = 1e-6  # of a pixel: what is outside by less than that is on the edge
 def affine_matrices(
     size: tuple[int, int], theta: Any = 0, tx: Any = 0, ty: Any = 0, shear: Any = 0, zx: Any = 1, zy: Any = 1,
     flip_horizontal: Any = False, flip_vertical: Any = False,
-) -> np.ndarray:  # fmt: skip
+) -> Array:  # fmt: skip
     """The matrices (N, 2, 3) float64 for images of `size` (height, width); every other argument is a number or (N,).
 
     theta, shear: degrees. tx, ty: pixels to the left and up. zx, zy: how much of the width and height is seen: 0.5
@@ -31,18 +36,22 @@ def affine_matrices(
     others, too, but around their middle.
     """
     parameters = (theta, tx, ty, shear, zx, zy, flip_horizontal, flip_vertical)
-    theta, tx, ty, shear, zx, zy, mirror, upend = np.broadcast_arrays(*(np.atleast_1d(p) for p in parameters))
-    angle, slant = np.deg2rad(theta), np.deg2rad(shear)
-    cos, sin = np.cos(angle), np.sin(angle)
+    xp = next((xp_of(p) for p in parameters if xp_of(p) is not np), np)
+    # `full` and not `asarray`: a number that is copied to the device could not be captured in a graph.
+    given = [xp.full(1, p) if np.isscalar(p) else xp.asarray(p).reshape(-1) for p in parameters]
+    n = max(p.size for p in given)
+    theta, tx, ty, shear, zx, zy, mirror, upend = (xp.broadcast_to(p, (n,)) for p in given)
+    angle, slant = xp.deg2rad(theta), xp.deg2rad(shear)
+    cos, sin = xp.cos(angle), xp.sin(angle)
     # Around the middle, in coordinates x to the right, y down: rotation @ shift @ shear @ zoom @ flips.
-    flip_x, flip_y = np.where(mirror, -1.0, 1.0), np.where(upend, -1.0, 1.0)
-    xx, xy = cos * zx * flip_x, (-cos * np.sin(slant) - sin * np.cos(slant)) * zy * flip_y
-    yx, yy = sin * zx * flip_x, (-sin * np.sin(slant) + cos * np.cos(slant)) * zy * flip_y
+    flip_x, flip_y = xp.where(mirror, -1.0, 1.0), xp.where(upend, -1.0, 1.0)
+    xx, xy = cos * zx * flip_x, (-cos * xp.sin(slant) - sin * xp.cos(slant)) * zy * flip_y
+    yx, yy = sin * zx * flip_x, (-sin * xp.sin(slant) + cos * xp.cos(slant)) * zy * flip_y
     x0, y0 = cos * tx - sin * ty, sin * tx + cos * ty
     i, j = (size[0] - 1) / 2, (size[1] - 1) / 2  # the middle
-    rows = np.stack([yy, yx, y0 + i - yy * i - yx * j], axis=-1)
-    columns = np.stack([xy, xx, x0 + j - xy * i - xx * j], axis=-1)
-    return np.stack([rows, columns], axis=1)
+    rows = xp.stack([yy, yx, y0 + i - yy * i - yx * j], axis=-1)
+    columns = xp.stack([xy, xx, x0 + j - xy * i - xx * j], axis=-1)
+    return xp.stack([rows, columns], axis=1)
 
 
 def affine_warp(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nearest", cval: float = 0.0) -> np.ndarray:
@@ -93,26 +102,28 @@ def _warp_tile(x: np.ndarray, matrices: np.ndarray, fill_mode: str, cval: float,
             y[..., k][outside] = cval
 
 
-def _coordinates(m: np.ndarray, h: int, w: int) -> np.ndarray:
+def _coordinates(m: Array, h: int, w: int) -> Array:
     """m (N, 3) times (i, j, 1) for all pixels: (N, H, W)."""
-    along_rows = m[:, 0, None] * np.arange(h) + m[:, 2, None]
-    return along_rows[:, :, None] + (m[:, 1, None] * np.arange(w))[:, None, :]
+    xp = xp_of(m)
+    along_rows = m[:, 0, None] * xp.arange(h) + m[:, 2, None]
+    return along_rows[:, :, None] + (m[:, 1, None] * xp.arange(w))[:, None, :]
 
 
 def _beyond(at: np.ndarray, size: int) -> np.ndarray:
     return (at < -ROUNDING) | (at > size - 1 + ROUNDING)
 
 
-def _inside(at: np.ndarray, size: int, fill_mode: str) -> np.ndarray:
+def _inside(at: Array, size: int, fill_mode: str) -> Array:
     """Coordinates between 0 and size - 1 that stand for `at`. Overwrites `at`."""
+    xp = xp_of(at)
     if fill_mode == "reflect":  # to the mirrored image beside it and back: a period of two images
-        at -= 2 * size * np.floor(at / (2 * size))
-        np.minimum(at, 2 * size - 1 - at, out=at)
+        at -= 2 * size * xp.floor(at / (2 * size))
+        xp.minimum(at, 2 * size - 1 - at, out=at)
     elif fill_mode == "wrap" and size > 1:
         last = size - 1
-        turns = np.where(at < 0, np.floor(-at / last) + 1, np.where(at > last, -np.floor(at / last), 0))
+        turns = xp.where(at < 0, xp.floor(-at / last) + 1, xp.where(at > last, -xp.floor(at / last), 0))
         at += last * turns
-    return np.clip(at, 0, size - 1, out=at)
+    return at.clip(0, size - 1, out=at)
 
 
 def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -134,7 +145,7 @@ def affine_warp_naive(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nea
                 if fill_mode == "constant" and (_beyond(row, h) or _beyond(column, w)):
                     y[k, i, j] = cval
                     continue
-                row, column = _inside_naive(row, h, fill_mode), _inside_naive(column, w, fill_mode)
+                row, column = inside_naive(row, h, fill_mode), inside_naive(column, w, fill_mode)
                 top, left = math.floor(row), math.floor(column)
                 f, g = row - top, column - left
                 for r, down in ((top, 1 - f), (min(top + 1, h - 1), f)):
@@ -143,7 +154,8 @@ def affine_warp_naive(x: np.ndarray, matrices: np.ndarray, fill_mode: str = "nea
     return y
 
 
-def _inside_naive(at: float, size: int, fill_mode: str) -> float:
+def inside_naive(at: float, size: int, fill_mode: str) -> float:
+    """The coordinate between 0 and size - 1 that stands for `at`."""
     if fill_mode == "wrap" and size > 1:
         while at < 0:
             at = at + size - 1 or size - 1
@@ -152,3 +164,65 @@ def _inside_naive(at: float, size: int, fill_mode: str) -> float:
     while fill_mode == "reflect" and not -0.5 <= at <= size - 0.5:
         at = -1 - at if at < 0 else 2 * size - 1 - at
     return min(max(at, 0), size - 1)
+
+
+# ---- in layers -------------------------------------------------------------------------------------------------------
+
+
+def warp2d_forward(
+    x: Array, matrices: Array, fill_mode: str = "reflect", fill_value: float = 0.0, interpolation: str = "bilinear"
+) -> Array:
+    """y, of the shape and dtype of x (N, H, W, C): each image looked up through its matrix (2, 3).
+
+    fill_mode: "nearest" and "reflect" as for `affine_warp`. "wrap": a b c d|a b c d|a b c d; what lies between d and a
+    is the one that was passed last. "constant": the image lies in an endless plane of fill_value, and a place between
+    its border and the plane gets of both. interpolation: "bilinear", or "nearest", the pixel that is nearest.
+    Reference implementation: `reference.warp2d_forward`.
+    """
+    xp, (n, h, w, c) = xp_of(x), x.shape
+    seen = xp.full((n, h + 2, w + 2, c), fill_value, x.dtype)
+    seen[:, 1:-1, 1:-1] = x
+    image, y = xp.arange(n)[:, None, None], xp.zeros(x.shape, x.dtype)
+    for rows, columns, shares in taps_of(xp.asarray(matrices), (h, w), fill_mode, interpolation):
+        y += seen[image, rows + 1, columns + 1] * shares[..., None].astype(x.dtype)
+    return y
+
+
+def warp2d_backward(
+    dy: Array, matrices: Array, fill_mode: str = "reflect", interpolation: str = "bilinear"
+) -> Array:
+    """dx, of the shape and dtype of dy (N, H, W, C): each pixel that was looked up receives dy times its share."""
+    xp, (n, h, w, c) = xp_of(dy), dy.shape
+    image, dx = xp.arange(n)[:, None, None], xp.zeros((n, h + 2, w + 2, c), dy.dtype)
+    for rows, columns, shares in taps_of(xp.asarray(matrices), (h, w), fill_mode, interpolation):
+        xp.add.at(dx, (image, rows + 1, columns + 1), dy * shares[..., None].astype(dy.dtype))
+    return xp.ascontiguousarray(dx[:, 1:-1, 1:-1])
+
+
+def taps_of(
+    matrices: Array, size: tuple[int, int], fill_mode: str, interpolation: str
+) -> list[tuple[Array, Array, Array]]:
+    """The pixels of which each pixel of y is made: [(rows, columns, shares), …], (N, H, W) each; one, or four of them.
+
+    With fill_mode="constant", rows and columns can be one pixel outside of the image, where fill_value is.
+    """
+    xp, (h, w) = xp_of(matrices), size
+    places: list[list[tuple[Array, Array]]] = []
+    for k, length in enumerate(size):
+        at = _coordinates(matrices[:, k], h, w)
+        if fill_mode == "constant":
+            at = at.clip(-1, length)
+        elif fill_mode == "wrap":
+            turns = xp.where(at < 0, -xp.floor(at / length), -xp.ceil((at - (length - 1)) / length).clip(0, None))
+            at = (at + turns * length).clip(0, length - 1)
+        else:
+            at = _inside(at, length, fill_mode)
+        if interpolation == "nearest":
+            at = xp.trunc(at + xp.copysign(0.5, at))
+        least = xp.floor(at).astype(int)
+        share = at - least
+        last = length if fill_mode == "constant" else length - 1  # beyond it the share is 0
+        places.append([(least, 1 - share), (xp.minimum(least + 1, last), share)])
+    if interpolation == "nearest":
+        places = [place[:1] for place in places]
+    return [(i, j, f * g) for i, f in places[0] for j, g in places[1]]
