@@ -21,7 +21,7 @@ import time
 import numpy as np
 import pytest
 
-from minicnn import constraints, optimizers, regularizers
+from minicnn import activations, constraints, optimizers, regularizers
 from minicnn.errors import InputError
 from minicnn.inspect.page import build, checks, page_html, write_page
 from minicnn.inspect.trace import Trace, trace
@@ -194,6 +194,14 @@ ZOO = {
             Dense(4, activation="softmax"),
         ]
     ),
+    "activations": lambda: _trace(
+        [
+            Activation("silu"), Conv2D(3, 2, activation="mish"), Activation("softsign"), Activation("selu"),
+            Activation("hard_sigmoid"), Flatten(), Dense(9, activation="softplus"), Activation("relu6"),
+            Dense(8, activation="exponential"), Dense(6, activation="log_softmax"), Activation("log_softmax"),
+            Dense(4, activation="softmax"),
+        ]
+    ),
     "nadam": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="nadam", steps=3),
     "adagrad": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="adagrad", steps=2),
     "lion": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="lion", steps=2),
@@ -339,6 +347,16 @@ def test_the_script_can_be_read():
     for name in build.SCRIPT:
         long = [line for line in (folder / name).read_text("utf-8").splitlines() if len(line) > 120]
         assert not long, (name, long)
+
+
+def test_the_page_knows_every_activation():
+    script = (importlib.resources.files("minicnn.inspect.page") / "arithmetic.js").read_text("utf-8")
+    names = {found.name for found in vars(activations).values() if isinstance(found, activations.Function)}
+    for table in ("pointwise", "slopes", "slopeText"):
+        body = re.search(rf"const {table} = {{(.*?)\n}};", script, re.DOTALL)[1]
+        # Here leaky ReLU and ReLU6 are a ReLU with a slope, and with a top; the other two look at a whole row.
+        missing = {name for name in names if not re.search(rf"\b{name}[:,]", body)}
+        assert missing <= {"leaky_relu", "relu6", "softmax", "log_softmax"}, table
 
 
 def test_same_trace_same_bytes(small, tmp_path):

@@ -45,13 +45,23 @@ function erf(x) {
   return Math.sign(x) * (1 - Math.exp(-z * z) / (z + f) / Math.sqrt(Math.PI));
 }
 const phi = (x) => 0.5 * (1 + erf(x * Math.SQRT1_2));
+const sigmoid = (z) => 1 / (1 + Math.exp(-z));
+const softplus = (z) => Math.max(z, 0) + Math.log1p(Math.exp(-Math.abs(z)));
+const SELU_ALPHA = 1.6732632423543772, SELU_SCALE = 1.0507009873554805;
 const pointwise = {
   linear: (z) => z,
   relu: (z, a) => Math.min(z > 0 ? z : num(a.slope) * z, num(a.top) ?? Infinity),
-  sigmoid: (z) => 1 / (1 + Math.exp(-z)),
+  sigmoid,
   tanh: (z) => Math.tanh(z),
   elu: (z, a) => (z > 0 ? z : num(a.alpha) * Math.expm1(z)),
   gelu: (z) => z * phi(z),
+  silu: (z) => z * sigmoid(z),
+  mish: (z) => z * Math.tanh(softplus(z)),
+  softplus,
+  softsign: (z) => z / (1 + Math.abs(z)),
+  selu: (z) => SELU_SCALE * (z > 0 ? z : SELU_ALPHA * Math.expm1(z)),
+  hard_sigmoid: (z) => Math.min(Math.max(z / 6 + 0.5, 0), 1),
+  exponential: (z) => Math.exp(z),
 };
 const slopes = {
   linear: () => 1,
@@ -60,12 +70,25 @@ const slopes = {
   tanh: (z, y) => 1 - y * y,
   elu: (z, y, a) => (y > 0 ? 1 : y + num(a.alpha)),
   gelu: (z) => phi(z) + z * Math.exp(-0.5 * z * z) / Math.sqrt(2 * Math.PI),
+  silu: (z) => sigmoid(z) * (1 + z * (1 - sigmoid(z))),
+  mish: (z) => Math.tanh(softplus(z)) + z * (1 - Math.tanh(softplus(z)) ** 2) * sigmoid(z),
+  softplus: (z) => sigmoid(z),
+  softsign: (z, y) => (1 - Math.abs(y)) ** 2,
+  selu: (z, y) => (y > 0 ? SELU_SCALE : y + SELU_SCALE * SELU_ALPHA),
+  hard_sigmoid: (z, y) => (y > 0 && y < 1 ? 1 / 6 : 0),
+  exponential: (z, y) => y,
 };
 const slopeText = {
   linear: () => "1", sigmoid: () => "y·(1 − y)", tanh: () => "1 − y²", gelu: () => "Φ(z) + z·Φ′(z)",
   relu: (a) => `1 where the output is above 0, else ${fmt(num(a.slope))}`,
   elu: (a) => `1 where y > 0, else y + ${fmt(num(a.alpha))}`,
+  silu: () => "σ(z)·(1 + z·(1 − σ(z)))", mish: () => "t + z·(1 − t²)·σ(z), t being tanh(softplus(z))",
+  softplus: () => "σ(z)", softsign: () => "(1 − |y|)²",
+  selu: () => `${fmt(SELU_SCALE)} where y > 0, else y + ${fmt(SELU_SCALE * SELU_ALPHA)}`,
+  hard_sigmoid: () => "1/6 where 0 < y < 1, else 0", exponential: () => "y",
 };
+// Small differences of larger numbers: what they are rounded to is judged by those.
+const ROUNDED = ["gelu", "elu", "silu", "mish", "softplus", "softsign", "selu", "hard_sigmoid"];
 
 const MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Concatenate"];
 const knownMerge = (l) => MERGES.includes(L[l].kind);
@@ -89,8 +112,14 @@ function actForward(l, index) {
     const s = softmaxOf(row);
     return { name, text: `exp(${fmt(row[k])} − ${bracket(s.max)}) / ${fmt(s.sum)}`, value: s.p[k], rec };
   }
+  if (a.name === "log_softmax") {
+    const row = rowOf(z, index), k = index[index.length - 1];
+    if (row.includes(undefined)) return null;
+    const s = softmaxOf(row), text = `${fmt(row[k])} − ${bracket(s.max)} − log(${fmt(s.sum)})`;
+    return { name, text, value: row[k] - s.max - Math.log(s.sum), rec, mag: 1 };
+  }
   if (!pointwise[a.name]) return { name, text: `${a.name}: recorded; this page does not know the function`, rec };
-  const mag = a.name === "gelu" || a.name === "elu" ? 1e-2 : 0;
+  const mag = ROUNDED.includes(a.name) ? 1e-2 : 0;
   return { name, text: `${a.name}(${fmt(v)})`, value: known(v, pointwise[a.name](v, a)), rec, mag };
 }
 
@@ -206,6 +235,12 @@ function actBackward(l, index) {
     const inner = p.reduce((s, v, i) => s + v * d[i], 0), size = p.reduce((s, v, i) => s + Math.abs(v * d[i]), 0);
     const mag = Math.abs(p[k]) * (Math.abs(d[k]) + size);
     return { name, text: `${fmt(p[k])} · (${fmt(d[k])} − ${bracket(inner)})`, value: p[k] * (d[k] - inner), rec, mag };
+  }
+  if (a.name === "log_softmax") {
+    const row = rowOf(T(l, "z"), index), d = rowOf(dy, index), k = index[index.length - 1];
+    if (d.includes(undefined) || row.includes(undefined)) return null;
+    const p = softmaxOf(row).p[k], all = d.reduce((s, v) => s + v, 0), size = d.reduce((s, v) => s + Math.abs(v), 0);
+    return { name, text: `${fmt(d[k])} − ${fmt(p)} · ${bracket(all)}`, value: d[k] - p * all, rec, mag: size };
   }
   const yv = y.get(...index);
   if (!slopes[a.name]) return { name, text: `${a.name}: recorded; this page does not know its slope`, rec };

@@ -770,8 +770,10 @@ const panels = {
       slope = slopeText[a.name]?.(a) || "that of a custom function";
     const figure = (id, title, tensor, more) => tensorFigure(id, title, tensor, index, select,
       { most: fwd ? 370 : 300, ...more });
-    const said = fwd ? `${a.name}, applied to each number.`
-      : `${a.name}: the gradient is multiplied by its slope, ${slope}.`;
+    const said = a.name === "log_softmax"
+      ? (fwd ? "The logarithms of softmax's probabilities: each number less the logarithm of the sum of all exp."
+        : "From each gradient the sum of all is taken off, times the probability of its class.")
+      : fwd ? `${a.name}, applied to each number.` : `${a.name}: the gradient is multiplied by its slope, ${slope}.`;
     return [
       p(relu ? (fwd ? `ReLU keeps what is above 0 and switches the rest off: here ${percent(off)} of the outputs are 0.`
         : `Where ReLU let a number through, the gradient passes unchanged. Where it was switched off, nothing ` +
