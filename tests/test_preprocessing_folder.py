@@ -429,3 +429,14 @@ def test_sorted_labels_are_not_parted(labels):
 def test_targets_that_are_no_classes_are_parted(targets):
     generator = ImageDataGenerator(validation_split=0.2)
     assert len(generator.flow(np.zeros((100, 4, 4, 1)), targets, subset="validation").y) == 20
+
+
+def test_what_keras_takes_is_taken_at_its_default_alone(folder):
+    assert read(folder, pad_to_aspect_ratio=False, data_format="channels_last", format="tf").class_names
+    with pytest.raises(InputError, match=r"x\.transpose\(0, 2, 3, 1\)"):
+        read(folder, data_format="channels_first")
+    with pytest.raises(InputError, match="no pad_to_aspect_ratio here"):
+        read(folder, pad_to_aspect_ratio=True)
+    for format in ("grain", None, np.ones(2)):
+        with pytest.raises(InputError, match="no format here"):
+            read(folder, format=format)

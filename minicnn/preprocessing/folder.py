@@ -18,7 +18,15 @@ from minicnn import random
 from minicnn.arguments import in_words
 from minicnn.batches import Epochs, check_seed, to_categorical
 from minicnn.errors import BrokenFileError, InputError, visible
-from minicnn.preprocessing.loading import CHANNELS, INTERPOLATIONS, Size, check_choice, check_size, read_image
+from minicnn.preprocessing.loading import (
+    CHANNELS,
+    INTERPOLATIONS,
+    Size,
+    check_channels_last,
+    check_choice,
+    check_size,
+    read_image,
+)
 
 ENDINGS = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -51,6 +59,9 @@ def image_dataset_from_directory(
     interpolation: str = "bilinear",
     follow_links: bool = False,
     crop_to_aspect_ratio: bool = False,
+    pad_to_aspect_ratio: bool = False,
+    data_format: str | None = None,
+    format: str = "tf",
     verbose: bool = True,
 ) -> Any:
     """The images of a folder in batches, read from disk as they are needed: an `ImageDataset`, or two for
@@ -62,6 +73,7 @@ def image_dataset_from_directory(
     stretched to it; crop_to_aspect_ratio cuts them instead.
     shuffle: the files once, by seed, and the training images again in every epoch. validation_split: this share, the
     last files of that order, is the subset "validation", the others "training"; the same seed parts them as in Keras.
+    pad_to_aspect_ratio, data_format, format: Keras' arguments, at their defaults alone.
     Raises InputError where there is no folder, no class or no image.
     """
     for argument, value, known in (
@@ -69,6 +81,16 @@ def image_dataset_from_directory(
         ("interpolation", interpolation, INTERPOLATIONS),
     ):  # fmt: skip
         check_choice(argument, value, known)
+    check_channels_last(data_format)
+    of_keras: list[tuple[str, Any, Any]] = [
+        ("pad_to_aspect_ratio", pad_to_aspect_ratio, False), ("format", format, "tf"),
+    ]  # fmt: skip
+    for argument, given, usual in of_keras:
+        if type(given) is not type(usual) or given != usual:
+            raise InputError(
+                "image_dataset_from_directory", f"minicnn has no {argument} here.", f"{argument}={usual!r}.",
+                f"{argument}={given!r}.", "leave it out; crop_to_aspect_ratio=True cuts what does not fit.",
+            )  # fmt: skip
     size = check_size("image_size", image_size)
     check_seed(seed)
     _check_split(validation_split, subset, shuffle, seed)
