@@ -161,7 +161,10 @@ def resolve(kind: str, identifier: Any, known: Mapping[str, Callable[..., Any]],
         name, config = identifier.get("class_name"), identifier.get("config", {})
     if isinstance(name, str) and name in known:
         made = known[name]
-        return made.from_config(config) if hasattr(made, "from_config") else made(**config)
+        if hasattr(made, "from_config"):
+            return made.from_config(config)
+        check_config(name, config)
+        return in_words(made)(**config)
     if inspect.isclass(identifier) and not (issubclass(identifier, Configured) and not issubclass(identifier, base)):
         return identifier()
     if callable(identifier) and not inspect.isclass(identifier) and not isinstance(identifier, Configured):

@@ -254,6 +254,21 @@ def single_weight():
     assert metric(y, p, sample_weight=2.0) == pytest.approx(loss(y, p))
 
 
+def auc_thresholds():
+    assert metrics.AUC().thresholds is None and metrics.AUC(thresholds=[0.5, 0.25]).thresholds == [0.25, 0.5]
+
+
+def spread_targets():
+    refused(lambda: losses.MeanSquaredError()(np.ones((3, 1)), np.zeros((3, 2))), "do not fit")
+    assert losses.MeanSquaredError()(np.broadcast_to(np.ones((3, 1)), (3, 2)), np.zeros((3, 2))) == 1
+
+
+def losses_left_out():
+    for name in ("hinge", "poisson", "log_cosh"):
+        refused(lambda name=name: net(loss=name), "is not known|no loss|unknown")
+    net(loss=Fourth())
+
+
 CASES = {
     "a layer's `call` is differentiated": a_layer,
     "`loss=function`": a_loss,
@@ -261,6 +276,10 @@ CASES = {
     "a function as metric is averaged over batches": a_function_as_metric,
     '`"accuracy"` with binary cross-entropy takes the largest output': accuracy_of_outputs,
     "`F1Score()` in compile": f1,
+    "`AUC(thresholds=[-0.5])`": lambda: refused(lambda: metrics.AUC(thresholds=[-0.5]), "from 0 to 1"),
+    "`AUC().thresholds` has the two ends": auc_thresholds,
+    "losses spread (N, 1) over (N, K)": spread_targets,
+    "losses `Hinge`, `Poisson`, `LogCosh`, …": losses_left_out,
     "several inputs or outputs": several_inputs,
     "`clipnorm` with `clipvalue` is refused": clipping,
     "`loss_scale_factor`": lambda: refused(lambda: SGD(loss_scale_factor=2.0), "leave it out"),

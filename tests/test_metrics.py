@@ -290,3 +290,10 @@ def test_a_class_that_is_ignored_does_not_count():
     plain = metrics.SparseCategoricalCrossentropy()
     known = LABELS != 0
     assert metric(LABELS, PROBABILITIES) == pytest.approx(plain(LABELS[known], PROBABILITIES[known]))
+
+
+def test_the_area_under_numbers_beyond_0_to_1_takes_them_as_0_and_1():
+    """As Keras 3.15 does; without it the curve ended before all were taken, and the area was too small."""
+    true, scores = np.array([0, 1, 0, 1, 1]), np.array([-2.0, 3.0, 1.5, 0.5, 0.25])
+    assert metrics.AUC()(true, scores) == metrics.AUC()(true, scores.clip(0, 1))
+    assert metrics.AUC(curve="PR")(true, scores) == metrics.AUC(curve="PR")(true, scores.clip(0, 1))

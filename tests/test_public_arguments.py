@@ -6,9 +6,11 @@ InputError in three parts: never a raw error, and never a wrong number in silenc
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import operator
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +156,37 @@ def test_each_argument_is_right_or_refused(name, argument):
         for array in results:
             assert array.dtype.kind in "buif", f"{argument}={wrong!r}: {array.dtype}"
             assert np.isfinite(array).all(), f"{argument}={wrong!r} gives {array}"
+
+
+def with_data_format() -> dict:
+    """Whatever of ours takes data_format, by its name: classes, and functions that a module shows."""
+    found = {}
+    for module in pkgutil.walk_packages(minicnn.__path__, "minicnn."):
+        if module.name.rpartition(".")[2].startswith("_"):
+            continue
+        for name, thing in vars(importlib.import_module(module.name)).items():
+            made_by = getattr(thing, "__init__", None) if inspect.isclass(thing) else thing
+            own = inspect.isfunction(made_by) and thing.__module__ == module.name and name[0] != "_"
+            if own and "data_format" in inspect.signature(thing).parameters and not name.startswith("check"):
+                found[name] = thing
+    return found
+
+
+PIXELS = np.zeros((4, 4, 3))
+ALSO_NEEDED = {
+    "CenterCrop": (2, 2), "Conv1D": (2, 3), "Conv2D": (2, 3), "Conv2DTranspose": (2, 3), "DepthwiseConv2D": (3,),
+    "RandomRotation": (0.1,), "RandomTranslation": (0.1, 0.1), "RandomZoom": (0.1,), "Resizing": (2, 2),
+    "SeparableConv2D": (2, 3), "SpatialDropout2D": (0.5,), "array_to_img": (PIXELS,),
+    "image_dataset_from_directory": ("nowhere",), "img_to_array": (PIXELS,), "save_img": ("nowhere.png", PIXELS),
+}  # fmt: skip
+
+
+def test_channels_first_is_refused_with_the_transpose_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = with_data_format()
+    assert set(ALSO_NEEDED) < set(found) and {"Flatten", "MaxPooling1D", "ImageDataGenerator"} < set(found)
+    for name, thing in found.items():
+        for value in ("channels_first", "channels_frist", 1, ["channels_last"]):
+            with pytest.raises(InputError, match=r"Expected: (.|\n)*Received: (.|\n)*x\.transpose\(0, 2, 3, 1\)"):
+                thing(*ALSO_NEEDED.get(name, ()), data_format=value)
+    assert not list(tmp_path.iterdir())  # nothing was written

@@ -151,3 +151,12 @@ def test_what_names_nothing_is_refused(module, identifier):
         pytest.skip(f"{module.__name__} has no get")
     with pytest.raises(InputError):
         module.get(identifier)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if hasattr(m, "_KNOWN")], ids=lambda m: m.__name__[8:])
+def test_a_name_with_what_is_no_configuration_is_refused(module):
+    """Also of the names that are functions, such as "l1_l2"."""
+    for name in module._KNOWN:
+        for config in (3, None, [], {3: 1}, {"nothing_such": 1}):
+            with pytest.raises(InputError, match=r"Expected: (.|\n)*Received: (.|\n)*What to do: "):
+                module.get({"class_name": name, "config": config})

@@ -139,5 +139,6 @@ def checked_format(where: str, data_format: Any) -> Any:
         return data_format and "channels_last"
     raise InputError(
         where, "data_format does not fit.", '"channels_last", or None, which is the same.', f"{data_format!r}.",
-        "leave it out; x.transpose(0, 2, 3, 1) brings the channels of (N, C, H, W) to the end.",
+        "leave it out; x.transpose(0, 2, 3, 1) brings the channels of (N, C, H, W) to the end, x.transpose(0, 2, 1) "
+        "those of (N, C, T).",
     )  # fmt: skip

@@ -147,7 +147,7 @@ class AUC(_Counts):
         thresholds = xp.asarray([-losses.EPSILON, *inner, 1 + losses.EPSILON])
         counts = []
         for k in range(labels):
-            above = xp.searchsorted(thresholds, p[:, k].astype("float64"))  # how many thresholds lie below
+            above = xp.searchsorted(thresholds, p[:, k].astype("float64").clip(0, 1))  # how many thresholds lie below
             for which in (t[:, k], ~t[:, k]):
                 found = xp.bincount(above, w[:, k] * which, len(thresholds) + 1)
                 yes = xp.cumsum(found[::-1])[::-1][1:]

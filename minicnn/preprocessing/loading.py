@@ -240,5 +240,6 @@ def check_channels_last(data_format: str | None) -> None:
     if data_format not in (None, "channels_last"):
         raise InputError(
             "data_format", "minicnn keeps the channels last.", 'None or "channels_last".', f"{data_format!r}.",
-            "leave it out; x.transpose(0, 2, 3, 1) moves the channels of a batch to the end.",
+            "leave it out; x.transpose(0, 2, 3, 1) moves the channels of a batch to the end, x.transpose(1, 2, 0) "
+            "those of one image.",
         )  # fmt: skip
