@@ -10,6 +10,7 @@ from helpers import random, run_shards
 
 import minicnn
 from minicnn.backend import scratch
+from minicnn.callbacks import Callback
 from minicnn.errors import InputError
 from minicnn.kernels import chain, conv_winograd, maxpool2d_backward, maxpool2d_forward, relu_backward, relu_forward
 from minicnn.kernels.geometry import Windows
@@ -31,7 +32,7 @@ from minicnn.layers import (
 from minicnn.layers.fused import Fused
 from minicnn.layers.walk import PLAIN, Observer, backward, forward, new_contexts
 from minicnn.models import Model, Sequential
-from minicnn.training import plan
+from minicnn.training import inference, plan
 from minicnn.training.plan import training_plan, without_plan
 
 
@@ -415,6 +416,80 @@ def test_a_change_is_noticed(name, change):
         close(after, model.predict(x, verbose=0))
     if "b" not in name.split():  # a bias before a batch norm, for one
         assert name == "a bit" or after.shape != before.shape or np.abs(after - before).max() > 1e-6
+
+
+def compared(model, x):
+    """The predictions for x, which are those of the layers one by one."""
+    actual = model.predict(x, batch_size=len(x), verbose=0)
+    with without_plan():
+        close(actual, model.predict(x, batch_size=len(x), verbose=0))
+    return actual
+
+
+@pytest.mark.parametrize("before", [[], [BatchNormalization]], ids=["a chain", "a batch norm before it"])
+@pytest.mark.parametrize("after", [[], [BatchNormalization]], ids=["", "folded"])
+def test_a_bias_that_comes_later_is_noticed(before, after):
+    norms = [[norm() for norm in some] for some in (before, after)]
+    conv = Conv2D(16, 3, padding="same", use_bias=False)
+    model = in_float64(Sequential([Input((4, 4, 16)), *norms[0], conv, *norms[1]]), 1)
+    first = compared(model, random((5, 4, 4, 16), 1))
+    conv.params["b"] = np.ones(16)
+    second = compared(model, random((5, 4, 4, 16), 1))
+    assert np.abs(first - second).max() > 1e-3
+    del conv.params["b"]
+    close(compared(model, random((5, 4, 4, 16), 1)), first)
+
+
+class Doubles(Callback):
+    """Doubles an array after each batch."""
+
+    def __init__(self, array):
+        super().__init__()
+        self.array = array
+
+    def double(self, batch, logs=None):
+        self.array *= 2
+
+    on_predict_batch_end = on_test_batch_end = double
+
+
+def places():
+    model = predictor()
+    return [(k, name) for k, layer in enumerate(model.layers) for name in (*layer.params, *layer.state)]
+
+
+@pytest.mark.parametrize(("k", "name"), places())
+def test_a_callback_changes_a_weight_between_two_batches(k, name):
+    x, y, model = random((6, 12, 12, 16), 1), random((6, 4), 2), predictor()
+    model.compile("sgd", "mse")
+    weights = model.get_weights()
+
+    def results():
+        found = []
+        for run in ("predict", "evaluate"):
+            model.set_weights(weights)
+            array = {**model.layers[k].params, **model.layers[k].state}[name]
+            data = (x,) if run == "predict" else (x, y)
+            found.append(getattr(model, run)(*data, batch_size=2, verbose=0, callbacks=[Doubles(array)]))
+        return found
+
+    actual = results()
+    with without_plan():
+        for a, b in zip(actual, results(), strict=True):
+            close(a, b)
+
+
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_what_was_made_of_a_weight_before_another_algorithm_needed_it(name):
+    """Few images take im2col, more of them Winograd, which reads the weights again: the map of biases is old then."""
+    model = in_float64(Sequential([Input((4, 4, 16)), BatchNormalization(), Conv2D(16, 3, padding="same")]), 1)
+    x = random((16, 4, 4, 16), 1)
+    planned = inference.Plan(model)
+    inference.infer(planned.front, x[:2])
+    model.layers[1].params[name] *= 2
+    inference.infer(planned.front, x)
+    for n in (2, 16):
+        compared(model, x[:n])
 
 
 def test_without_a_change_nothing_is_made_again(monkeypatch):

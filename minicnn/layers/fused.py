@@ -145,7 +145,9 @@ class Source:
         self.numbers: Any = None
 
     def watch(self) -> None:
-        """From now on its numbers count."""
+        """From now on its numbers count: those of the first time, since something was made of them."""
+        if self.numbers is not None:
+            return
         self.numbers = self.array.tobytes() if self.array.nbytes <= SMALL else self.array.copy()
 
     def same(self) -> bool:
@@ -156,6 +158,22 @@ class Source:
         if isinstance(self.numbers, bytes):
             return array.tobytes() == self.numbers
         return self.numbers is None or np.array_equal(array, self.numbers)
+
+
+class Sources(list[Source]):
+    """Those of a layer: all its arrays."""
+
+    def __init__(self, layer: Layer):
+        super().__init__(Source(arrays, name) for arrays in (layer.params, layer.state) for name in arrays)
+        self.layer = layer
+
+    def watch(self) -> None:
+        for source in self:
+            source.watch()
+
+    def same(self) -> bool:
+        """Whether the layer has these arrays still, and no other, such as a bias that it had not."""
+        return len(self) == len(self.layer.params) + len(self.layer.state) and all(map(Source.same, self))
 
 
 class Predicted(Layer):
@@ -169,15 +187,13 @@ class Predicted(Layer):
     def __init__(self, layers: Sequence[Any], parts: Sequence[Part], last: int | None):
         super().__init__(name=layers[0].name)
         self.layers, self.parts, self.last = layers, parts, last
-        self.sources = [
-            [Source(arrays, name) for arrays in (layer.params, layer.state) for name in arrays] for layer in layers
-        ]
+        self.sources = [Sources(layer) for layer in layers]
         self.made: dict[int, tuple[Links, Norm | None, Array, Array | None]] = {}
         self.convs: dict[tuple[int, Algorithm], Any] = {}
 
     def holds(self) -> bool:
         """Whether what was made of the layers' arrays is still right."""
-        return all(source.same() for sources in self.sources for source in sources)
+        return all(map(Sources.same, self.sources))
 
     def forward(self, x: Array, ctx: Context) -> Array:
         for k, part in enumerate(self.parts):
@@ -187,7 +203,7 @@ class Predicted(Layer):
             conv = self.convs.get((k, algorithm))
             if conv is None:
                 if algorithm.kernel is not None:
-                    self._watch(part.conv)
+                    self.sources[part.conv].watch()
                 conv = self.convs[k, algorithm] = algorithm.in_pieces(w, b, windows, keep=True)
             x = chain_forward(x, conv, links, norm, winners=False, moments=False)[0]
             layer = self.layers[part.conv]
@@ -208,20 +224,16 @@ class Predicted(Layer):
             links = Links(conv.geometry(), conv.algorithm, None if pool is None else pool.geometry(), part.relu)
             norm = None
             if part.norm is not None:
-                self._watch(part.norm)
+                self.sources[part.norm].watch()
                 norm = self._norm(part.norm, x, part.norm_relu)
             if norm is not None and not norm.relu:
-                self._watch(part.conv)
+                self.sources[part.conv].watch()
                 image = np.broadcast_to(norm.shift.reshape(-1, x.shape[3])[:1], (1, *x.shape[1:]))
                 biases = conv2d_forward(np.ascontiguousarray(image), w, b, *links.geometry, conv.algorithm)[0]
                 if biases.nbytes <= MAP_BYTES:
                     w, b, norm = w * norm.scale[: x.shape[3], None], biases, None
             self.made[k] = links, norm, w, b
         return self.made[k]
-
-    def _watch(self, place: int) -> None:
-        for source in self.sources[place]:
-            source.watch()
 
     def _norm(self, place: int, x: Array, relu: bool = False) -> Norm:
         norm: BatchNormalization = self.layers[place]

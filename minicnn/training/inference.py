@@ -33,7 +33,8 @@ GROUP_BYTES = 1 << 26
 
 
 class Plan:
-    """How a model computes in evaluation mode: made, or found still to be right, once for a call of predict.
+    """How a model computes in evaluation mode: made, or found still to be right, once for a call of predict;
+    before each batch where a callback runs between them.
 
     front, rest: the nodes up to the first dense layer that everything goes through, and those from it on.
     sample_bytes: what the largest activation of a sample takes; 0 where a batch stays in one piece.

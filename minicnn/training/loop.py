@@ -170,7 +170,8 @@ def _evaluate(
     with Interrupts() as interrupts, closing(batches.epoch()) as epoch:
         for step, batch in enumerate(each("data", on_device(epoch, model.device))):
             events.call("on_test_batch_begin", step)
-            plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
+            if plan is None or _may_change_weights(events, "test"):
+                plan = Plan(model)  # only now: a generator may have shown just now what a sample is
             with interrupts.waiting():
                 x, y, *weights = workers.meet(f"batch {step + 1} of evaluate", batches.cut.lengths, *batch)
                 if workers.samples == 0:
@@ -188,6 +189,11 @@ def _evaluate(
     logs = running.logs()
     events.call("on_test_end", logs)
     return logs
+
+
+def _may_change_weights(events: CallbackList, what: str) -> bool:
+    """Whether a callback runs between the batches: then what the plan was made of may be another thing already."""
+    return events.listens(f"on_{what}_batch_begin") or events.listens(f"on_{what}_batch_end")
 
 
 def predict(
@@ -209,7 +215,8 @@ def predict(
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
             events.call("on_predict_batch_begin", step)
-            plan = plan or Plan(model)  # only now: a generator may have shown just now what a sample is
+            if plan is None or _may_change_weights(events, "predict"):
+                plan = Plan(model)  # only now: a generator may have shown just now what a sample is
             with interrupts.waiting():
                 (x_batch,) = workers.meet(f"batch {step + 1} of predict", batches.cut.lengths, x_batch)
                 if workers.samples == 0:

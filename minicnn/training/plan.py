@@ -32,7 +32,7 @@ from minicnn.layers.base import Layer
 from minicnn.layers.context import Context
 from minicnn.layers.conv import Conv2D
 from minicnn.layers.core import Dense, Dropout, SpatialDropout2D
-from minicnn.layers.fused import Fused, Part, Predicted, Source
+from minicnn.layers.fused import Fused, Part, Predicted, Sources
 from minicnn.layers.fused_gpu import GpuChain
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.layers.pooling import MaxPooling2D
@@ -189,19 +189,16 @@ class Kept:
         whole = Counter(id(node.layer) for node in fewer)
         uses = Counter(id(node.layer) for node in nodes)  # a layer that is used twice may be folded in one place alone
         folded_away = {node.layer for node in nodes if uses[id(node.layer)] > whole[id(node.layer)]}
-        self.sources = [
-            Source(arrays, name)
-            for layer in folded_away if type(layer) in (Conv2D, Dense, BatchNormalization)
-            for arrays in (layer.params, layer.state) for name in arrays
-        ]  # fmt: skip
-        for source in self.sources:
-            source.watch()
+        read = (Conv2D, Dense, BatchNormalization)
+        self.sources = [Sources(layer) for layer in folded_away if type(layer) in read]
+        for sources in self.sources:
+            sources.watch()
         self.nodes, self.made = nodes, Planned(fewer, _single_readers(fewer), training=False).nodes
         self.settings = Layer.settings
 
     def holds(self, nodes: Nodes) -> bool:
         """Whether these nodes still give the same."""
-        unchanged = self.nodes is nodes and self.settings == Layer.settings and all(map(Source.same, self.sources))
+        unchanged = self.nodes is nodes and self.settings == Layer.settings and all(map(Sources.same, self.sources))
         return unchanged and all(node.layer.holds() for node in self.made if isinstance(node.layer, Predicted))
 
 
