@@ -221,6 +221,8 @@ def numbers(name: str, value: Any) -> Array:
 
 def one_for_each(sample_weight: Any, n: int) -> Any:
     """A single number as n of them, for n samples; anything else as it is."""
+    if getattr(sample_weight, "ndim", None) == 0 and sample_weight.dtype.kind in "uif":
+        sample_weight = sample_weight.item()
     single = isinstance(sample_weight, Real) and not isinstance(sample_weight, bool)
     return np.full(n, float(sample_weight)) if single else sample_weight
 

@@ -254,6 +254,12 @@ def single_weight():
     assert metric(y, p, sample_weight=2.0) == pytest.approx(loss(y, p))
 
 
+def ignored():
+    metric = metrics.SparseCategoricalCrossentropy(ignore_class=-1)
+    metric.update_state([0, -1], [[0.5, 0.5], [0.9, 0.1]])
+    assert metric.result() == pytest.approx(np.log(2), rel=1e-6)  # half of it in Keras
+
+
 def auc_thresholds():
     assert metrics.AUC().thresholds is None and metrics.AUC(thresholds=[0.5, 0.25]).thresholds == [0.25, 0.5]
 
@@ -276,6 +282,7 @@ CASES = {
     "a function as metric is averaged over batches": a_function_as_metric,
     '`"accuracy"` with binary cross-entropy takes the largest output': accuracy_of_outputs,
     "`F1Score()` in compile": f1,
+    "`metrics.SparseCategoricalCrossentropy(ignore_class=…)` counts ignored positions as 0": ignored,
     "`AUC(thresholds=[-0.5])`": lambda: refused(lambda: metrics.AUC(thresholds=[-0.5]), "from 0 to 1"),
     "`AUC().thresholds` has the two ends": auc_thresholds,
     "losses spread (N, 1) over (N, K)": spread_targets,

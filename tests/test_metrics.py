@@ -297,3 +297,20 @@ def test_the_area_under_numbers_beyond_0_to_1_takes_them_as_0_and_1():
     true, scores = np.array([0, 1, 0, 1, 1]), np.array([-2.0, 3.0, 1.5, 0.5, 0.25])
     assert metrics.AUC()(true, scores) == metrics.AUC()(true, scores.clip(0, 1))
     assert metrics.AUC(curve="PR")(true, scores) == metrics.AUC(curve="PR")(true, scores.clip(0, 1))
+
+
+@pytest.mark.parametrize("kind", [metrics.Precision, metrics.Recall])
+def test_a_class_that_the_predictions_do_not_have(kind):
+    """Of predictions (N,), class_id=2 was sample number 2."""
+    for shape in ((5,), (5, 2)):
+        with pytest.raises(InputError, match="no class of the predictions"):
+            kind(class_id=2)(np.ones(shape), np.ones(shape))
+    assert kind(class_id=2)(np.ones((5, 3)), np.ones((5, 3))) == 1
+
+
+@pytest.mark.parametrize("weight", [3, 3.0, np.float32(3), np.array(3), np.array(3.0)])
+def test_a_single_weight_is_that_of_all_samples(weight):
+    metric = metrics.Precision()
+    metric.update_state([1, 0], [0.9, 0.8], sample_weight=weight)
+    metric.update_state([1, 1], [0.9, 0.8])
+    assert metric.result() == pytest.approx((3 + 2) / (6 + 2))

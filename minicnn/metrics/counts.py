@@ -62,6 +62,13 @@ class _OfThresholds(_Counts):
             y_pred = xp.where(rank < self.top_k, y_pred, -np.inf)
         weights = xp.broadcast_to(weights, y_pred.shape)
         if self.class_id is not None:
+            classes = y_pred.shape[-1] if y_pred.ndim > 1 else 0
+            if self.class_id >= classes:
+                raise InputError(
+                    self.name, "class_id is no class of the predictions.",
+                    f"outputs (N, K) with K above {self.class_id}.", f"predictions of shape {y_pred.shape}.",
+                    "leave class_id out, or count from 0.",
+                )  # fmt: skip
             y_true, y_pred, weights = (a[..., self.class_id] for a in (y_true, y_pred, weights))
         default = 0.5 if self.top_k is None else -1e10
         thresholds = default if self.thresholds is None else self.thresholds
