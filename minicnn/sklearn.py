@@ -16,6 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def _small_vggnet(shape: Shape, outputs: int) -> Sequential:
     return SmallVGGNet(width, height, channels, outputs)
 
 
+def _checked_image_shape(where: str, shape: Any) -> Shape:
+    """It as a tuple of ints. Raises InputError unless it is two or three whole numbers above 0."""
+    sizes = tuple(shape) if isinstance(shape, tuple | list | np.ndarray) else ()
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in sizes)
+    if len(sizes) in (2, 3) and whole:
+        return tuple(int(n) for n in sizes)
+    raise InputError(
+        where, "this is no image_shape.", "(height, width) or (height, width, channels), whole numbers above 0.",
+        f"image_shape={shape!r}.", "for example image_shape=(8, 8) for flat rows of 64 grey numbers.",
+    )  # fmt: skip
+
+
 class _Network(BaseEstimator):
     """What both share: samples and weights as scikit-learn has them, and as a network takes them."""
 
@@ -98,7 +111,7 @@ class _Network(BaseEstimator):
         X = validate_data(self, X, **target, dtype=dtype, order="C", reset=reset)  # noqa: N806
         X, *y = X if target else (X,)  # noqa: N806
         if reset:
-            given = None if self.image_shape is None else tuple(self.image_shape)
+            given = None if self.image_shape is None else _checked_image_shape(type(self).__name__, self.image_shape)
             self.input_shape_ = given or shape or X.shape[1:]
             self.input_shape_ += (1,) if len(self.input_shape_) == 2 else ()
         if math.prod(self.input_shape_) != X.shape[1] or (shape and math.prod(shape) != X.shape[1]):

@@ -279,3 +279,20 @@ def test_without_scikit_learn():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode != 0 and "What to do: python -m pip install -U scikit-learn" in done.stderr
+
+
+@pytest.mark.parametrize("made", [CNNClassifier, CNNRegressor])
+@pytest.mark.parametrize("shape", [
+    "8x8", 3, (3,), (), (1, 1, 3, 1), (1.0, 3.0), (-1, -3), (0, 3), (1, "3"), (None, 3), (True, 3), {1, 3},
+    float("nan"),
+], ids=str)  # fmt: skip
+def test_what_is_no_image_shape_is_refused_in_words(made, shape):
+    y = np.arange(len(BLOBS)) % 2
+    with pytest.raises(InputError, match="this is no image_shape"):
+        made("dense", image_shape=shape, epochs=1).fit(BLOBS, y)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), [1, 3], np.array([1, 3]), (1, 1, 3), (np.int64(1), 3)], ids=repr)
+def test_every_form_of_an_image_shape(shape):
+    network = CNNClassifier("dense", image_shape=shape, epochs=1, random_state=0).fit(BLOBS, NAMES)
+    assert network.predict(BLOBS).shape == NAMES.shape
