@@ -349,7 +349,8 @@ def test_a_picture_on_which_there_is_nothing_to_see(tmp_path, size):
 
 def test_the_examples_do_not_import_the_benchmarks():
     for path in (ROOT / "examples").glob("*.py"):
-        assert "benchmarks" not in path.read_text(encoding="utf-8").replace("The benchmarks use it", ""), path.name
+        text = path.read_text(encoding="utf-8").replace("The benchmarks use it", "")
+        assert "benchmarks" not in text.replace('"benchmarks" / "results"', ""), path.name  # records may be read
 
 
 def test_a_journal_refuses_other_settings():
