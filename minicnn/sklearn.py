@@ -71,7 +71,7 @@ def _small_vggnet(shape: Shape, outputs: int) -> Sequential:
 def _checked_image_shape(where: str, shape: Any) -> Shape:
     """It as a tuple of ints. Raises InputError unless it is two or three whole numbers above 0."""
     sizes = tuple(shape) if isinstance(shape, tuple | list | np.ndarray) else ()
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in sizes)
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in sizes)
     if len(sizes) in (2, 3) and whole:
         return tuple(int(n) for n in sizes)
     raise InputError(
