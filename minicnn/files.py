@@ -22,13 +22,14 @@ from minicnn.ranks import together
 
 
 def checked_path(where: str, path: Any) -> str:
-    """The path as a text. InputError unless it is one, and names something."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+    """The path as a text. InputError unless it is one, and names something. No name holds a NUL character."""
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise InputError(
             where, "this is no path.", "the name of a file or folder, as a text or a pathlib.Path.", f"{path!r}.",
             'for example "results/model.zip".',
         )  # fmt: skip
-    return os.fspath(path)
+    return text
 
 
 @contextmanager

@@ -72,6 +72,10 @@ OTHERS = [
     (lambda: net().save_weights(None), "save_weights", "this is no path.", "model.zip"),
     (lambda: net().load_weights(True), "load_weights", "this is no path.", "model.zip"),
     (lambda: minicnn.load_model(3), "load_model", "this is no path.", "model.zip"),
+    (lambda: minicnn.load_model("a\0.keras"), "load_model", "this is no path.", "model.zip"),
+    (lambda: net().save("a\0.zip"), "save", "this is no path.", "model.zip"),
+    (lambda: net().load_weights("a\0.safetensors"), "load_weights", "this is no path.", "model.zip"),
+    (lambda: callbacks.CSVLogger("a\0.csv"), "CSVLogger filename", "this is no path.", "model.zip"),
 ]  # fmt: skip
 
 
