@@ -275,6 +275,14 @@ def losses_left_out():
     net(loss=Fourth())
 
 
+def stay_out():
+    for name, advice in {"LSTM": "Conv1D", "Embedding": "texts", "Conv3D": "volumes", "Lambda": "a Layer"}.items():
+        with pytest.raises(AttributeError, match=f"no layer {name}; .*{advice}"):
+            getattr(minicnn.layers, name)
+    named = {name for names in minicnn.layers._STAY_OUT.values() for name in names.split()}
+    assert not named & set(minicnn.layers.__all__) and not hasattr(minicnn.layers, "Nothing")
+
+
 CASES = {
     "a layer's `call` is differentiated": a_layer,
     "`loss=function`": a_loss,
@@ -321,6 +329,7 @@ CASES = {
     "`RandomTranslation(fill_mode=\"wrap\")` stops after one image (TensorFlow)": wrapped,
     "`RandomFlip` and its like draw from a generator": drawn,
     "`mean_with_sample_weight` of a single weight is not the mean": single_weight,
+    "`layers.LSTM`, `Embedding`, `Conv3D`, `Lambda`, …": stay_out,
     "`Input((None, None, 3))`": lambda: refused(lambda: Input((None, None, 3)), "whole numbers above 0"),
     "random numbers are TensorFlow's": seeds,
 }

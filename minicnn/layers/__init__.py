@@ -97,6 +97,39 @@ MaxPool2D = MaxPooling2D
 SeparableConvolution2D = SeparableConv2D
 
 
+# Layers of Keras that someone who learns about convolutional networks would hardly meet, and what to do without them.
+_STAY_OUT = {
+    "layers for texts and series in time stay out; Conv1D reads sequences.": """
+        AdditiveAttention Attention Bidirectional CategoryEncoding ConvLSTM1D ConvLSTM2D ConvLSTM3D Discretization
+        Embedding GRU GRUCell GroupQueryAttention HashedCrossing Hashing IntegerLookup LSTM LSTMCell Masking
+        MelSpectrogram MultiHeadAttention RNN RepeatVector ReversibleEmbedding STFTSpectrogram SimpleRNN SimpleRNNCell
+        StackedRNNCells StringLookup TextVectorization TimeDistributed""",
+    "layers for volumes stay out: an image has two axes here.": """
+        AdaptiveAveragePooling3D AdaptiveMaxPooling3D AveragePooling3D AvgPool3D Conv3D Conv3DTranspose Convolution3D
+        Convolution3DTranspose Cropping3D GlobalAveragePooling3D GlobalAvgPool3D GlobalMaxPool3D GlobalMaxPooling3D
+        MaxPool3D MaxPooling3D SpatialDropout3D UpSampling3D ZeroPadding3D""",
+    "for sequences take the 2-D layer on images of height 1: Reshape((1, length, channels)) before it.": """
+        Conv1DTranspose Convolution1DTranspose Cropping1D DepthwiseConv1D SeparableConv1D SeparableConvolution1D
+        SpatialDropout1D UpSampling1D ZeroPadding1D""",
+    "write a Layer with forward and backward: docs/keras.md shows one.": """
+        ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveMaxPooling1D
+        AdaptiveMaxPooling2D AlphaDropout Dot EinsumDense FlaxLayer GaussianDropout Identity JaxLayer Lambda Minimum
+        RMSNormalization SpectralNormalization TFSMLayer TorchModuleWrapper UnitNormalization Wrapper""",
+    "ImageDataGenerator changes images before they reach the network.": """
+        AugMix AutoContrast ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization MaxNumBoundingBoxes MixUp
+        Pipeline RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop
+        RandomElasticTransform RandomErasing RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert
+        RandomPerspective RandomPosterization RandomSaturation RandomSharpness RandomShear RandomWidth Solarization""",
+}
+
+
+def __getattr__(name: str) -> type[Layer]:
+    for advice, names in _STAY_OUT.items():
+        if name in names.split():
+            raise AttributeError(f"minicnn has no layer {name}; {advice}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def named(name: str) -> type[Layer] | None:
     """The layer class of this name, or None: a name in a file reaches these classes and nothing else."""
     found = globals()[name] if name in __all__ else None
