@@ -46,7 +46,7 @@ from minicnn.kernels.sums import column_sums
 
 # A piece is so many times what the convolution takes at a time. Each layer of a piece is a call, and between calls the
 # threads pass Python's lock to and fro.
-STEPS = 2
+STEPS = 4
 
 
 class Norm(NamedTuple):
