@@ -187,6 +187,9 @@ def test_the_layer_and_the_model_take_an_algorithm():
 def test_what_cannot_be_is_refused_when_the_model_is_built():
     with pytest.raises(UnknownNameError, match="winograd"):
         Conv2D(4, 3, algorithm="winogard")
+    for wrong in ([1], {}, None, 3):
+        with pytest.raises(InputError, match="unknown name"):
+            Conv2D(4, 3, algorithm=wrong)
     with pytest.raises(InputError, match='algorithm="auto"'):
         Sequential([Input((8, 8, 3)), Conv2D(4, 3, strides=2, algorithm="winograd")])
     with pytest.raises(InputError, match="not been built"):

@@ -30,9 +30,6 @@ def update(case: Case, name: str) -> None:
     options = [n for n in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency") if config.get(n)]
     if options:
         raise case.refuse("a step with this option is not explained.", f"{kind}({options[0]}={config[options[0]]!r}).")
-    for option in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"):
-        if config.get(option):
-            raise case.refuse(f"a step with {option} is not explained.", f"{kind} with {option}={config[option]}.")
     constraint = layer.option(name, "constraint")
     if constraint is not None and constraint["class_name"] not in ("MaxNorm", "UnitNorm", "NonNeg"):
         raise case.refuse("nothing is known about this constraint.", f"the constraint {constraint['class_name']}.")

@@ -92,7 +92,7 @@ ALGORITHMS = {
 
 def check_algorithm(name: str) -> str:
     """`name` itself; UnknownNameError unless it is "auto" or the name of an algorithm."""
-    if name != "auto" and name not in ALGORITHMS:
+    if not isinstance(name, str) or (name != "auto" and name not in ALGORITHMS):
         raise unknown_name("convolution algorithm", name, ["auto", *ALGORITHMS])
     return name
 
