@@ -504,6 +504,16 @@ def test_without_a_change_nothing_is_made_again(monkeypatch):
     assert made == [1]
 
 
+def test_models_that_take_turns_keep_their_plans():
+    """A batch norm that is folded away is no change of a layer: it would cost every other model its plan."""
+    models = [Sequential([Input((6,)), Dense(4), BatchNormalization(), Dense(2)]) for _ in range(3)]
+    made = [plan.prediction_nodes(model) for model in models]
+    for _ in range(2):
+        for model, nodes in zip(models, made, strict=True):
+            model.predict(random((2, 6), 1), verbose=0)
+            assert plan.prediction_nodes(model) is nodes
+
+
 def test_what_is_kept_goes_with_the_model():
     model = predictor()
     model.predict(random((1, 12, 12, 16), 1), verbose=0)

@@ -177,7 +177,8 @@ def folded(layer: Any, norm: Any) -> Any:
     scale, shift = norm.scale_and_shift()
     both = copy(layer)
     b = layer.params.get("b")  # a layer without one has it once a batch norm was folded into it
-    both.params = {"w": layer.params["w"] * scale, "b": shift if b is None else b * scale + shift}
+    params = {"w": layer.params["w"] * scale, "b": shift if b is None else b * scale + shift}
+    vars(both)["params"] = params  # not by setting it: that counts as a change, and would cost all others their plans
     return both
 
 
@@ -185,6 +186,7 @@ class Kept:
     """made: the nodes for prediction that were made of these nodes. sources: what was read for it once and for all."""
 
     def __init__(self, nodes: Nodes):
+        self.settings = Layer.settings  # before anything is read
         fewer = plan(nodes)
         whole = Counter(id(node.layer) for node in fewer)
         uses = Counter(id(node.layer) for node in nodes)  # a layer that is used twice may be folded in one place alone
@@ -194,7 +196,6 @@ class Kept:
         for sources in self.sources:
             sources.watch()
         self.nodes, self.made = nodes, Planned(fewer, _single_readers(fewer), training=False).nodes
-        self.settings = Layer.settings
 
     def holds(self, nodes: Nodes) -> bool:
         """Whether these nodes still give the same."""
