@@ -79,7 +79,7 @@ from minicnn.losses import (
     SparseCategoricalCrossentropy,
 )
 from minicnn.models import Model, Sequential
-from minicnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Nadam, RMSprop
+from minicnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, Nadam, RMSprop
 from minicnn.regularizers import L1, L1L2, L2
 
 N, K = 6, 4
@@ -341,6 +341,14 @@ OPTIMIZERS = {
     "old decay": lambda: SGD(0.1, decay=0.5),
     "Adam": lambda: Adam(0.01),
     "AdamW": lambda: AdamW(0.01, weight_decay=0.1),
+    "Adam amsgrad": lambda: Adam(0.01, amsgrad=True),
+    "AdamW amsgrad": lambda: AdamW(0.01, amsgrad=True),
+    "Muon": lambda: Muon(0.01, weight_decay=0.1),
+    "Muon, other arguments": lambda: Muon(
+        0.1, nesterov=False, normalize=True, rms_rate=None, ns_steps=2, adam_lr_ratio=0.5, adam_weight_decay=0.1
+    ),
+    "Muon, one round": lambda: Muon(0.1, ns_steps=1, exclude_layers=["conv.*/kernel"]),
+    "Muon, no AdamW": lambda: Muon(0.1, adam_lr_ratio=0.0),
     "Nadam": lambda: Nadam(0.01, weight_decay=0.1),
     "Adagrad": lambda: Adagrad(0.01),
     "Lion": lambda: Lion(0.01),
@@ -372,14 +380,40 @@ def test_every_optimizer(name, steps, dtype):
                         assert step.value == pytest.approx(recorded, rel=1e-5, abs=1e-10)
 
 
+@pytest.mark.parametrize("make", [SGD, Adam, Lion, Muon], ids=lambda make: make.__name__)
+def test_what_weight_decay_leaves_alone_is_explained_without_it(make):
+    optimizer = make(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["dense_1/bias", "kernel"])
+    t = traced([Conv2D(2, 3, activation="relu"), Flatten(), Dense(K, activation="softmax")], optimizer, shape=(5, 5, 1))
+    assert_explained(t)
+    of_parameter = {f"{layer.key}/{name}": str(t.explain(layer.key, f"update:{name}", (0,) * p.ndim))
+                    for layer in t.layers for name, p in layer.params.items()}  # fmt: skip
+    shrunk = {key: "weight_decay" in text for key, text in of_parameter.items()}
+    assert shrunk == {"conv2d_1/w": False, "conv2d_1/b": True, "dense_1/w": False, "dense_1/b": False}
+
+
+def test_muon_is_shown_as_sums_of_products_of_its_matrix():
+    t = traced([Flatten(), Dense(3), Dense(K, activation="softmax")], Muon(0.1), shape=(2, 2, 1), steps=1)
+    e = t.explain("dense_1", "update:w", (1, 2))  # 4 x 3: higher than wide
+    assert [step.name for step in e.steps] == ["m", "ahead", "norm²", "norm", "o", "w"]
+    assert e.steps[0].value == pytest.approx(t["dense_1"].slots_after["w/m_sum"][1, 2], rel=1e-5)
+    first, *others = e.steps[4].terms
+    assert (first.index, first.partner) == ((2, 1), "a")
+    assert [(term.index, term.partner_index) for term in others] == [((k, 1), (2, k)) for k in range(3)]
+    t["dense_1"].slots["w/m_sum"][3, 0] += 1  # another number of the matrix: the step is not of it alone
+    assert not t.explain("dense_1", "update:w", (1, 2)).ok
+    assert "goes by AdamW" in t.explain("dense_1", "update:b", 0).note
+
+
 @pytest.mark.parametrize("regularizer", [L1(0.02), L2(0.03), L1L2(0.02, 0.03)], ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize(
     "constraint",
     [None, MaxNorm(0.5, axis=(0, 1, 2)), MaxNorm(1e6, axis=(0, 1, 2)), UnitNorm(axis=-1), NonNeg()],
     ids=["none", "MaxNorm", "MaxNorm, short", "UnitNorm", "NonNeg"],
 )
-def test_regularizers_and_constraints(regularizer, constraint):
-    optimizer = Adam(0.05, clipnorm=0.5, weight_decay=0.01)
+@pytest.mark.parametrize("make", [Adam, Muon], ids=["Adam", "Muon"])
+def test_regularizers_and_constraints(make, regularizer, constraint):
+    optimizer = make(0.05, clipnorm=0.5, weight_decay=0.01)
     conv = Conv2D(2, 2, kernel_regularizer=regularizer, kernel_constraint=constraint, bias_constraint="nonneg")
     t = traced([conv, *ends()], optimizer, shape=(4, 4, 2), steps=1)
     assert_explained(t, count=6)

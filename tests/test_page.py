@@ -117,6 +117,11 @@ def _softplus_targets(n, k, seed=3):
     return t / t.sum(axis=1, keepdims=True)
 
 
+def _biases_without_decay(optimizer):
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+
 ZOO = {
     "small": _small,
     "evaluation": lambda: _small(training=False),
@@ -205,6 +210,17 @@ ZOO = {
     "nadam": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="nadam", steps=3),
     "adagrad": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="adagrad", steps=2),
     "lion": lambda: _trace([Flatten(), Dense(4, activation="softmax")], optimizer="lion", steps=2),
+    "amsgrad": lambda: _trace(
+        [Flatten(), Dense(4, activation="softmax")], optimizer=optimizers.Adam(0.05, amsgrad=True), steps=3
+    ),
+    "muon": lambda: _trace(
+        [Flatten(), Dense(3), Dense(4, activation="softmax", kernel_constraint="max_norm")],
+        optimizer=optimizers.Muon(0.1, adam_lr_ratio=0.5), steps=2,
+    ),
+    "biases without decay": lambda: _trace(
+        [Flatten(), Dense(4, activation="softmax", kernel_constraint="max_norm", bias_constraint="unit_norm")],
+        optimizer=_biases_without_decay(optimizers.SGD(0.1, weight_decay=0.5)), steps=2,
+    ),
     "certain": lambda: _trace(  # p is so close to t that p - t has few digits left
         [Flatten(), Dense(16, activation="relu"), Dense(4, activation="softmax")],
         optimizer=optimizers.Adam(0.05),

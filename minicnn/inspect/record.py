@@ -88,7 +88,8 @@ class StepTrace:
 
     y_true as the loss takes it. losses: of each sample. loss: their mean plus the regularizers' penalty, before the
     step; loss_after: the same batch again with the updated parameters (same dropout masks). optimizer: class, config,
-    `iterations` before the step and the learning_rate that it used. seed: that of the step's random layers.
+    `iterations` before the step, the learning_rate that it used, and the weight decay of each parameter ("dense_1/w").
+    seed: that of the step's random layers.
     fused: a cross-entropy and the softmax or sigmoid of the last layer were differentiated as one; then dy of the last
     layer is not the derivative by its output y but already dz, the one by the logits: (p - target) / N.
     """

@@ -170,6 +170,8 @@ def _backward_pass(
     t.optimizer = {
         "class_name": type(optimizer).__name__, "config": optimizer.get_config(),
         "iterations": optimizer.iterations, "learning_rate": optimizer.learning_rate,
+        "decay": {f"{node.key}/{name}": optimizer.decay_of((node.key, name), p)
+                  for node in nodes for name, p in node.layer.params.items()},
     }  # fmt: skip
     t.penalty = float(update(copied, [contexts], workers, records))
     t.loss = float(np.mean(t.losses, dtype=np.float64)) + t.penalty

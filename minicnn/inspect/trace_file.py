@@ -47,6 +47,8 @@ def load(filepath: Any, cls: type[Traced]) -> Traced:
         _check_shapes(t)
         if t.optimizer is not None:
             _check_numbers(t.optimizer, iterations=int, learning_rate=(int, float))
+            decay = t.optimizer.get("decay", {})
+            _check_numbers(decay, **dict.fromkeys(decay, (int, float)))
         for entry, known in ((t.loss_function, losses), (t.optimizer, optimizers)):
             if entry is not None and hasattr(known, entry["class_name"]):
                 config = {name: value for name, value in entry["config"].items() if name != "learning_rate"}

@@ -6,13 +6,16 @@ The arithmetic is that of `minicnn/optimizers/rules.py`, written down once more 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from minicnn.inspect.explanation import Case, Products, bare, grid, one, uses
+from minicnn.inspect.explanation import Case, Products, bare, base_key, grid, one, uses
 from minicnn.inspect.record import LayerTrace
+from minicnn.optimizers.base import names_of_parameter
+from minicnn.optimizers.muon import orthogonal
 
 
 def update(case: Case, name: str) -> None:
@@ -25,9 +28,9 @@ def update(case: Case, name: str) -> None:
         case.formula = f"{name} stays: the layer is frozen (trainable=False)"
         case.sum(name, "as it was", one(name, at, p[at]))
         return
-    if kind not in OPTIMIZERS:
+    if kind not in OPTIMIZERS and kind != "Muon":
         raise case.refuse("nothing is known about this optimizer.", f"the optimizer {kind}.")
-    options = [n for n in ("amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency") if config.get(n)]
+    options = [n for n in ("gradient_accumulation_steps", "ema_overwrite_frequency") if config.get(n)]
     if options:
         raise case.refuse("a step with this option is not explained.", f"{kind}({options[0]}={config[options[0]]!r}).")
     constraint = layer.option(name, "constraint")
@@ -38,22 +41,33 @@ def update(case: Case, name: str) -> None:
     rate = float(optimizer["learning_rate"])
     symbol = f"d{name}" if len(case.steps) == 0 else "g"
 
-    here = {slot: array[at] for slot, array in slots.items()}
     label = name if constraint is None else "p"
-    OPTIMIZERS[kind](case, label, name, symbol, p[at], g, here, rate, config, optimizer["iterations"] + 1)
+    decay = optimizer.get("decay", {}).get(f"{base_key(layer)}/{name}", config["weight_decay"])
+    config, step = {**config, "weight_decay": decay}, optimizer["iterations"] + 1
+    path = "/".join(names_of_parameter((base_key(layer), name)))
+    as_matrix = kind == "Muon" and p.ndim > 1 and not any(re.search(each, path) for each in config["exclude_layers"])
+
+    def rule(case: Case, g: float, whole: Callable[[], np.ndarray]) -> None:
+        """The step of the parameter at the index of this case."""
+        here = {slot: array[case.index] for slot, array in slots.items()}
+        if as_matrix:
+            _muon(case, label, name, symbol, p, g, whole(), slots["m_sum"], rate, config)
+        elif kind == "Muon":
+            _adam_of_muon(case, label, name, symbol, p[case.index], g, here, rate, config, step)
+        else:
+            OPTIMIZERS[kind](case, label, name, symbol, p[case.index], g, here, rate, config, step)
+
+    rule(case, g, gradient)
     if constraint is None:
         return
 
     def raw(where: tuple) -> np.ndarray:
         """The parameter before the constraint, for all numbers of one weight vector: the same rule, one by one."""
-        values = np.empty(p[where].shape)
-        for i in np.ndindex(values.shape):
-            aside = Case(t, layer, case.what, at)
-            of_slots = {slot: array[where][i] for slot, array in slots.items()}
-            OPTIMIZERS[kind](
-                aside, label, name, symbol, p[where][i], gradient()[where][i], of_slots, rate, config,
-                optimizer["iterations"] + 1,
-            )  # fmt: skip
+        full, places = gradient(), np.arange(p.size).reshape(p.shape)[where]
+        values = np.empty(places.shape)
+        for i in np.ndindex(places.shape):
+            aside = Case(t, layer, case.what, tuple(int(n) for n in np.unravel_index(places[i], p.shape)))
+            rule(aside, full[aside.index], lambda: full)
             values[i] = aside.steps[-1].value
         return values
 
@@ -175,13 +189,20 @@ def _adam(
     m_size = case.steps[-1].size
     old, new = one("v", at, slots["v"], "beta_2", b2), one(symbol, at, g, f"(1 − beta_2) · {symbol}", (1 - b2) * g)
     v = case.sum("v", f"beta_2 · v + (1 − beta_2) · {symbol}²: the running square", old, new)
+    root = "v"
+    if config.get("amsgrad"):
+        before, root = slots["v_max"], "v_max"
+        v = case.value(root, "max(v_max, v): the largest v so far", max(before, v), f"max({bare(before)}, {bare(v)})")
+    parts = _kept_and_decayed(case, name, p, rate, config)
+    ratio, words = config.get("adam_lr_ratio", 1.0), "learning_rate"  # the ratio is Muon's
+    if ratio != 1.0:
+        rate, words = rate * ratio, f"adam_lr_ratio · {words}"
     alpha = rate * math.sqrt(1 - b2**step) / (1 - b1**step)
-    case.value("alpha", f"learning_rate · √(1 − beta_2^t) / (1 − beta_1^t), step t = {step}: m and v start too small",
+    case.value("alpha", f"{words} · √(1 − beta_2^t) / (1 − beta_1^t), step t = {step}: m and v start too small",
                alpha, f"{rate:g} · √(1 − {b2:g}^{step}) / (1 − {b1:g}^{step})")  # fmt: skip
     worked = f"{bare(m)} / (√{bare(v)} + {eps:g})"
-    q = case.value("q", "m / (√v + epsilon)", m / (math.sqrt(v) + eps), worked)
-    case.formula = f"{name} = {name} − alpha · m / (√v + epsilon)"
-    parts = _kept_and_decayed(case, name, p, rate, config)
+    q = case.value("q", f"m / (√{root} + epsilon)", m / (math.sqrt(v) + eps), worked)
+    case.formula = f"{name} = {name} − alpha · m / (√{root} + epsilon)"
     case.sum(label, "one step of Adam", *parts, one("q", at, q, "−alpha", -alpha))
     case.scale += case.steps[-1].size + alpha * m_size / (math.sqrt(v) + eps)
 
@@ -266,6 +287,70 @@ def _lion(
     parts = _kept_and_decayed(case, name, p, rate, config)
     case.sum(label, "one step of the rate", *parts, one("sign(c)", at, float(np.sign(c)), "−learning_rate", -rate))
     case.scale += case.steps[-1].size
+
+
+def _adam_of_muon(
+    case: Case, label: str, name: str, symbol: str, p: float, g: float, slots: dict[str, float], rate: float,
+    config: dict[str, Any], step: int,
+) -> None:  # fmt: skip
+    """What Muon does with a parameter that is no kernel. Its arrays are sums: m / (1 − beta_1), v / (1 − beta_2).
+
+    The step has adam_lr_ratio times the rate, weight decay the rate itself.
+    """
+    b1, b2 = config["adam_beta_1"], config["adam_beta_2"]
+    means = {"m": (1 - b1) * slots["m_sum"], "v": (1 - b2) * slots["v_sum"]}
+    _adam(case, label, name, symbol, p, g, means, rate, {**config, "beta_1": b1, "beta_2": b2}, step)
+    case.note("Muon moves kernels; this parameter goes by AdamW. m and v are m_sum and v_sum times 1 − beta.")
+
+
+def _muon(
+    case: Case, label: str, name: str, symbol: str, p: np.ndarray, g: float, whole: np.ndarray, m_sum: np.ndarray,
+    rate: float, config: dict[str, Any],
+) -> None:  # fmt: skip
+    """A kernel's step by Muon needs the whole gradient (`whole`), momentum and kernel; g is the number at the index."""
+    at, mu = case.index, config["momentum"]
+    a, b, c, rounds = config["muon_a"], config["muon_b"], config["muon_c"], config["ns_steps"]
+    m = case.sum("m", f"momentum · m + {symbol}", one("m_sum", at, m_sum[at], "momentum", mu), one(symbol, at, g))
+    ahead, source = mu * m_sum + whole, "m (new)"
+    if config["nesterov"]:
+        case.sum("ahead", f"{symbol} + momentum · m, m being the new one",
+                 one(symbol, at, g), one("m (new)", at, m, "momentum", mu))  # fmt: skip
+        ahead, source = whole + mu * ahead, "ahead"
+    matrix = ahead.reshape(-1, p.shape[-1])
+    row, column = int(np.ravel_multi_index(at[:-1], p.shape[:-1])), at[-1]
+    squares = Products(source, p.shape, ahead.reshape(-1), source, p.shape, ahead.reshape(-1))
+    norm2 = case.sum("norm²", f"the sum of {source} · {source} over the whole kernel", squares)
+    case.value("norm", "√norm²", math.sqrt(norm2), f"√{bare(norm2)}")
+
+    # The last round as a sum of products, of what the rounds before it have made of the matrix.
+    x = orthogonal(matrix, rounds - 1, a, b, c)
+    wide, (i, j) = (x.T, (column, row)) if x.shape[0] > x.shape[1] else (x, (row, column))
+    square = wide @ wide.T
+    factors, others = b * square + c * (square @ square), range(len(wide))
+    o = case.sum(
+        "o", f"a · X + C · X, round {rounds} of {rounds}:  C = b · X Xᵀ + c · (X Xᵀ)²,  X from {source} / norm",
+        one("X", (i, j), wide[i, j], "a", a),
+        Products("X", grid(others, [j]), wide[:, j], "C", grid([i], others), factors[i]),
+    )  # fmt: skip
+    length = max(matrix.shape)
+    size, words = 1.0, "−learning_rate"
+    if config["rms_rate"] is not None:
+        size, words = config["rms_rate"] * math.sqrt(length), f"−learning_rate · rms_rate · √{length}"
+    parts = _kept_and_decayed(case, name, p[at], rate, config)
+    if config["normalize"]:
+        left = 1 - (config["weight_decay"] or 0.0) * rate
+        every = Products(name, p.shape, p.reshape(-1), name, p.shape, p.reshape(-1))
+        width = left * math.sqrt(case.sum("size²", f"the sum of {name} · {name} over the whole kernel", every))
+        short = case.sum("p", "the kernel brought to the norm √C_out, after weight decay",
+                         one(name, at, p[at], "√C_out / size", left * math.sqrt(p.shape[-1]) / (width + 1e-12)))
+        parts = [one("p", at, short)]
+    case.formula = f"{name} = {name} − learning_rate · orthogonal({source})"
+    case.sum(label, "one step of Muon", *parts, one("o", at, o, words, -rate * size))
+    case.scale += case.steps[-1].size + rate * size * max(1.0, abs(a)) ** rounds  # a: how much a round adds to rounding
+    case.note(
+        "The matrix is the kernel with all axes but the last as its rows (the other way round in X, where it is "
+        "higher than wide). Each round brings its singular values nearer to 1."
+    )
 
 
 def _constrain(case: Case, name: str, constraint: dict[str, Any], raw: Callable[[tuple], np.ndarray]) -> None:

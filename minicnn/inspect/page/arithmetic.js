@@ -747,7 +747,7 @@ function paddingStep(l, name, t, index, step) {
 function rule(kind, config, state, p, g, lr, step) {
   const s = { ...state }, o = (name, v) => (config[name] === undefined || config[name] === null ? v
     : num(config[name]));
-  const options = ["amsgrad", "gradient_accumulation_steps", "ema_overwrite_frequency"].filter((name) => config[name]);
+  const options = ["gradient_accumulation_steps", "ema_overwrite_frequency"].filter((name) => config[name]);
   if (options.length) return null;
   const decay = o("weight_decay", 0);
   if (decay) p -= p * decay * lr;
@@ -762,9 +762,20 @@ function rule(kind, config, state, p, g, lr, step) {
     const b1 = o("beta_1", 0.9), b2 = o("beta_2", 0.999), eps = o("epsilon", 1e-7);
     s.m += (1 - b1) * (g - s.m);
     s.v += (1 - b2) * (g * g - s.v);
+    if (config.amsgrad) s.v_max = Math.max(s.v_max, s.v);
+    const v = config.amsgrad ? s.v_max : s.v;
     const alpha = lr * Math.sqrt(1 - b2 ** step) / (1 - b1 ** step);
-    const text = `${fmt(p)} − ${bracket(alpha)} · ${bracket(s.m)} / (√${fmt(s.v)} + ${fmt(eps)})`;
-    return { p: p - alpha * s.m / (Math.sqrt(s.v) + eps), slots: s, alpha, text };
+    const text = `${fmt(p)} − ${bracket(alpha)} · ${bracket(s.m)} / (√${fmt(v)} + ${fmt(eps)})`;
+    return { p: p - alpha * s.m / (Math.sqrt(v) + eps), slots: s, alpha, text };
+  }
+  if (kind === "Muon") { // of a parameter that is no kernel: AdamW, whose arrays are sums
+    const b1 = o("adam_beta_1", 0.9), b2 = o("adam_beta_2", 0.999), eps = o("epsilon", 1e-7);
+    s.m_sum = b1 * s.m_sum + g;
+    s.v_sum = b2 * s.v_sum + g * g;
+    const m = (1 - b1) * s.m_sum, v = (1 - b2) * s.v_sum;
+    const alpha = lr * o("adam_lr_ratio", 1) * Math.sqrt(1 - b2 ** step) / (1 - b1 ** step);
+    const text = `${fmt(p)} − ${bracket(alpha)} · ${bracket(m)} / (√${fmt(v)} + ${fmt(eps)})`;
+    return { p: p - alpha * m / (Math.sqrt(v) + eps), slots: s, alpha, text };
   }
   if (kind === "Nadam") {
     const b1 = o("beta_1", 0.9), b2 = o("beta_2", 0.999), eps = o("epsilon", 1e-7);
@@ -814,7 +825,8 @@ function updateSteps(l, name, index) {
   const rec = get("u"), a = get("a"), steps = [], label = `${name}${at(index)}`;
   if (!o || rec === undefined) return steps;
   if (a === undefined) return [{ name: label, text: "frozen (trainable is False): unchanged", value: p, rec }];
-  const config = o.config, reg = option(l, name, "regularizer"), lr = num(o.learning_rate);
+  const decay = o.decay?.[`${L[uses(l)[0]].key}/${name}`];
+  const config = { ...o.config, weight_decay: decay ?? o.config.weight_decay }, reg = option(l, name, "regularizer"), lr = num(o.learning_rate);
   let applied = g, text = each.map((v, k) => (k ? signed(v) : fmt(v))).join(" "), sure = true;
   if (reg) {
     const l2 = num(reg.config?.l2) || 0, l1 = num(reg.config?.l1) || 0;
@@ -836,11 +848,12 @@ function updateSteps(l, name, index) {
   }
   const slots = {}, names = Object.keys(L[l].t).filter((key) => key.startsWith(`s/${name}/`));
   for (const key of names) slots[key.split("/")[2]] = T(l, key).get(...index);
-  const r = rule(o.class_name, config, slots, p, a, lr, o.iterations + 1);
+  const whole = o.class_name === "Muon" && index.length > 1; // it moves a kernel as one matrix: see Python's explain
+  const r = whole ? null : rule(o.class_name, config, slots, p, a, lr, o.iterations + 1);
   if (!r) return [...steps, { name: label, text: `${o.class_name}: recorded; this page does not know the rule, or ` +
     `one of its options`, rec }];
   for (const key of Object.keys(r.slots)) {
-    const mag = key === "v" || key === "sum" ? Math.abs(slots[key]) + a * a * 1e-2 : Math.abs(slots[key])
+    const mag = key.startsWith("v") || key === "sum" ? Math.abs(slots[key]) + a * a * 1e-2 : Math.abs(slots[key])
       + Math.abs(a) * 1e-1;
     steps.push({ name: `${key} after`, text: slotText(o.class_name, key, config, slots, a, lr), value: r.slots[key],
       rec: T(l, `t/${name}/${key}`)?.get(...index), mag });
@@ -862,6 +875,9 @@ function updateSteps(l, name, index) {
 }
 function slotText(kind, key, c, s, g, lr) {
   if (kind === "SGD") return `${fmt(c.momentum)} · ${bracket(s.momentum)} − ${bracket(lr)} · ${bracket(g)}`;
+  if (key === "v_max") return "the larger one of v_max and v";
+  if (key === "m_sum") return `${fmt(c.adam_beta_1)} · ${bracket(s.m_sum)} + ${bracket(g)}`;
+  if (key === "v_sum") return `${fmt(c.adam_beta_2)} · ${bracket(s.v_sum)} + ${bracket(g)}²`;
   if (key === "sum") return `${fmt(s.sum)} + ${bracket(g)}²`;
   if (kind === "Lion") return `${fmt(c.beta_2)} · ${bracket(s.m)} + (1 − ${fmt(c.beta_2)}) · ${bracket(g)}`;
   if (key === "m") return `${fmt(s.m)} + (1 − ${fmt(c.beta_1)}) · (${fmt(g)} − ${bracket(s.m)})`;

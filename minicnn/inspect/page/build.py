@@ -21,7 +21,7 @@ import numpy as np
 from minicnn import constraints, kernels, optimizers
 from minicnn.errors import InputError
 from minicnn.files import atomic_write
-from minicnn.inspect.explanation import uses
+from minicnn.inspect.explanation import base_key, uses
 from minicnn.inspect.page import story
 from minicnn.inspect.page.checks import STEPS, Place, gradient_checks
 from minicnn.inspect.record import LayerTrace
@@ -444,9 +444,11 @@ def _constraint_factors(t: Trace, layer: LayerTrace) -> dict[str, np.ndarray]:
             for slot, array in layer.slots.items()
             if slot.startswith(f"{name}/")
         }
-        p = layer.params[name].copy()
-        optimizer.state = {("", name): optimizer.state_of(("", name), means)}
-        optimizer.apply({("", name): p}, {("", name): [layer.applied[name].copy()]})
+        p, key = layer.params[name].copy(), (base_key(layer), name)
+        if not t.optimizer.get("decay", {}).get("/".join(key), 1):
+            optimizer.exclude_from_weight_decay(var_names=[""])  # as the user had done with this parameter
+        optimizer.state = {key: optimizer.state_of(key, means)}
+        optimizer.apply({key: p}, {key: [layer.applied[name].copy()]})
         rule = constraints.get(constraint)
         assert rule is not None
         factors[name] = np.divide(rule(p.copy()), p, out=np.ones_like(p), where=p != 0)  # 0 stays 0
