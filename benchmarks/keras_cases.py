@@ -1,0 +1,177 @@
+"""How many of the cases in Keras' own tests does minicnn pass? The files are those of an installed Keras.
+
+    python benchmarks/keras_cases.py --keras-python ~/keras/bin/python     all areas; writes results/keras_cases.json
+    python benchmarks/keras_cases.py --keras-python … --only optimizers    these only, case by case; writes nothing
+
+The environment needs keras (with its tests, as the wheel has them), pytest, absl-py and what minicnn needs. In a
+temporary folder the files' imports of Keras are exchanged for minicnn's (keras_adapter.py), and pytest runs them there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from record import write_record
+
+HERE = Path(__file__).parent
+
+# What becomes of a case. Those that apply are the first three.
+KINDS = {
+    "pass": "as in Keras",
+    "purpose": "differs on purpose: docs/keras.md says how",
+    "fail": "differs",
+    "missing": "needs what minicnn does not have",
+    "internals": "compares sentences, dtypes or what is inside of Keras",
+    "skipped": "Keras itself leaves it out",
+}
+APPLY = ("pass", "purpose", "fail")
+
+
+@dataclass(frozen=True)
+class Area:
+    """Some of Keras' test files. changed: exchanged in their text, old and new, beside the imports."""
+
+    files: tuple[str, ...]  # within keras/src, without _test.py
+    changed: tuple[tuple[str, str], ...] = ()
+    # Cases that did not pass and are not "fail": a regular expression for File::Class::case -> (kind, reason).
+    explained: tuple[tuple[str, str, str], ...] = ()
+
+
+AREAS = {
+    "losses": Area(("losses/losses",)),
+    "schedules": Area(("optimizers/schedules/learning_rate_schedule",)),
+    "optimizers": Area(
+        tuple(f"optimizers/{name}" for name in ("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "lion", "muon"))
+    ),
+    "metrics: accuracies": Area(("metrics/accuracy_metrics",)),
+    "metrics: errors": Area(("metrics/regression_metrics",)),
+    "metrics: confusion": Area(("metrics/confusion_metrics",)),
+    "metrics: F-score": Area(("metrics/f_score_metrics",)),
+    "metrics: IoU": Area(("metrics/iou_metrics",)),
+    "metrics: entropies": Area(("metrics/probabilistic_metrics",)),
+    "initializers": Area(("initializers/random_initializers", "initializers/constant_initializers")),
+    "regularizers": Area(("regularizers/regularizers",)),
+    "constraints": Area(("constraints/constraints",)),
+    "activations": Area(("activations/activations",)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keras-python", default=sys.executable, help="the Python that has Keras")
+    parser.add_argument("--only", default="", help="areas with this in their name")
+    args = parser.parse_args()
+    areas = {title: area for title, area in AREAS.items() if args.only in title}
+    source, versions = installed(args.keras_python)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(Path(folder), source, areas)
+        found = run(args.keras_python, Path(folder))
+    for case in found:
+        case["area"] = files[case.pop("file")]
+    unused = explain(found)
+    table = {title: count([case for case in found if case["area"] == title]) for title in areas}
+    show(table, found, bool(args.only))
+    for area, pattern in unused:
+        print(f"explains nothing: {area}: {pattern}")
+    if not args.only:
+        others = [case for case in found if case["kind"] != "pass"]
+        results = {"kinds": KINDS, "areas": table, "sum": count(found), "cases": others}
+        write_record(HERE / "results" / "keras_cases.json", results, keras=versions)
+
+
+def installed(python: str) -> tuple[Path, dict[str, str]]:
+    """Where Keras' source lies, and the versions that its tests run with."""
+    code = (
+        "import importlib.metadata as m, importlib.util as u, json;"
+        "print(json.dumps([u.find_spec('keras').submodule_search_locations[0],"
+        " {n: m.version(n) for n in ('keras', 'numpy', 'pytest')}]))"
+    )
+    path, versions = json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return Path(path) / "src", versions
+
+
+def write_files(folder: Path, source: Path, areas: dict[str, Area]) -> dict[str, str]:
+    """The test files with their imports exchanged; returns the area of each."""
+    written = {}
+    for title, area in areas.items():
+        for name in area.files:
+            text = (source / f"{name}_test.py").read_text(encoding="utf-8")
+            for old, new in area.changed:
+                text = text.replace(old, new)
+            file = f"{name.replace('/', '_')}_test.py"
+            (folder / file).write_text(rewritten(text), encoding="utf-8")
+            written[file] = title
+    (folder / "conftest.py").write_text("from keras_adapter import skip_if_backend\n", encoding="utf-8")
+    return written
+
+
+def rewritten(source: str) -> str:
+    """A test file with stand-ins for all that it imports from Keras."""
+    lines = source.split("\n")
+    stand_in = "__import__('keras_adapter').stand_in"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "keras":
+            names = [(alias.asname or alias.name, alias.name) for alias in node.names]
+            new = "; ".join(f"{here} = {stand_in}({node.module!r}, {there!r})" for here, there in names)
+        elif isinstance(node, ast.Import) and node.names[0].name == "keras":
+            new = f"keras = {stand_in}('keras')"
+        else:
+            continue
+        lines[node.lineno - 1] = " " * node.col_offset + new
+        lines[node.lineno : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno)
+    return "\n".join(lines)
+
+
+def run(python: str, folder: Path) -> list[dict[str, Any]]:
+    """Run them; every case with its file, kind and reason."""
+    answer = folder / "cases.json"
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [python, "-m", "pytest", "-q", "-p", "keras_adapter", "-p", "no:cacheprovider", "--tb=no", "-W", "ignore"]
+    ran = subprocess.run(
+        [*command, "--rootdir", str(folder), str(folder)], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths, "KERAS_CASES": str(answer), "KERAS_BACKEND": "numpy"},
+    )  # fmt: skip
+    if ran.returncode > 1 or not answer.exists():  # 1: some cases failed
+        raise SystemExit(f"{ran.stdout[-5000:]}{ran.stderr[-5000:]}")
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def explain(cases: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Give cases that did not pass the kind and reason that their area says; returns the entries without a case."""
+    unused = {(case["area"], entry[0]) for case in cases for entry in AREAS[case["area"]].explained}
+    for case in cases:
+        for pattern, kind, reason in AREAS[case["area"]].explained:
+            if case["kind"] not in ("pass", "skipped") and re.search(pattern, case["case"]):
+                case["kind"], case["reason"] = kind, reason
+                unused.discard((case["area"], pattern))
+    return sorted(unused)
+
+
+def count(cases: list[dict[str, Any]]) -> dict[str, int]:
+    counted = Counter(case["kind"] for case in cases)
+    return {"cases": len(cases), "apply": sum(counted[kind] for kind in APPLY), **{k: counted[k] for k in KINDS}}
+
+
+def show(table: dict[str, dict[str, int]], cases: list[dict[str, Any]], each: bool) -> None:
+    for case in cases:
+        if case["kind"] == "fail" or (each and case["kind"] != "pass"):
+            print(f"{case['kind']:10} {case['area']}: {case['case']}: {case['reason']}")
+    columns = ["cases", "apply", *KINDS]
+    print(f"{'':32}" + "".join(f"{column:>10}" for column in columns))
+    for title, counted in [*table.items(), ("sum", count(cases))]:
+        print(f"{title:32}" + "".join(f"{counted[column]:10}" for column in columns))
+
+
+if __name__ == "__main__":
+    main()
