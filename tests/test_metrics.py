@@ -314,3 +314,41 @@ def test_a_single_weight_is_that_of_all_samples(weight):
     metric.update_state([1, 0], [0.9, 0.8], sample_weight=weight)
     metric.update_state([1, 1], [0.9, 0.8])
     assert metric.result() == pytest.approx((3 + 2) / (6 + 2))
+
+
+def test_thresholds_say_how_many_they_are():
+    """As in Keras 3.15: num_thresholds is then not looked at, and may be None."""
+    metric = metrics.AUC(thresholds=[0.6, 0.3], num_thresholds=None)
+    assert metric.num_thresholds == 4 and metric.thresholds == [0.3, 0.6]
+    assert metric([0, 1, 1, 0, 1], [0.1, 0.4, 0.35, 0.8, 0.9]) == pytest.approx(0.5833333)  # Keras 3.15.1
+    assert metrics.AUC.from_config(metric.get_config()).get_config() == metric.get_config()
+    with pytest.raises(InputError, match="num_thresholds"):
+        metrics.AUC(num_thresholds=None)
+
+
+WEIGHED = {  # a metric, the predictions' shape, and what weights may have besides (4,) and (4, 1)
+    "one number": (metrics.BinaryAccuracy, (4,), []),
+    "a column": (metrics.BinaryAccuracy, (4, 1), [(4, 1, 1)]),
+    "two questions": (metrics.BinaryAccuracy, (4, 2), [(4, 2), (4, 1, 1), (4, 2, 1)]),
+    "positions": (metrics.BinaryAccuracy, (4, 3, 2), [(4, 3), (4, 1, 1), (4, 3, 2)]),
+    "one-hot": (metrics.CategoricalAccuracy, (4, 2), []),
+    "an error": (metrics.MeanSquaredError, (4, 2), [(4, 2), (4, 1, 1), (4, 2, 1)]),
+    "precision": (metrics.Precision, (4, 2), [(4, 2), (4, 1, 1), (4, 2, 1)]),
+    "area": (metrics.AUC, (4, 2), [(4, 2), (4, 1, 1), (4, 2, 1)]),
+    "F1": (metrics.F1Score, (4, 2), [(4, 2), (4, 1, 1), (4, 2, 1)]),
+    "IoU": (lambda: metrics.MeanIoU(2), (4, 3), [(4, 3), (4, 1, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weights_of_any_shape_count_or_are_refused(name):
+    """Weights (4, 2) of values (4,) were a raw ValueError, and those of values (4, 1) a wrong number."""
+    make, shape, also = WEIGHED[name]
+    true, found = np.random.default_rng(0).integers(0, 2, (2, *shape)).astype(float)
+    for weights in ((4,), (4, 1), (4, 2), (4, 3), (4, 1, 1), (4, 3, 2), (1, 2), (1,), (2,), (2, 1), (4, 2, 1)):
+        given = np.ones(weights)
+        if weights in [(4,), (4, 1), *also]:
+            assert make()(true, found, given) == pytest.approx(make()(true, found))
+            continue
+        with pytest.raises(InputError, match="sample_weight"):
+            make()(true, found, given)

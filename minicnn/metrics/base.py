@@ -55,7 +55,8 @@ class Metric(Configured):
         if weights is None:
             return values.sum(dtype="float64") * (len(values) / max(values.size, 1))
         weights = xp_of(values).asarray(weights, "float64")
-        weights = weights[..., 0] if weights.ndim > values.ndim and weights.shape[-1] == 1 else weights
+        _check_weights(self.name, weights, values.shape)
+        weights = weights[..., 0] if weights.ndim > values.ndim else weights
         values = values.astype("float64")
         while values.ndim > weights.ndim:
             values = values.mean(axis=-1)
@@ -147,9 +148,21 @@ def sums(metrics: Sequence[Metric], y_true: Array, y_pred: Array, weights: Array
 # ---- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def over(weights: Array, a: Array) -> Array:
-    """The weights with axes of length 1 at their end, so that they spread over `a`."""
-    weights = weights[..., 0] if weights.ndim > 1 and weights.ndim == a.ndim and weights.shape[-1] == 1 else weights
+def _check_weights(name: str, weights: Array, shape: tuple[int, ...]) -> None:
+    """InputError unless the weights are of the first axes of this shape, or of all of it and one axis of length 1."""
+    sizes = weights.shape[:-1] if weights.ndim == len(shape) + 1 and weights.shape[-1] == 1 else weights.shape
+    if len(sizes) > len(shape) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=False)):
+        raise InputError(
+            "sample_weight", f"the weights do not fit what {name} looks at.",
+            f"shape {' or '.join(str(shape[:n]) for n in range(1, len(shape) + 1))}.", f"shape {weights.shape}.",
+            "one weight for each sample, or one for each of its positions.",
+        )  # fmt: skip
+
+
+def over(name: str, weights: Array, a: Array) -> Array:
+    """The weights with axes of length 1 at their end, so that they spread over `a`; InputError where they do not."""
+    _check_weights(name, weights, a.shape)
+    weights = weights[..., 0] if weights.ndim > a.ndim else weights
     return weights.reshape(weights.shape + (1,) * (a.ndim - weights.ndim))
 
 

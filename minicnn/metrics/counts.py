@@ -56,7 +56,7 @@ class _OfThresholds(_Counts):
 
     def sum(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> Any:
         xp, y_true = xp_of(y_pred), same_shape(self.name, y_true, y_pred)
-        weights = xp.ones(()) if weights is None else over(xp.asarray(weights, "float64"), y_pred)
+        weights = xp.ones(()) if weights is None else over(self.name, xp.asarray(weights, "float64"), y_pred)
         if self.top_k is not None:
             rank = xp.argsort(xp.argsort(-y_pred, kind="stable"), kind="stable")  # along the last axis
             y_pred = xp.where(rank < self.top_k, y_pred, -np.inf)
@@ -102,7 +102,7 @@ class AUC(_Counts):
     """The area under a curve that one threshold after the other draws: 1 for a perfect order, 1/2 for a random one.
 
     curve: "ROC", true positives against false ones, or "PR", precision against recall. num_thresholds: how many, evenly
-    spread over 0 to 1; or thresholds: those. summation_method: "interpolation" (trapezoids; for PR by J. Davis, M.
+    spread over 0 to 1; or thresholds: those, and one at either end. summation_method: "interpolation" (trapezoids; for PR by J. Davis, M.
     Goadrich 2006), "minoring" or "majoring". multi_label: an area for each output, and their mean, by label_weights.
     """
 
@@ -118,7 +118,7 @@ class AUC(_Counts):
 
     def __init__(
         self,
-        num_thresholds: int = 200,
+        num_thresholds: int | None = 200,
         curve: str = "ROC",
         summation_method: str = "interpolation",
         name: str | None = None,
@@ -130,15 +130,16 @@ class AUC(_Counts):
         from_logits: bool = False,
     ):
         super().__init__(name, dtype)
-        self.num_thresholds, self.curve, self.summation_method = num_thresholds, curve, summation_method
+        self.curve, self.summation_method = curve, summation_method
         self.multi_label, self.num_labels, self.from_logits = multi_label, num_labels, from_logits
         self.thresholds = sorted(_each("AUC", "thresholds", thresholds, "from 0 to 1")) or None
+        self.num_thresholds = num_thresholds if self.thresholds is None else len(self.thresholds) + 2
         self.label_weights = _each("AUC", "label_weights", label_weights, "of 0 or more") or None
 
     def sum(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> Any:
         xp, y_true = xp_of(y_pred), same_shape(self.name, y_true, y_pred)
         y_pred = sigmoid_forward(y_pred) if self.from_logits else y_pred
-        weights = xp.ones(()) if weights is None else over(xp.asarray(weights, "float64"), y_pred)
+        weights = xp.ones(()) if weights is None else over(self.name, xp.asarray(weights, "float64"), y_pred)
         weights = xp.broadcast_to(weights, y_pred.shape)
         own = self.label_weights
         if own is not None and (len(own) != y_pred.shape[-1] or not any(own)):
@@ -219,7 +220,7 @@ class F1Score(_Counts):
             found = (y_pred >= y_pred.max(axis=-1, keepdims=True)) & (abs(y_pred) > 1e-9)
         else:
             found = y_pred > self.threshold
-        w = xp.ones((len(y_pred), 1)) if weights is None else xp.asarray(weights, "float64").reshape(-1, 1)
+        w = xp.ones(()) if weights is None else over(self.name, xp.asarray(weights, "float64"), y_pred)
         parts = found * true, found * (1 - true), ~found * true, true
         return xp.stack([(w * part).sum(axis=0) for part in parts])
 
@@ -272,7 +273,7 @@ class MeanIoU(_Counts):
                 f"as many class numbers as the {true.size} targets.", f"predictions of shape {y_pred.shape}.",
                 "for a softmax write MeanIoU(…, sparse_y_pred=False), for one-hot targets sparse_y_true=False.",
             )  # fmt: skip
-        w = xp.ones(()) if weights is None else over(xp.asarray(weights, "float64"), true.reshape(found.shape))
+        w = xp.ones(()) if weights is None else over(self.name, xp.asarray(weights, "float64"), found)
         w = xp.broadcast_to(w, found.shape).reshape(-1)
         true, found = true.reshape(-1).astype("int64"), found.reshape(-1).astype("int64")
         counts = (true >= 0) & (true < k) & (found >= 0) & (found < k)

@@ -164,5 +164,5 @@ class SparseCategoricalCrossentropy(_OfLoss):
     def sum(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> Any:
         if self.ignore_class is not None:
             known = (labels_of(y_true, y_pred) != self.ignore_class).astype("float64")
-            weights = known if weights is None else known * over(weights, known)
+            weights = known if weights is None else known * over(self.name, weights, known)
         return super().sum(y_true, y_pred, weights)
