@@ -1,6 +1,7 @@
 """Chains of layers give the numbers of their layers, one by one: forward, backward, for every parameter."""
 
 import gc
+import sys
 import threading
 import weakref
 
@@ -28,6 +29,7 @@ from minicnn.layers import (
     ReLU,
     SpatialDropout2D,
     fused,
+    normalization,
 )
 from minicnn.layers.fused import Fused
 from minicnn.layers.walk import PLAIN, Observer, backward, forward, new_contexts
@@ -550,3 +552,110 @@ def test_threads_do_not_share_the_memory_of_a_piece():
     for thread in threads:
         thread.join()
     assert not np.shares_memory(*found)
+
+
+def scaled(layer, in_place):
+    """Half of every array of a layer: in it, or another one in its place."""
+    for arrays in (layer.params, layer.state):
+        for name in arrays:
+            if in_place:
+                arrays[name] *= 0.5
+            else:
+                arrays[name] = arrays[name] * 0.5
+
+
+class EachLine:
+    """Calls `do` once, when the `at`-th line of the modules runs in this thread, as another thread may at any time."""
+
+    def __init__(self, modules, at, do):
+        self.files, self.at, self.do, self.seen = {module.__file__ for module in modules}, at, do, 0
+
+    def __call__(self, frame, event, argument):
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event == "line":
+            self.seen += 1
+            if self.seen == self.at:
+                self.do()
+        return self
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *exception):
+        sys.settrace(self.before)
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "exchanged"])
+def test_a_weight_that_changes_while_a_plan_is_being_made(in_place):
+    """At no line of that: what was read before must not be taken, later, for what was made of the new numbers."""
+    x, modules = random((2, 6, 6, 16), 1), (plan, fused, normalization)
+    model = in_float64(Sequential([
+        Input((6, 6, 16)), Conv2D(16, 3, padding="same"), BatchNormalization(), ReLU(), BatchNormalization(),
+        Conv2D(16, 3, padding="same", activation="relu"), Flatten(), Dense(4), BatchNormalization(),
+    ]), 1)  # fmt: skip
+    weights, lines = model.get_weights(), 0
+
+    def change():
+        for layer in model.layers:
+            scaled(layer, in_place)
+
+    while True:
+        model.set_weights(weights)
+        plan._kept.pop(model, None)
+        lines += 1
+        planned = EachLine(modules, lines, change)
+        with planned:
+            inference.infer(plan.prediction_nodes(model), x)
+        if planned.seen < lines:
+            break
+        compared(model, x)
+    assert lines > 100
+
+
+class Halving(minicnn.utils.PyDataset):
+    """Batches of x; when one is asked for, the layers' weights are halved. workers=0: at once, not by a thread."""
+
+    def __init__(self, x, layers, in_place):
+        super().__init__(workers=0)
+        self.x, self.layers, self.in_place = x, layers, in_place
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        for layer in self.layers:
+            scaled(layer, self.in_place)
+        return self.x[i], np.zeros((len(self.x[i]), 4))
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "exchanged"])
+@pytest.mark.parametrize("kind", ["PyDataset", "generator"])
+@pytest.mark.parametrize("run", ["predict", "evaluate"])
+def test_data_that_change_the_weights_between_two_batches(run, kind, in_place):
+    """A batch norm that was folded for the first batch stayed as it was; the other layers took the new numbers."""
+    x, model = random((4, 3, 12, 12, 16), 1), predictor()
+    model.compile("sgd", "mse")
+    weights = model.get_weights()
+
+    def result():
+        model.set_weights(weights)
+        made = Halving(x, model.layers, in_place)
+        if kind == "PyDataset":
+            return getattr(model, run)(made, verbose=0)
+        return getattr(model, run)((made[i] for i in range(len(x))), steps=len(x), verbose=0)
+
+    actual = result()
+    with without_plan():
+        close(actual, result())
+
+
+def test_an_attribute_that_is_deleted_is_a_change():
+    """The plan that had been made with it stayed, and predicted as if nothing had happened."""
+    model, x = predictor(), random((3, 12, 12, 16), 1)
+    model.predict(x, verbose=0)
+    del model.layers[1].epsilon
+    with pytest.raises(AttributeError, match="epsilon"):
+        model.predict(x, verbose=0)

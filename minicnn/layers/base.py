@@ -47,7 +47,7 @@ class Layer(Calls, Configured):
 
     merges = False
     input_shape: Shape | None = None
-    settings: ClassVar[int] = 0  # how often an attribute of any layer was set after it had been built
+    settings: ClassVar[int] = 0  # how often an attribute of any layer was set or deleted after it had been built
     _plans_know: ClassVar[bool] = True  # whether its attributes say how it computes; those of a network do not
     built = False
     _changes: ClassVar[int] = 0  # of names, and of what networks are made of: what was put together may be out of date
@@ -82,6 +82,11 @@ class Layer(Calls, Configured):
         if name == "name" and not first:
             Layer._changes += 1
         elif self._plans_know and self.built:
+            Layer.settings += 1
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if self._plans_know and self.built:
             Layer.settings += 1
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:

@@ -102,8 +102,9 @@ class AUC(_Counts):
     """The area under a curve that one threshold after the other draws: 1 for a perfect order, 1/2 for a random one.
 
     curve: "ROC", true positives against false ones, or "PR", precision against recall. num_thresholds: how many, evenly
-    spread over 0 to 1; or thresholds: those, and one at either end. summation_method: "interpolation" (trapezoids; for PR by J. Davis, M.
-    Goadrich 2006), "minoring" or "majoring". multi_label: an area for each output, and their mean, by label_weights.
+    spread over 0 to 1; or thresholds: those, and one at either end. summation_method: "interpolation" (trapezoids; for
+    PR by J. Davis, M. Goadrich 2006), "minoring" or "majoring". multi_label: an area for each output, and their mean,
+    by label_weights.
     """
 
     ranges: ClassVar[dict[str, Any]] = {

@@ -34,7 +34,11 @@ GROUP_BYTES = 1 << 26
 
 class Plan:
     """How a model computes in evaluation mode: made, or found still to be right, once for a call of predict;
-    before each batch where a callback runs between them.
+    before each batch where a callback, or a generator of the user's own, runs between them.
+
+    So weights that these change count from the next batch on. A batch during which another thread changes weights may
+    see both the old ones and the new ones; the next call, or the next batch behind such code, sees the new ones alone
+    (but a change that was taken back before that is not noticed).
 
     front, rest: the nodes up to the first dense layer that everything goes through, and those from it on.
     sample_bytes: what the largest activation of a sample takes; 0 where a batch stays in one piece.

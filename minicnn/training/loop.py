@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import to_host
+from minicnn.batches import Epochs
 from minicnn.ranks import get_group, in_step, together
 from minicnn.training.alike import begin_alike, check_alike, check_still_alike
 from minicnn.training.allocator import keep_memory
@@ -24,6 +25,7 @@ from minicnn.training.checks import (
     warn_unless_probabilities,
     whole,
 )
+from minicnn.training.data import ArrayBatches
 from minicnn.training.finite import Guard
 from minicnn.training.graph import Step, step_for
 from minicnn.training.inference import Plan
@@ -170,7 +172,7 @@ def _evaluate(
     with Interrupts() as interrupts, closing(batches.epoch()) as epoch:
         for step, batch in enumerate(each("data", on_device(epoch, model.device))):
             events.call("on_test_batch_begin", step)
-            if plan is None or _may_change_weights(events, "test"):
+            if plan is None or _may_change_weights(events, "test", batches):
                 plan = Plan(model)  # only now: a generator may have shown just now what a sample is
             with interrupts.waiting():
                 x, y, *weights = workers.meet(f"batch {step + 1} of evaluate", batches.cut.lengths, *batch)
@@ -191,9 +193,12 @@ def _evaluate(
     return logs
 
 
-def _may_change_weights(events: CallbackList, what: str) -> bool:
-    """Whether a callback runs between the batches: then what the plan was made of may be another thing already."""
-    return events.listens(f"on_{what}_batch_begin") or events.listens(f"on_{what}_batch_end")
+def _may_change_weights(events: CallbackList, what: str, batches: Batches) -> bool:
+    """Whether code of the user's own runs between the batches, a callback or what makes the data: then what the plan
+    was made of may be another thing already.
+    """
+    own_data = not isinstance(batches, ArrayBatches) and not isinstance(batches.source, Epochs)
+    return own_data or events.listens(f"on_{what}_batch_begin") or events.listens(f"on_{what}_batch_end")
 
 
 def predict(
@@ -215,7 +220,7 @@ def predict(
         inputs = ((x_batch,) for x_batch, _ in epoch)  # the targets stay where they are
         for step, (x_batch,) in enumerate(each("data", on_device(inputs, model.device))):
             events.call("on_predict_batch_begin", step)
-            if plan is None or _may_change_weights(events, "predict"):
+            if plan is None or _may_change_weights(events, "predict", batches):
                 plan = Plan(model)  # only now: a generator may have shown just now what a sample is
             with interrupts.waiting():
                 (x_batch,) = workers.meet(f"batch {step + 1} of predict", batches.cut.lengths, x_batch)

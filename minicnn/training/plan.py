@@ -131,8 +131,11 @@ def prediction_nodes(model: Any) -> list[Node]:
     return kept.made
 
 
-def plan(nodes: Nodes) -> list[Node]:
-    """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer layers of the known kinds."""
+def plan(nodes: Nodes, fold: Callable[[Any, Any], Any] | None = None) -> list[Node]:
+    """The nodes that compute in evaluation mode what `nodes` do, up to rounding: fewer layers of the known kinds.
+
+    fold: what makes one layer of a layer and the batch normalisation behind it; `folded`, unless another is given.
+    """
     nodes = _without_dropout(nodes)
     readers = Counter(j for node in nodes for j in node.inputs)
     kept: list[Node] = []
@@ -145,7 +148,8 @@ def plan(nodes: Nodes) -> list[Node]:
             and readers[node.inputs[0]] == 1 and _takes_in(kept[inputs[0]].layer)
         ):  # fmt: skip
             before = kept[inputs[0]]
-            kept[inputs[0]] = before._replace(layer=folded(before.layer, layer), replaces=before.layer)
+            both = (fold or folded)(before.layer, layer)
+            kept[inputs[0]] = before._replace(layer=both, replaces=before.layer)
             place[i] = inputs[0]
         else:
             kept.append(node._replace(inputs=inputs))
@@ -186,15 +190,17 @@ class Kept:
     """made: the nodes for prediction that were made of these nodes. sources: what was read for it once and for all."""
 
     def __init__(self, nodes: Nodes):
-        self.settings = Layer.settings  # before anything is read
-        fewer = plan(nodes)
-        whole = Counter(id(node.layer) for node in fewer)
+        # Another thread may change a weight at any time. So what is read is watched from before it is read: then a
+        # change is found, at the latest, by the next `holds`. What is folded is known from a plan without numbers.
+        self.settings = Layer.settings
+        whole = Counter(id(node.layer) for node in plan(nodes, lambda layer, norm: copy(layer)))
         uses = Counter(id(node.layer) for node in nodes)  # a layer that is used twice may be folded in one place alone
         folded_away = {node.layer for node in nodes if uses[id(node.layer)] > whole[id(node.layer)]}
         read = (Conv2D, Dense, BatchNormalization)
         self.sources = [Sources(layer) for layer in folded_away if type(layer) in read]
         for sources in self.sources:
             sources.watch()
+        fewer = plan(nodes)
         self.nodes, self.made = nodes, Planned(fewer, _single_readers(fewer), training=False).nodes
 
     def holds(self, nodes: Nodes) -> bool:
