@@ -38,6 +38,7 @@ def atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Of several ranks, rank 0 writes; the others write into the air, and wait for it. Its error is raised on all.
     """
+    filepath = checked_path("the path to write to", filepath)
     with together(f"the writing of {Path(filepath).name}") as group:
         if group.rank > 0:
             yield io.BytesIO()
@@ -55,7 +56,7 @@ def _atomic_write(filepath: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     hidden file ".NAME.….part" behind, which may be deleted.
     """
     path = Path(os.path.realpath(filepath))
-    _check_target(path)
+    check_target(path)
     prefix, aside = f".{path.name}.", None
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".part")
@@ -109,7 +110,9 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         raise WriteError(path, error) from error
 
 
-def _check_target(path: Path) -> None:
+def check_target(filepath: str | os.PathLike[str]) -> None:
+    """InputError where no file of this name could be written: there is no such folder, or a folder of this name."""
+    path = Path(filepath)
     if not path.parent.is_dir():
         raise InputError(
             path, "its folder does not exist.", f"a folder {path.parent}.", "no such folder.",

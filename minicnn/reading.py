@@ -18,6 +18,7 @@ import numpy as np
 
 from minicnn.errors import BrokenFileError, InputError, MissingFileError, shortened
 from minicnn.file_kinds import HEAD, kind_at, kind_of
+from minicnn.files import checked_path
 
 MAX_PIXELS = 50_000_000
 # Packed files may grow by this factor, small ones up to MAX_SMALL bytes: numbers hardly shrink, unless they are zeros.
@@ -51,9 +52,10 @@ def checked(path: Any, problem: str, expected: str, fix: str) -> Iterator[None]:
 
 
 def open_file(path: Any) -> BinaryIO:
-    """A file to read. Raises MissingFileError (a FileNotFoundError), OSError where the system refuses to open it, and
-    BrokenFileError for a folder, a device or a pipe.
+    """A file to read. Raises MissingFileError (a FileNotFoundError), OSError where the system refuses to open it,
+    BrokenFileError for a folder, a device or a pipe, and InputError for what is no path.
     """
+    path = checked_path("the path to read from", path)
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -76,6 +76,13 @@ OTHERS = [
     (lambda: net().save("a\0.zip"), "save", "this is no path.", "model.zip"),
     (lambda: net().load_weights("a\0.safetensors"), "load_weights", "this is no path.", "model.zip"),
     (lambda: callbacks.CSVLogger("a\0.csv"), "CSVLogger filename", "this is no path.", "model.zip"),
+    (lambda: net().trace(X, Y).to_html("a\0.html"), "the path to write to", "this is no path.", "model.zip"),
+    (lambda: net().trace(X, Y).save(None), "the path to write to", "this is no path.", "model.zip"),
+    (lambda: type(net().trace(X)).load("a\0.npz"), "the path to read from", "this is no path.", "model.zip"),
+    (lambda: minicnn.inspect.architecture(net(), save=3), "save", "this is no path.", "model.zip"),
+    (lambda: minicnn.datasets.read_idx(3), "read_idx", "this is no path.", "model.zip"),
+    (lambda: minicnn.datasets.read_csv("a\0.csv"), "the path to read from", "this is no path.", "model.zip"),
+    (lambda: minicnn.inspect.confusion_matrix(None, Y), "labels", "these are no numbers.", "one for each sample"),
 ]  # fmt: skip
 
 

@@ -19,8 +19,8 @@ ROOT = Path(minicnn.__file__).parent
 ROOMS = [
     ["errors", "file_kinds"],
     ["arguments"],
-    ["reading", "ranks"],
-    ["backend", "files", "html"],
+    ["ranks"],
+    ["backend", "files", "html", "reading"],
     ["kernels"],
     [
         "random",

@@ -5,7 +5,9 @@ The recorded values come from the same layers of Keras with the same weights, th
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -834,3 +836,25 @@ def test_sizes_may_be_numbers_of_numpy():
     assert model.predict(x, verbose=0).shape == (2, 200)
     assert model.layers[0].macs((40, 40, 3)) == 21 * 21 * 90 * 20 * 20 * 3
     assert Conv2D(1, (np.int64(2), np.uint8(3))).kernel_size == (2, 3)
+
+
+def test_what_cannot_stand_in_an_arrays_place_is_refused_at_once():
+    """Whole numbers were a raw ValueError of NumPy, in the next training step."""
+    model = Sequential([Input((6, 6, 1)), Conv2D(16, 3), BatchNormalization(), Flatten(), Dense(2)])
+    model.compile("sgd", "mse")
+    conv, norm = model.layers[:2]
+    conv.params["w"] = np.ones((3, 3, 1, 16), int)
+    conv.params.update(b=[1] * 16)
+    norm.state |= {"moving_mean": np.full(16, True)}
+    assert {array.dtype for array in model.weights} == {np.dtype("float32")}
+    assert conv.params["w"].sum() == 144 and norm.state["moving_mean"].sum() == 16
+    conv.params["w"] = doubled = 2 * conv.params["w"].astype(float)  # another precision is the user's choice
+    assert conv.params["w"] is doubled
+    model.fit(np.ones((2, 6, 6, 1)), np.ones((2, 2)), verbose=0)
+    for wrong in (None, 0.5, "a", [[1], [1, 2]], np.ones((1, 3, 1, 16)), np.full((3, 3, 1, 16), "a"), np.ones(16) * 1j):
+        with pytest.raises(InputError, match="the array w: this cannot take its place"):
+            conv.params["w"] = wrong
+    assert conv.params["w"] is doubled
+    copied = copy.deepcopy(conv)
+    assert type(copied.params) is type(conv.params) and (copied.params["w"] == 2).all()
+    assert type(pickle.loads(pickle.dumps(conv)).params) is type(conv.params)

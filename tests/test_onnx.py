@@ -15,7 +15,7 @@ from test_examples import run
 from minicnn import applications, layers, utils
 from minicnn.activations import Function, relu
 from minicnn.errors import InputError
-from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer, MaxPooling2D
 from minicnn.models import Model, Sequential
 from minicnn.preprocessing.image import ImageInput
 from minicnn.saving import onnx_file
@@ -272,6 +272,21 @@ def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(InputError, match=r"(?s)onnx is not installed.*pip install onnx"):
         small().to_onnx(tmp_path / "net.onnx")
+
+
+def test_the_users_own_mistake_is_told_before_the_missing_package(tmp_path, monkeypatch):
+    class Doubled(Layer):
+        def forward(self, x, ctx):
+            return 2 * x
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for model, path, options, told in [
+        (small(), 3, {}, "this is no path"), (small(), tmp_path / "no" / "net.onnx", {}, "folder does not exist"),
+        (small(), tmp_path, {}, "no ordinary file"), (small(), "net.onnx", {"layout": "nhcw"}, "layout"),
+        (Sequential([Input((4,)), Doubled()]), "net.onnx", {}, "no rule"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            model.to_onnx(path, **options)
 
 
 # ---- the example -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from minicnn.arguments import in_words
 from minicnn.errors import BrokenFileError
 from minicnn.file_kinds import what_is
+from minicnn.files import checked_path
 from minicnn.reading import GROWTH, MAX_SMALL, checked, fill, open_file
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -37,7 +38,7 @@ def read_idx(
     """
     import gzip
 
-    path = Path(path)
+    path = Path(checked_path("read_idx", path))
     with open_file(path) as raw:
         gzipped, packed = raw.read(2) == b"\x1f\x8b", os.fstat(raw.fileno()).st_size
         raw.seek(0)

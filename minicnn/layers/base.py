@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -27,6 +27,42 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "activity_regularizer": (None,), "autocast": (None, True), "dtype": (None, "float32"), "lora_alpha": (None,),
     "lora_rank": (None,), "quantization_config": (None,),
 }  # fmt: skip
+
+
+class Arrays(dict[str, Array]):
+    """The arrays of a layer by name. One that takes another's place is of its shape, or InputError is raised.
+
+    Whole numbers become numbers of its dtype, as in set_weights: training could not change them.
+    """
+
+    def __setitem__(self, name: str, array: Any) -> None:
+        old = self.get(name)
+        if old is not None and old is not array:
+            array = _in_place_of(name, old, array)
+        super().__setitem__(name, array)
+
+    def update(self, *others: Any, **named: Any) -> None:
+        for name, array in dict(*others, **named).items():
+            self[name] = array
+
+    def __ior__(self, others: Any) -> Self:  # type: ignore[override, misc]
+        self.update(others)
+        return self
+
+
+def _in_place_of(name: str, old: Array, array: Any) -> Array:
+    try:
+        new = array if hasattr(array, "dtype") else np.asarray(array)
+        fits = new.dtype.kind in "buif" and new.shape == old.shape
+        received = f"shape {new.shape}, dtype {new.dtype}."
+    except ValueError:  # a list of lists that differ in length
+        fits, received = False, f"a {type(array).__name__} that is no array."
+    if not fits:
+        raise InputError(
+            f"the array {name}", "this cannot take its place in the layer.", f"numbers of shape {old.shape}.", received,
+            f"for example 0.5 * layer.params[{name!r}], or np.ones({old.shape}, np.float32).",
+        )  # fmt: skip
+    return array if new is array and new.dtype.kind == "f" else xp_of(old).asarray(new, old.dtype)
 
 
 class Layer(Calls, Configured):
@@ -70,7 +106,7 @@ class Layer(Calls, Configured):
             self.input_shape = checked_shape(self.name, input_shape)
         self.built = False
         self.built_for: Any = None  # the samples' shape that it was built for; of a merging layer the list of them
-        self.params: dict[str, Array] = {}
+        self.params: dict[str, Array] = {}  # both become Arrays
         self.state: dict[str, Array] = {}
         self.constraints: dict[str, Any] = {}
         self.regularizers: dict[str, Any] = {}
@@ -78,7 +114,7 @@ class Layer(Calls, Configured):
 
     def __setattr__(self, name: str, value: Any) -> None:
         first = name not in vars(self)
-        super().__setattr__(name, value)
+        super().__setattr__(name, Arrays(value) if name in ("params", "state") else value)
         if name == "name" and not first:
             Layer._changes += 1
         elif self._plans_know and self.built:

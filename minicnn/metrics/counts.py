@@ -152,7 +152,8 @@ class AUC(_Counts):
             weights = weights * xp.asarray(self.label_weights)
         labels = y_pred.shape[-1] if self.multi_label else 1
         t, p, w = (a.reshape(-1, labels) for a in (y_true.astype(bool), y_pred, weights))
-        inner = self.thresholds or [i / (self.num_thresholds - 1) for i in range(1, self.num_thresholds - 1)]
+        spaces = (self.num_thresholds or 200) - 1
+        inner = self.thresholds or [i / spaces for i in range(1, spaces)]
         thresholds = xp.asarray([-losses.EPSILON, *inner, 1 + losses.EPSILON])
         counts = []
         for k in range(labels):

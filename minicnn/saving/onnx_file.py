@@ -26,7 +26,7 @@ from minicnn import layers
 from minicnn.activations import Function
 from minicnn.backend import to_host
 from minicnn.errors import InputError, checked
-from minicnn.files import atomic_write, checked_path
+from minicnn.files import atomic_write, check_target, checked_path
 from minicnn.kernels.geometry import Windows, pair
 from minicnn.layers.base import Layer, Shape
 from minicnn.layers.walk import Nodes, shapes_of
@@ -38,13 +38,6 @@ _INSTEAD = "build the model without it, or keep it in minicnn's own file: model.
 
 def save_onnx(model: Any, nodes: Nodes, filepath: Any, layout: str = "nhwc", overwrite: bool = True) -> None:
     """Write a built model's nodes as an ONNX file that computes what `predict` does. Raises as `Model.to_onnx` does."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise InputError(
-            "to_onnx", "the package onnx is not installed, which puts the file together.", "the package onnx.",
-            f"{error}.", 'install it with `python -m pip install onnx`, or minicnn with ".[onnx]".',
-        ) from error  # fmt: skip
     filepath = checked_path("to_onnx", filepath)
     checked("to_onnx", "layout", layout, ("nhwc", "nchw"), '"nhwc"')
     if not overwrite and Path(filepath).exists():
@@ -72,6 +65,14 @@ def save_onnx(model: Any, nodes: Nodes, filepath: Any, layout: str = "nhwc", ove
     if layout == "nhwc":
         back = (1 + np.argsort(graph.axes_of(value.shape))).tolist()
         value = graph.transposed(value, back)
+    check_target(filepath)
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError(
+            "to_onnx", "the package onnx is not installed, which puts the file together.", "the package onnx.",
+            f"{error}.", 'install it with `python -m pip install onnx`, or minicnn with ".[onnx]".',
+        ) from error  # fmt: skip
     written = _proto(onnx, model, graph, entry, value, layout)
     with atomic_write(filepath) as file:
         file.write(written.SerializeToString())

@@ -179,7 +179,7 @@ class Settings:
     def untouched(self, model: Any) -> bool:
         """Whether every list and dictionary holds the objects that it held: quick, and false also for equal ones."""
         return all(map(is_, self.roots, (model.nodes, model.loss, model.metrics))) and all(
-            len(thing) == len(held) and all(map(is_, thing.values() if type(thing) is dict else thing, held))
+            len(thing) == len(held) and all(map(is_, thing.values() if isinstance(thing, dict) else thing, held))
             for thing, held in self.held
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.backend import to_host
 from minicnn.errors import InputError, visible
-from minicnn.files import atomic_write
+from minicnn.files import atomic_write, checked_path
 from minicnn.inspect.trace import LayerTrace, Trace
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def new_figure(width: float, height: float, arrange: bool = True, compress: bool
 def saved(figure: Figure, save: Any) -> Figure:
     if save is not None:
         known = figure.canvas.get_supported_filetypes()
-        kind = Path(save).suffix.lower().lstrip(".")
+        kind = Path(checked_path("save", save)).suffix.lower().lstrip(".")
         if kind not in known:
             raise InputError(
                 "save", "this is no kind of picture.",

@@ -32,6 +32,7 @@ from minicnn.inspect.figures.drawing import (
     shortened,
     title,
 )
+from minicnn.objective import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,14 +121,14 @@ def confusion_matrix(
     column an answer. Numbers are counts, colours their share of the row: right answers blue, wrong ones orange on a
     scale of their own, so that rare mistakes are seen. Raises InputError.
     """
-    predictions = to_host(predictions)
+    labels, predictions = (to_host(numbers(*pair)) for pair in (("labels", labels), ("predictions", predictions)))
     check_count("worst", worst)
     if predictions.ndim == 2 and predictions.shape[1] > 1:
         classes = predictions.shape[1]
         guesses = check_probabilities(predictions, classes, len(predictions)).argmax(axis=1)
     else:
         guesses = predictions
-        classes = 1 + int(max(np.max(guesses, initial=0), np.max(to_host(labels), initial=0)))
+        classes = 1 + int(max(np.max(guesses, initial=0), np.max(labels, initial=0)))
     names = check_names([str(k) for k in range(classes)] if class_names is None else class_names)
     labels = check_labels(labels, len(names), len(predictions))
     guesses = check_labels(guesses, len(names), len(labels), "predictions")

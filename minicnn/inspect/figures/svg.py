@@ -9,7 +9,7 @@ from typing import Any
 
 from minicnn.arguments import in_words
 from minicnn.errors import InputError
-from minicnn.files import atomic_write
+from minicnn.files import atomic_write, checked_path
 from minicnn.inspect.figures.drawing import FAINT, OTHER, TEXT, counted, shortened
 from minicnn.layers.network import Network
 
@@ -34,7 +34,7 @@ def architecture(model: Any, save: Any = None) -> str:
     if not isinstance(model, Network):
         raise InputError("architecture", "this is no model.", "a Sequential.", f"{type(model).__name__}.",
                          "pass a model.")  # fmt: skip
-    if save is not None and Path(save).suffix.lower() != ".svg":
+    if save is not None and Path(checked_path("save", save)).suffix.lower() != ".svg":
         raise InputError("save", "this figure is an SVG.", "a path that ends in .svg.", f"{str(save)!r}.",
                          "for example 'architecture.svg'.")  # fmt: skip
     shapes = model.shapes
