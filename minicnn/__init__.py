@@ -28,6 +28,7 @@ _NAMES = {
     "set_tf32": "minicnn.backend",
     "set_cuda_graph": "minicnn.training.graph",
     "set_plan": "minicnn.training.plan",
+    "set_processes": "minicnn.training.processes",
     "set_num_threads": "minicnn.training.shards",
     "get_num_threads": "minicnn.training.shards",
     "set_group": "minicnn.ranks",

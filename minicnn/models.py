@@ -141,12 +141,12 @@ class Model(Network):
                 metric.name = f"weighted_{metric.name}"
         for metric in metrics:
             kind, wanted = type(metric).__name__, "class numbers" if loss.sparse else "one-hot rows"
-            sparse = kind.startswith("Sparse")
+            sparse = any(base.__name__.startswith("Sparse") for base in type(metric).__mro__)
             if isinstance(metric, _OF_CLASSES) and sparse != loss.sparse:
                 raise InputError(
                     "metrics", f"{kind} and {type(loss).__name__} take different targets.",
                     f"a metric that takes {wanted}, as the loss does.", f"{metric.name!r}.",
-                    f"use {kind.removeprefix('Sparse') if sparse else 'Sparse' + kind}, "
+                    f"use {kind.removeprefix('Sparse') if kind.startswith('Sparse') else 'Sparse' + kind}, "
                     'or "accuracy", which stands for the one that fits.',
                 )  # fmt: skip
         return minicnn.metrics.checked_for_training(metrics)

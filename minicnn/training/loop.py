@@ -32,6 +32,7 @@ from minicnn.training.inference import Plan
 from minicnn.training.inputs import Batches, hold_back, parts_of, prediction_batches, training_batches
 from minicnn.training.interrupts import Interrupts
 from minicnn.training.memory import check_step_fits
+from minicnn.training.processes import Processes
 from minicnn.training.profiling import each, run
 from minicnn.training.progress import ProgressBar, check_verbose, progress_bar
 from minicnn.training.shards import Workers
@@ -93,6 +94,8 @@ def fit(
     with keep_memory(), _workers(model, batch_size, batches, "fit") as workers:
         check_step_fits(model, -(-_samples_of_a_batch(batches, batch_size) // group.size), workers.shards)
         step = step_for(model, workers) if guard is None else guard.step
+        steps = (epochs - initial_epoch) * (len(batches) or math.inf)
+        workers.processes = Processes.for_fit(model, workers.shards, steps, group.size)
         events.call("on_train_begin")  # a backup may now have moved `place` to where an earlier run ended
         begin_alike(group, model, place)
         while place.epoch < epochs and not model.stop_training:

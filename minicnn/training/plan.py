@@ -53,6 +53,11 @@ def set_plan(use: bool) -> None:
     _wanted = checked("set_plan", "use", use, bool, False)
 
 
+def is_wanted() -> bool:
+    """What `set_plan` said last."""
+    return _wanted
+
+
 @contextmanager
 def without_plan() -> Iterator[None]:
     """Inside, every layer runs by itself."""

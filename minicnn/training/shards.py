@@ -123,6 +123,7 @@ class Workers:
         self.threads, self.shards = threads, threads if shards is None else shards
         self.blas_threads = blas_threads
         self.pool: Any = None
+        self.processes: Any = None  # those of a fit, which run its shards instead of the threads: see processes.py
         self.group = Group() if group is None else group
         self.counts: list[int] = []  # how many samples of the present batch each rank has
 
@@ -155,6 +156,8 @@ class Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.processes is not None:
+            self.processes.close()
         _blas.release()
         if self.pool is not None:
             self.pool.shutdown()

@@ -11,20 +11,22 @@ sums over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicnn.backend import Array, quiet
 from minicnn.layers.context import Context
-from minicnn.layers.walk import Node, Observer, apply_state, backward, forward, new_contexts, observed
+from minicnn.layers.walk import PLAIN, Node, Observer, apply_state, backward, forward, new_contexts, observed
 from minicnn.metrics.base import sums
 from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.training.plan import plan_of_step
 from minicnn.training.shards import Workers, split
 
 Contexts = list[Context]  # of one shard, one for each node
+Share = tuple[Contexts, Any, list[Any]]  # what one shard gives: contexts, sum of the losses, sums of metrics
+AllReduce = Callable[[Array], Array]
 
 
 def train_step(
@@ -50,25 +52,70 @@ def gradients(
 
     step: how many steps came before. seed: of this step's random layers. observer: looks at every layer.
     """
-    nodes, see = model.nodes, observed(observer)
-    plan = plan_of_step(model, see)
-
-    def one_shard(k: int, all_reduce: Any) -> tuple[Contexts, Any, list[Any]]:
-        samples = shards[k]
-        contexts = new_contexts(nodes, True, True, step, seed, first + samples.start, all_reduce)
-        planned = plan.contexts(contexts)
-        y_pred = forward(plan.nodes, planned, model.as_input(x[samples]), observer)
-        share = y[samples], y_pred, contexts[-1], batch_size, part(weights, samples), part(sample_weight, samples)
-        losses, metrics, dy = see.loss(lambda: judge(model, *share))
-        backward(plan.nodes, planned, dy, observer)
-        return contexts, losses.sum(dtype=np.float64), metrics
-
     first, batch_size = workers.place(len(x))  # of the whole batch
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)
     weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1], workers.totals)
-    contexts, losses, metrics = zip(*workers.run(one_shard, len(shards)), strict=True)
+    batch = Batch(x, y, weights, sample_weight, first, batch_size, step, seed)
+    shares = None
+    if workers.processes is not None and observed(observer) is PLAIN:
+        shares = workers.processes.gradients(batch, shards)
+    if shares is None:
+        shares = workers.run(lambda k, add_up: shard_gradients(model, batch, shards[k], add_up, observer), len(shards))
+    contexts, losses, metrics = zip(*shares, strict=True)
     loss, *totals = workers.totals(sum(losses), *(sum(values) for values in zip(*metrics, strict=True)))
     return list(contexts), loss, totals
+
+
+class Batch(NamedTuple):
+    """What a step needs beside the model.
+
+    weights: how much each sample counts in the loss. sample_weight: as the user gave them, for metrics. first: the
+    number of its first sample in the whole batch, of batch_size samples, where other ranks have the rest. step: how
+    many steps came before. seed: of this step's random layers.
+    """
+
+    x: Array
+    y: Array
+    weights: Array | None
+    sample_weight: Array | None
+    first: int
+    batch_size: int
+    step: Any
+    seed: Any
+
+    def arrays(self) -> dict[str, Array]:
+        """Those that are there, by name."""
+        return {name: array for name, array in zip(self._fields[:4], self[:4], strict=True) if array is not None}
+
+    def numbers(self) -> list[int]:
+        """The others."""
+        return [int(number) for number in self[4:]]
+
+    @classmethod
+    def of(cls, arrays: dict[str, Array], numbers: Sequence[int]) -> Batch:
+        """The batch that these were of."""
+        return cls._make([*(arrays.get(name) for name in cls._fields[:4]), *numbers])
+
+
+def shard_gradients(
+    model: Any, batch: Batch, samples: slice, all_reduce: AllReduce | None, observer: Observer | None = None
+) -> Share:
+    """Forward and backward pass of these samples of the batch. (their contexts, sum of the losses, sums of metrics)
+
+    all_reduce: sums an array over all shards of the batch; None where this is the only one.
+    """
+    nodes, see = model.nodes, observed(observer)
+    plan = plan_of_step(model, see)
+    place = batch.first + samples.start
+    contexts = new_contexts(nodes, True, True, batch.step, batch.seed, place, all_reduce)
+    planned = plan.contexts(contexts)
+    y_pred = forward(plan.nodes, planned, model.as_input(batch.x[samples]), observer)
+    weights = part(batch.weights, samples), part(batch.sample_weight, samples)
+    losses, metrics, dy = see.loss(
+        lambda: judge(model, batch.y[samples], y_pred, contexts[-1], batch.batch_size, *weights)
+    )
+    backward(plan.nodes, planned, dy, observer)
+    return contexts, losses.sum(dtype=np.float64), metrics
 
 
 def judge(
