@@ -17,6 +17,7 @@ from typing import Any
 
 import cuda_on_cpu
 import numpy as np
+import nvrtc
 import pytest
 import strict_cupy
 from helpers import (
@@ -73,7 +74,7 @@ def on_gpu(kernel):
 # ---- against the reference implementations and the numeric gradient --------------------------------------------------
 
 # Odd sizes, not square; strides that do not divide; asymmetric padding, also with stride 2; dilation; a batch of one;
-# 4 and 8 channels go by float4.
+# 4 and 8 channels travel as Packs of four.
 WINDOWS = [
     ((2, 5, 7, 3), (3, 3), {}),
     ((1, 4, 5, 1), (3, 3), {"padding": "same"}),
@@ -286,10 +287,10 @@ def test_every_argument_is_cast_to_what_its_kernel_reads(file, dtype, small):
     names = re.findall(r"__global__ void (\w+)", text)
     assert names
     for name in names:
-        casts = launch._casts(text, name, np.dtype(dtype), small)
+        arrays, numbers = launch._head(text, name, np.dtype(dtype), small)
         sizes = (ctypes.c_int * 64)()
         count = cuda_on_cpu.RawModule(code=text).get_function(name).sizes_of(sizes)
-        assert [-1 if cast is launch._address else np.dtype(cast).itemsize for cast in casts] == [
+        assert [-1] * arrays + [np.dtype(number).itemsize for number in numbers] == [
             max(size, -1) for size in sizes[:count]
         ]
 
@@ -399,21 +400,85 @@ def test_half_precision_is_left_to_array_operations(cupy):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("channels", "carried"), [(8, "float4"), (4, "float4"), (6, "float")])
-def test_four_channels_travel_at_once_where_they_can(cupy, channels, carried, monkeypatch):
+@pytest.mark.parametrize(("channels", "dtype", "width"), [(8, "f4", 4), (4, "f4", 4), (6, "f4", 1), (8, "f8", 1)])
+def test_four_channels_travel_at_once_where_they_can(cupy, channels, dtype, width, monkeypatch):
     seen = []
     module = cupy.RawModule
     monkeypatch.setattr(cupy, "RawModule", lambda *, code, options: (seen.append(code), module(code=code))[1])
-    kernels.im2col(cupy.zeros((1, 4, 4, channels), np.float32), 2)
-    assert f"typedef {carried} Pack;" in seen[0]
+    x = cupy.zeros((1, 4, 4, channels), dtype)
+    for name in "im2col", "bias and relu", "norm":
+        PACKED[name](x)
+    assert len(seen) == 3 and all(f"#define WIDTH {width}\n" in code for code in seen)
+
+
+def packed_norm(x, out=None):
+    vectors = [x[0, 0, 0] * x[0, 0, 0] + k for k in range(4)]
+    y = kernels.batchnorm_forward(x, *vectors, 0.5, out=out)
+    statistics = kernels.batchnorm_statistics(x, *vectors[:2], 0.75)
+    return y, *statistics, *kernels.batchnorm_backward(y, x, vectors[2], *vectors[:2], 0.5)
+
+
+def packed_pool(x, size):
+    y, winner = kernels.maxpool2d_forward(x, size, 2)
+    return y, winner, kernels.maxpool2d_backward(y, winner, x.shape, size, 2)
+
+
+# What carries Packs: function of an array (N, H, W, C) -> results.
+PACKED = {
+    "im2col": lambda x: (kernels.im2col(x, 3), kernels.col2im(x.reshape(-1, x.shape[-1]), x.shape, 1)),
+    "pooling": lambda x: packed_pool(x, 3),
+    "pooling, windows apart": lambda x: packed_pool(x, 2),
+    "relu": lambda x: (kernels.relu_forward(x), kernels.relu_backward(x, x)),
+    "bias and relu": lambda x: (kernels.bias_relu(x + 0, x[0, 0, 0]), x),
+    "gelu": kernels.gelu_with_slope,
+    "dropout": lambda x: (kernels.dropout_forward(x, kernels.mask_for(x, 0.5, 1, 3), 0.5),),
+    "norm": packed_norm,
+    "max norm": lambda x: (MaxNorm(2)(x.reshape(-1, x.shape[-1])),),
+    "sums": lambda x: (column_sums(x.reshape(-1, x.shape[-1])),),
+}  # fmt: skip
 
 
 @needs_compiler
-def test_memory_that_begins_anywhere(cupy):
-    """A part of an array need not begin at 16 bytes: then no float4."""
-    flat = random((1 + 2 * 4 * 4 * 4,), 1, np.float32)
-    x = cupy.asarray(flat)[1:].reshape(2, 4, 4, 4)
-    np.testing.assert_array_equal(kernels.im2col(x, 3).get(), kernels.im2col(flat[1:].reshape(2, 4, 4, 4), 3))
+@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (1, 1, 1, 4), (3, 5, 3, 36), (1, 3, 5, 5), (3, 1, 1, 1)])
+@pytest.mark.parametrize("compute", PACKED.values(), ids=PACKED)
+def test_memory_that_begins_anywhere(cupy, compute, shape):
+    """A part of an array need not begin at 16 bytes. The same numbers come out, sums to the last bit."""
+    if min(shape[1:3]) < 3 and compute in [PACKED["im2col"], PACKED["pooling"], PACKED["pooling, windows apart"]]:
+        shape = (2, 3, 4, shape[3])
+    flat = random((1 + int(np.prod(shape)),), 1, np.float32)
+    expected = compute(cupy.asarray(flat[1:].reshape(shape)))
+    for a, b in zip(compute(cupy.asarray(flat)[1:].reshape(shape)), expected, strict=True):
+        np.testing.assert_array_equal(a.get(), b.get())
+    for a, b in zip(compute(flat[1:].reshape(shape)), expected, strict=True):
+        assert_same(b.get(), a, 1e-5)
+
+
+@needs_compiler
+def test_results_in_place_that_begin_anywhere(cupy):
+    flat = random((1 + 3 * 8,), 1, np.float32)
+    x, b = flat[1:].reshape(3, 8), flat[:8]
+    there = [cupy.asarray(flat)[1:].reshape(3, 8) for _ in range(4)]
+    vector = cupy.asarray(b * b)
+    assert kernels.relu_forward(there[0], out=there[0]) is there[0]
+    kernels.bias_relu(there[1], vector)
+    cuda.bias_relu_dropout(there[2], None, kernels.mask_for(there[2], 0.5, 1), 0.5)
+    kernels.batchnorm_forward(there[3], *[vector] * 4, 0.5, out=there[3])
+    expected = [np.maximum(x, 0), np.maximum(x + b * b, 0),
+                np.maximum(x, 0) * kernels.dropout_mask(x.shape, 0.5, 1) * np.float32(2),
+                kernels.batchnorm_forward(x, *[b * b] * 4, 0.5)]  # fmt: skip
+    for found, wanted in zip(there, expected, strict=True):
+        assert_same(found.get(), wanted, 1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("compute", PACKED.values(), ids=PACKED)
+def test_a_pack_at_a_wrong_place_is_noticed(cupy, compute, monkeypatch):
+    """What the tests above rely on: a GPU would refuse such an address, too."""
+    monkeypatch.setattr(launch, "PACK_BYTES", 4)
+    monkeypatch.setattr("minicnn.kernels.cuda.norm.PACK_BYTES", 4)
+    x = cupy.asarray(random((1 + 3 * 3 * 3 * 4,), 1, np.float32))[1:].reshape(3, 3, 3, 4)
+    with pytest.raises(cuda_on_cpu.LaunchError, match="MISALIGNED"):
+        compute(x)
 
 
 @needs_compiler
@@ -449,7 +514,7 @@ def test_large_arrays_are_counted_in_64_bits(cupy, monkeypatch):
     expected = kernels.im2col(x, 3).get()
     built = launch._built
     monkeypatch.setattr(launch, "_built", lambda xp, f, n, d, small, *rest: built(xp, f, n, d, False, *rest))
-    assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).casts.count(np.int64) == 1
+    assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).head[1].count(np.int64) == 1
     np.testing.assert_array_equal(kernels.im2col(x, 3).get(), expected)
 
 
@@ -498,32 +563,43 @@ def test_the_order_of_the_threads_changes_nothing(cupy):
 # ---- negative controls: what is wrong must not pass ------------------------------------------------------------------
 
 
+# Two and three channels go one by one, four and eight as Packs.
+
+
 def conv_check():
     kernel = on_gpu(kernels.im2col), on_gpu(kernels.col2im)
-    check_im2col(*kernel, random((1, 5, 6, 2), 1, np.float32), 3, padding=1, stride=2)
+    for channels in 2, 4:
+        check_im2col(*kernel, random((1, 5, 6, channels), 1, np.float32), 3, padding=1, stride=2)
 
 
 def pool_check():
     kernel = on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward)
-    check_maxpool2d(*kernel, rng(2).integers(-2, 1, (1, 5, 6, 2)).astype(np.float32), 3, stride=2)
+    for channels in 2, 4:
+        check_maxpool2d(*kernel, rng(2).integers(-2, 1, (1, 5, 6, channels)).astype(np.float32), 3, stride=2)
 
 
 def norm_check():
-    x = random((5, 4, 3, 2), 1, np.float32)
-    kernel = (on_gpu(k) for k in (kernels.batchnorm_moments, kernels.batchnorm_forward, kernels.batchnorm_backward))
-    check_batchnorm(*kernel, x, x[0, 0, 0] + 2, x[0, 0, 1], eps=0.1)
+    kernel = [on_gpu(k) for k in (kernels.batchnorm_moments, kernels.batchnorm_forward, kernels.batchnorm_backward)]
+    for channels in 2, 4:
+        x = random((5, 4, 3, channels), 1, np.float32)
+        check_batchnorm(*kernel, x, x[0, 0, 0] + 2, x[0, 0, 1], eps=0.1)
 
 
 def sums_check():
     """Several blocks a column, and rows that are left over."""
-    x = random((700, 35), 1, np.float32)
+    for columns in 35, 36:
+        check_sums(columns)
+
+
+def check_sums(columns):
+    x = random((700, columns), 1, np.float32)
     assert_same(on_gpu(column_sums)(x), x.sum(axis=0, dtype=np.float64), 1e-5)
-    mean, var = random((35,), 2, np.float32), random((35,), 3, np.float32)
+    mean, var = random((columns,), 2, np.float32), random((columns,), 3, np.float32)
     arguments = x, mean, var, 0.75
     for found, expected in zip(on_gpu(kernels.batchnorm_statistics)(*arguments),
                                kernels.batchnorm_statistics(*arguments), strict=True):  # fmt: skip
         assert_same(found, expected, 1e-5)
-    one = np.ones(35, np.float32)
+    one = np.ones(columns, np.float32)
     moments = kernels.batchnorm_moments(x)[:2]
     for found, expected in zip(on_gpu(kernels.batchnorm_backward)(x, x + mean, one, *moments, 1e-3),
                                kernels.batchnorm_backward(x, x + mean, one, *moments, 1e-3), strict=True):  # fmt: skip
@@ -536,18 +612,15 @@ def sums_check():
     assert_same(y, kernels.batchnorm_forward(x, one, mean, *moments, 1e-3), 1e-5)
 
 
-def backwards_check():
-    with cuda_on_cpu.backwards():
-        sums_check()
-
-
 def chain_check():
     """Convolution's bias, ReLU and dropout in one kernel; samples of words and of a part of one."""
-    xp, z, b = sys.modules["cupy"], random((3, 5, 3, 7), 1, np.float32), random((7,), 2, np.float32)
-    there = xp.asarray(z)
-    mask, dropped = kernels.mask_for(there, 0.5, 1, 3), kernels.dropout_mask(z.shape, 0.5, 1, 3)
-    y = cuda.bias_relu_dropout(there, xp.asarray(b), mask, 0.5)
-    np.testing.assert_array_equal(y.get(), np.maximum(z + b, 0) * dropped * np.float32(2))
+    xp = sys.modules["cupy"]
+    for channels in 7, 8:
+        z, b = random((3, 5, 3, channels), 1, np.float32), random((channels,), 2, np.float32)
+        there = xp.asarray(z)
+        mask, dropped = kernels.mask_for(there, 0.5, 1, 3), kernels.dropout_mask(z.shape, 0.5, 1, 3)
+        y = cuda.bias_relu_dropout(there, xp.asarray(b), mask, 0.5)
+        np.testing.assert_array_equal(y.get(), np.maximum(z + b, 0) * dropped * np.float32(2))
 
 
 def softmax_check():
@@ -557,10 +630,11 @@ def softmax_check():
 
 
 def dropout_check():
-    x = random((3, 4201), 1, np.float32)
-    there = sys.modules["cupy"].asarray(x)
-    found = kernels.dropout_forward(there, kernels.mask_for(there, 0.5, 1, 3), 0.5).get()
-    np.testing.assert_array_equal(found, kernels.dropout_forward(x, kernels.dropout_mask(x.shape, 0.5, 1, 3), 0.5))
+    for numbers in 4201, 4204:
+        x = random((3, numbers), 1, np.float32)
+        there = sys.modules["cupy"].asarray(x)
+        found = kernels.dropout_forward(there, kernels.mask_for(there, 0.5, 1, 3), 0.5).get()
+        np.testing.assert_array_equal(found, kernels.dropout_forward(x, kernels.dropout_mask(x.shape, 0.5, 1, 3), 0.5))
 
 
 def adam_check():
@@ -574,19 +648,28 @@ BROKEN = [
     ("a row too many", "h < H &&", "h <= H &&", conv_check),
     ("= instead of +=", "add(sum, cols", "sum = (cols", conv_check),
     ("padding not subtracted", "h = oh * SH - TOP", "h = oh * SH", conv_check),
-    ("the last of equal maxima wins", "value > best", "value >= best", pool_check),
-    ("every window pays", "if (winner[window] == kh * KW + kw) sum", "sum", pool_check),
+    ("the last of equal maxima wins", "v > best.at[k]) where", "v >= best.at[k]) where", pool_check),
+    ("every window pays", "if (place.at[k] == kh * KW + kw) sum", "sum", pool_check),
     ("a barrier too few: moments", "    __syncthreads();  // all threads of the block have written\n", "", norm_check),
     ("the last block but one adds up", "== gridDim.y - 1;", "== gridDim.y - 2;", sums_check),
     ("arrivals not set back", "if (last) arrivals[blockIdx.x] = 0;", "", sums_check),
-    ("a sum not read before the next is written", "    __syncthreads();  // all parts have been read\n", "",
-     backwards_check),
+    ("a sum not read before the next is written", "    __syncthreads();  // all sums have been read\n", "", sums_check),
     ("the variance of means left out", "squares_b + delta * delta * (n * n_b / total)", "squares_b", norm_check),
-    ("no path through the mean", "dy[r * C + c] - mean_dy -", "dy[r * C + c] -", norm_check),
+    ("a block's distance from the mean left out", " + partial[k * ALL + column] * distance * distance", "", sums_check),
+    ("a block's count left out", "sum += partial[k * ALL + column] * (", "sum += (", sums_check),
+    ("the last block's moments left out", "k < BLOCKS; k += PARTS) {", "k < BLOCKS - 1; k += PARTS) {", sums_check),
+    ("four rows counted as one", "count += 4", "count += 1", sums_check),
+    ("fewer lines for Packs", "blockIdx.y * LINES + MY_LINE", "blockIdx.y * PARTS + MY_LINE", sums_check),
+    ("half of the lines left out", "k < half;", "k < half - 1;", sums_check),
+    ("a Pack's numbers in one column", "threadIdx.x % PACKS * WIDTH + j", "threadIdx.x % PACKS * WIDTH", sums_check),
+    ("a word for a Pack taken for four", "(4 / WIDTH)", "4", dropout_check),
+    ("one row of four left out", "i < 4; i++)", "i < 3; i++)", sums_check),
+    ("one row of four taken twice", "r += 4 * STEP)", "r += 3 * STEP)", sums_check),
+    ("no path through the mean", "gradient.row[i].at[j] - mean_dy.at[j] -", "gradient.row[i].at[j] -", norm_check),
     ("a barrier too few: softmax", "    __syncthreads();  // nobody", "    // nobody", softmax_check),
     ("targets that sum to 1 taken for granted", "/ sum * mass - target", "/ sum - target", softmax_check),
     ("the stride of another grid", "(u64)blockDim.x * gridDim.x,", "(u64)blockDim.x,", dropout_check),
-    ("a sample's last word runs over", "&& k < PER_SAMPLE", "", dropout_check),
+    ("a sample's last word runs over", "&& p < PER_SAMPLE", "", dropout_check),
     ("a chunk's end forgotten", "part.begin + CHUNK < table[k * 6 + 4] ? part.begin + CHUNK : table[k * 6 + 4]",
      "table[k * 6 + 4]", adam_check),
     ("a moment not written back", "        part.a[i] = m;\n        part.b", "        part.b", adam_check),
@@ -613,16 +696,18 @@ def test_a_broken_kernel_is_caught(cupy, text, broken, check, monkeypatch):
 
 
 def relu_check():
-    x, b = distinct((3, 5, 2), 1, np.float32), random((2,), 2, np.float32)
-    check_activation(on_gpu(kernels.relu_forward), on_gpu(kernels.relu_backward), "relu", x)
-    z = sys.modules["cupy"].asarray(x)
-    assert_same(kernels.bias_relu(z, sys.modules["cupy"].asarray(b)).get(), np.maximum(x + b, 0), 1e-6)
+    for channels in 2, 4:
+        x, b = distinct((3, 5, channels), 1, np.float32), random((channels,), 2, np.float32)
+        check_activation(on_gpu(kernels.relu_forward), on_gpu(kernels.relu_backward), "relu", x)
+        z = sys.modules["cupy"].asarray(x)
+        assert_same(kernels.bias_relu(z, sys.modules["cupy"].asarray(b)).get(), np.maximum(x + b, 0), 1e-6)
 
 
 def gelu_check():
-    x = distinct((3, 5, 2), 1, np.float32)
-    for found, expected in zip(on_gpu(kernels.gelu_with_slope)(x), reference.gelu_with_slope(x), strict=True):
-        assert_same(found, expected, 1e-5)
+    for channels in 2, 4:
+        x = distinct((3, 5, channels), 1, np.float32)
+        for found, expected in zip(on_gpu(kernels.gelu_with_slope)(x), reference.gelu_with_slope(x), strict=True):
+            assert_same(found, expected, 1e-5)
 
 
 def probabilities_check():
@@ -639,8 +724,9 @@ def rules_check(name):
 
 
 def apart_check():
-    x = distinct((1, 5, 6, 2), 1, np.float32)
-    check_maxpool2d(on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward), x, 2)
+    for channels in 2, 4:
+        x = distinct((1, 5, 6, channels), 1, np.float32)
+        check_maxpool2d(on_gpu(kernels.maxpool2d_forward), on_gpu(kernels.maxpool2d_backward), x, 2)
 
 
 # More pixels and channels than a block has rows and columns; sums that are no multiple of DEPTH, and of several shares;
@@ -691,9 +777,8 @@ CHECKS = {
 }  # fmt: skip
 # Text in a kernel -> what makes it do one number, row, thread or term less.
 LESS = {
-    ", count) {": ", count - 1) {", ", count) y": ", count - 1) y", ", count) dx": ", count - 1) dx",
-    "k < BLOCKS;": "k < BLOCKS - 1;",
-    "FOR_EACH_ROW(r)": "FOR_EACH_ROW(r) if (r + 1 < ROWS)", "r < ROWS; r += step": "r + 1 < ROWS; r += step",
+    ", count) {": ", count - 1) {",
+    "c, ROWS, C)": "c, ROWS - 1, C)", "r < ROWS; r += step": "r + 1 < ROWS; r += step",
     "k < K;": "k < K - 1;", "i < part.end;": "i + 1 < part.end;", "kh < KH;": "kh < KH - 1;",
     "kw < KW;": "kw < KW - 1;", "), PIXELS,": "), PIXELS - 1,", "), ROWS,": "), ROWS - 1,",
 }  # fmt: skip
@@ -707,12 +792,15 @@ def kernel_texts() -> dict[str, str]:
 
 
 def mutants() -> list[Any]:
-    """Of each kernel two: all of LESS would take as long as the other tests of this file."""
+    """Of each kernel two, or three: all of LESS would take as long as the other tests of this file."""
     cases = []
     for name, text in kernel_texts().items():
         opening = text.index(") {\n") + 3
         old, new = next(pair for pair in LESS.items() if pair[0] in text)
         found = {"emptied": text[:opening] + " return;" + text[opening:], f"{old} -> {new}": text.replace(old, new)}
+        if "IN_PACK" in text:
+            less = re.sub(r"IN_PACK\((\w)\)", r"for (int \1 = 0; \1 < (WIDTH == 1 ? 1 : WIDTH - 1); \1++)", text)
+            found["a Pack's last number forgotten"] = less
         cases += [pytest.param(name, text, mutant, id=f"{name}: {what}") for what, mutant in found.items()]
     return cases
 
@@ -720,7 +808,7 @@ def mutants() -> list[Any]:
 @needs_compiler
 def test_every_kernel_has_mutants_and_passes_its_check(cupy):
     assert set(kernel_texts()) == set(CHECKS)
-    assert len(mutants()) == 2 * len(CHECKS)
+    assert len(mutants()) == 2 * len(CHECKS) + sum("IN_PACK" in text for text in kernel_texts().values())
     for check in set(CHECKS.values()):
         check()
 
@@ -780,10 +868,15 @@ def test_a_mutant_of_the_products_is_caught(cupy, old, new, monkeypatch):
 
 
 @needs_compiler
-def test_products_do_not_depend_on_the_order_of_the_threads(cupy):
-    implicit_check(np.float64)
+@pytest.mark.parametrize("check", [implicit_check, sums_check])
+def test_sums_do_not_depend_on_the_order_of_the_threads(cupy, check):
     with cuda_on_cpu.backwards():
-        implicit_check()
+        check()
+
+
+@needs_compiler
+def test_products_of_the_longer_numbers(cupy):
+    implicit_check(np.float64)
 
 
 @needs_compiler
@@ -873,6 +966,58 @@ def test_nvidias_compiler_takes_the_sources(file, tmp_path):
     command = [NVCC, "-std=c++17", "-ptx", "-Werror", "all-warnings", "-o", path.with_suffix(".ptx"), path]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.NEEDS_NVRTC)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
+@pytest.mark.parametrize("file", FILES)
+def test_nvrtc_has_nothing_to_say(file, architecture):
+    """No warning, and registers for everything: what spills over goes to memory."""
+    for pack in False, True:
+        said = nvrtc.compiled(launch.source(file, np.float32, pack=pack), architecture, "CUBIN")[1]
+        assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
+        lines = [line for line in said.splitlines() if line.strip()]
+        assert all(re.match(r"ptxas info|ptxas  |\s*\d+ bytes", line) for line in lines), said
+
+
+def packs_in_ptx(code: str) -> dict[str, list[int]]:
+    """Of each kernel how many arrays of Packs it reads and writes at least, and loads and stores of four numbers."""
+    ptx, found = nvrtc.compiled(code, "sm_90", "PTX")[0], {}
+    for name, head in re.findall(r"__global__ void (\w+)\((.*?)\)", code, re.DOTALL):
+        body = ptx[ptx.index(f".entry {name}(") :].split(".entry ")[1]
+        reads, writes = head.count("const Pack*"), head.count("Pack*") - head.count("const Pack*")
+        loads, stores = (len(re.findall(rf"\b{what}\.global\S*\.v4\.[fb]32", body)) for what in ("ld", "st"))
+        found[name] = [reads, writes, loads, stores]
+    return found
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("file", ["elementwise", "norm", "windows"])
+def test_four_numbers_are_one_instruction(file):
+    """In the text that NVIDIA's compiler makes; and not with a Pack of which the compiler knows less."""
+    code = launch.source(file, np.float32, pack=True)
+    for name, (reads, writes, loads, stores) in packs_in_ptx(code).items():
+        assert loads >= reads and stores >= writes and reads + writes > 0, name
+    for other in launch.source(file, np.float32), code.replace("alignas(WIDTH * sizeof(Real)) Pack", "Pack"):
+        assert not any(loads + stores for *_, loads, stores in packs_in_ptx(other).values())
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rows", [4, 1])
+def test_four_rows_are_on_the_way(rows):
+    """Their loads follow each other: no arithmetic waits for the first before the last has begun."""
+    code = launch.source("norm", np.float32, pack=True).replace("i < 4; i++", f"i < {rows}; i++")
+    ptx = nvrtc.compiled(code.replace("4 * STEP", f"{rows} * STEP"), "sm_90", "PTX")[0]
+    arrays = {"column_sums": 1, "column_lengths": 1, "shortened": 1, "batchnorm_forward": 1,
+              "relu_backward_sums": 2, "gradients": 2, "batchnorm_backward": 2}  # fmt: skip
+    for name, count in arrays.items():
+        body = ptx[ptx.index(f".entry {name}(") :].split(".entry ")[1]
+        pieces = re.split(r"\b(?:add|sub|mul|fma)\.\S*f32", body)
+        at_once = max(len(re.findall(r"ld\.global\S*\.v4", piece)) for piece in pieces)
+        assert (at_once >= 4 * count) == (rows == 4), name
 
 
 def test_the_sources_stand_alone():

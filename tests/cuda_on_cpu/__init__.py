@@ -80,10 +80,10 @@ class RawKernel:
             if not isinstance(arg, np.generic) or arg.itemsize != size:
                 raise wrong
             return np.asarray(arg)
-        if isinstance(arg, np.uintp) and arg == 0:
+        if arg is None:  # a null pointer
             return np.zeros(2, np.int64)
         array = getattr(arg, "_host", arg)
-        if not isinstance(array, np.ndarray) or (array.itemsize != -size and size != -16):
+        if not isinstance(array, np.ndarray) or -size not in (array.itemsize, 4 * array.itemsize):  # numbers, or Packs
             raise wrong
         if not array.flags.c_contiguous:
             raise LaunchError(f"{self.name}: argument {k} is not contiguous: the kernel would read other numbers")
@@ -93,14 +93,16 @@ class RawKernel:
 
 
 def _body(code: str, name: str) -> str:
-    """The kernel's own text, and that of the functions before it which it may call."""
+    """The kernel's own text, and that of the functions before it which it may call, or these."""
     start = re.search(rf"__global__ void {name}\(", code)
     assert start, f"no kernel {name}"
-    end = code.find("\n}\n", start.start())
-    own = code[start.start() : end]
+    text = code[start.start() : code.find("\n}\n", start.start())]
     helpers = re.findall(r"__device__ [\w ]+?(\w+)\(", code[: start.start()])
-    called = (h for h in helpers if re.search(rf"\b{h}\(", own))
-    return own + "".join(code[code.index(f" {h}(") : code.index("\n}\n", code.index(f" {h}("))] for h in called)
+    for helper in reversed(helpers):  # each is written down before those that call it
+        if re.search(rf"\b{helper}\(", text):
+            begin = code.index(f" {helper}(")
+            text += code[begin : code.index("\n}\n", begin)]
+    return text
 
 
 @functools.cache

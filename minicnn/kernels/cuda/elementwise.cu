@@ -2,45 +2,62 @@
 //
 // Such kernels cost what their memory traffic costs: each array that is read or written once more makes them slower.
 
-// One thread: one number. y may be x: no `__restrict__`.
-extern "C" __global__ void relu_forward(Real* y, const Real* x, Index count) {
-    FOR_EACH(i, count) y[i] = x[i] > 0 || x[i] != x[i] ? x[i] : Real(0);  // "not a number" must not be lost
+static __device__ Real relu(Real x) {
+    return x > 0 || x != x ? x : Real(0);  // "not a number" must not be lost
 }
 
-// One thread: one number. dx = dy where y > 0.
-extern "C" __global__ void relu_backward(
-    Real* __restrict__ dx, const Real* __restrict__ dy, const Real* __restrict__ y, Index count
-) {
-    FOR_EACH(i, count) dx[i] = y[i] > 0 ? dy[i] : Real(0);
-}
-
-// One thread: one number of z (rows, C), in place: z becomes max(z + b, 0). Apart, the two would read and write z
-// twice.
-extern "C" __global__ void bias_relu(Real* __restrict__ z, const Real* __restrict__ b, int C, Index count) {
+// One thread: one Pack. y may be x: no `__restrict__`.
+extern "C" __global__ void relu_forward(Pack* y, const Pack* x, Index count) {
     FOR_EACH(i, count) {
-        Real sum = z[i] + b[i % C];
-        z[i] = sum > 0 || sum != sum ? sum : Real(0);
+        Pack v = x[i];
+        IN_PACK(k) v.at[k] = relu(v.at[k]);
+        y[i] = v;
     }
 }
 
-// One thread: one number of y = x * Phi(x) and of its slope, Phi(x) + x * Phi'(x); either may be left out (null).
+// One thread: one Pack. dx = dy where y > 0.
+extern "C" __global__ void relu_backward(
+    Pack* __restrict__ dx, const Pack* __restrict__ dy, const Pack* __restrict__ y, Index count
+) {
+    FOR_EACH(i, count) {
+        Pack v = y[i], gradient = dy[i];
+        IN_PACK(k) v.at[k] = v.at[k] > 0 ? gradient.at[k] : Real(0);
+        dx[i] = v;
+    }
+}
+
+// One thread: one Pack of z (rows, C), in place: z becomes max(z + b, 0). Apart, the two would read and write z twice.
+extern "C" __global__ void bias_relu(Pack* __restrict__ z, const Pack* __restrict__ b, Index count, int C) {
+    FOR_EACH(i, count) {  // C, too, counts Packs
+        Pack v = z[i], bias = b[i % C];
+        IN_PACK(k) v.at[k] = relu(v.at[k] + bias.at[k]);
+        z[i] = v;
+    }
+}
+
+// One thread: one Pack of y = x * Phi(x) and of its slope, Phi(x) + x * Phi'(x); either may be left out (null).
 // Phi is the normal distribution function; with `approximate` (1 + tanh u) / 2, of which the derivative is
 // (1 - tanh u * tanh u) / 2 * u'.
 extern "C" __global__ void gelu(
-    Real* __restrict__ y, Real* __restrict__ slope, const Real* __restrict__ x, int approximate, Index count
+    Pack* __restrict__ y, Pack* __restrict__ slope, const Pack* __restrict__ x, Index count, int approximate
 ) {
     const Real HALF = 0.5, ROOT = 0.79788456080286535588, CUBE = 0.044715;  // ROOT: the square root of 2 / pi
     FOR_EACH(i, count) {
-        Real v = x[i], phi, density;
-        if (approximate) {
-            phi = HALF * (1 + tanh(ROOT * (v + CUBE * v * v * v)));
-            density = 2 * phi * (1 - phi) * ROOT * (1 + 3 * CUBE * v * v);
-        } else {
-            phi = HALF * erfc(-v * Real(0.70710678118654752440));  // the square root of 1 / 2
-            density = HALF * ROOT * exp(-HALF * v * v);
+        Pack value = x[i], derivative;
+        IN_PACK(k) {
+            Real v = value.at[k], phi, density;
+            if (approximate) {
+                phi = HALF * (1 + tanh(ROOT * (v + CUBE * v * v * v)));
+                density = 2 * phi * (1 - phi) * ROOT * (1 + 3 * CUBE * v * v);
+            } else {
+                phi = HALF * erfc(-v * Real(0.70710678118654752440));  // the square root of 1 / 2
+                density = HALF * ROOT * exp(-HALF * v * v);
+            }
+            value.at[k] = v * phi;
+            derivative.at[k] = phi + v * density;
         }
-        if (y) y[i] = v * phi;
-        if (slope) slope[i] = phi + v * density;
+        if (y) y[i] = value;
+        if (slope) slope[i] = derivative;
     }
 }
 
@@ -122,18 +139,25 @@ static __device__ u64 draw(Words& words) {
 }
 
 // One thread: some words of 64 bits, each of which decides about four numbers by 16 bits each. x (N, PER_SAMPLE); each
-// sample begins with a fresh word, WORDS to a sample. Numbers whose 16 bits reach `threshold` stay.
+// sample begins with a fresh word, WORDS to a sample. Numbers whose 16 bits reach `threshold` stay. PER_SAMPLE counts
+// Packs: a word is for one Pack of four numbers, or for four of one.
+#define PACKS_A_WORD (4 / WIDTH)
+
 extern "C" __global__ void dropout(
-    Real* __restrict__ y, const Real* __restrict__ x, Real scale, u32 threshold, const u64* __restrict__ start, HALVES,
+    Pack* __restrict__ y, const Pack* __restrict__ x, const u64* __restrict__ start, HALVES, Real scale, u32 threshold,
     Index PER_SAMPLE, Index WORDS, Index count
 ) {
     Words words = my_words(start, state_high, state_low, increment_high, increment_low);
     FOR_EACH(word, count) {  // count = N * WORDS
         u64 bits = draw(words);
-        Index sample = word / WORDS, begin = word % WORDS * 4;
-        for (Index k = begin; k < begin + 4 && k < PER_SAMPLE; k++, bits >>= 16) {
-            Index i = sample * PER_SAMPLE + k;
-            y[i] = (bits & 0xFFFF) >= threshold ? x[i] * scale : Real(0);
+        Index sample = word / WORDS, begin = word % WORDS * PACKS_A_WORD;
+        for (Index p = begin; p < begin + PACKS_A_WORD && p < PER_SAMPLE; p++) {
+            Pack v = x[sample * PER_SAMPLE + p];
+            IN_PACK(k) {
+                v.at[k] = (bits & 0xFFFF) >= threshold ? v.at[k] * scale : Real(0);
+                bits >>= 16;
+            }
+            y[sample * PER_SAMPLE + p] = v;
         }
     }
 }
@@ -141,18 +165,20 @@ extern "C" __global__ void dropout(
 // The same for z (..., C) in place, which becomes max(z + b, 0) before: what follows a convolution, in one pass. b, (C,),
 // may be null.
 extern "C" __global__ void bias_relu_dropout(
-    Real* __restrict__ z, const Real* __restrict__ b, int C, Real scale, u32 threshold, const u64* __restrict__ start, HALVES,
-    Index PER_SAMPLE, Index WORDS, Index count
+    Pack* __restrict__ z, const Pack* __restrict__ b, const u64* __restrict__ start, HALVES, Real scale, u32 threshold,
+    int C, Index PER_SAMPLE, Index WORDS, Index count
 ) {
     Words words = my_words(start, state_high, state_low, increment_high, increment_low);
     FOR_EACH(word, count) {  // count = N * WORDS
         u64 bits = draw(words);
-        Index sample = word / WORDS, begin = word % WORDS * 4;
-        for (Index k = begin; k < begin + 4 && k < PER_SAMPLE; k++, bits >>= 16) {
-            Index i = sample * PER_SAMPLE + k;
-            Real sum = z[i] + (b ? b[k % C] : Real(0));
-            bool stays = (bits & 0xFFFF) >= threshold && (sum > 0 || sum != sum);
-            z[i] = stays ? sum * scale : Real(0);
+        Index sample = word / WORDS, begin = word % WORDS * PACKS_A_WORD;
+        for (Index p = begin; p < begin + PACKS_A_WORD && p < PER_SAMPLE; p++) {
+            Pack v = z[sample * PER_SAMPLE + p], bias = b ? b[p % C] : Pack();
+            IN_PACK(k) {
+                v.at[k] = (bits & 0xFFFF) >= threshold ? relu(v.at[k] + bias.at[k]) * scale : Real(0);
+                bits >>= 16;
+            }
+            z[sample * PER_SAMPLE + p] = v;
         }
     }
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minicnn.backend import Array, xp_of
-from minicnn.kernels.cuda.launch import BLOCK, Kernel, kernel_for
+from minicnn.kernels.cuda.launch import BLOCK, Kernel, kernel_for, width_of
 
 # A dropout thread's first number costs as much as twenty more, so the threads are few, and take several words each.
 WORDS_A_THREAD, MAX_DROPOUT_BLOCKS = 4, 1024
@@ -19,7 +19,8 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
     """max(x, 0), of any shape; written to `out`, C-contiguous, which may be x."""
     xp = xp_of(x)
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype) if out is None else out
-    _kernel("relu_forward", x).for_each(x.size, y, x)
+    width = width_of(x.size, y, x)
+    _kernel("relu_forward", x, width).for_each(x.size // width, y, x)
     return y
 
 
@@ -27,13 +28,16 @@ def relu_backward(dy: Array, y: Array) -> Array:
     """dy where y > 0, else 0."""
     xp = xp_of(dy)
     dy, y, dx = xp.ascontiguousarray(dy), xp.ascontiguousarray(y, dy.dtype), xp.empty(dy.shape, dy.dtype)
-    _kernel("relu_backward", dy).for_each(dy.size, dx, dy, y)
+    width = width_of(dy.size, dx, dy, y)
+    _kernel("relu_backward", dy, width).for_each(dy.size // width, dx, dy, y)
     return dx
 
 
 def bias_relu(z: Array, b: Array) -> Array:
     """max(z + b, 0) for z (..., C), C-contiguous, and b (C,). Overwrites z, and returns it."""
-    _kernel("bias_relu", z).for_each(z.size, z, xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1])
+    b, c = xp_of(z).ascontiguousarray(b, z.dtype), z.shape[-1]
+    width = width_of(c, z, b)
+    _kernel("bias_relu", z, width).for_each(z.size // width, z, b, after=(c // width,))
     return z
 
 
@@ -56,7 +60,8 @@ def _gelu(x: Array, approximate: bool, need_y: bool, need_slope: bool) -> tuple[
     xp = xp_of(x)
     x = xp.ascontiguousarray(x)
     y, slope = (xp.empty(x.shape, x.dtype) if need else None for need in (need_y, need_slope))
-    _kernel("gelu", x).for_each(x.size, y, slope, x, approximate)
+    width = width_of(x.size, x, y, slope)
+    _kernel("gelu", x, width).for_each(x.size // width, y, slope, x, after=(approximate,))
     return y, slope
 
 
@@ -88,7 +93,7 @@ def dropout_forward(x: Array, mask: Mask | Array, rate: float) -> Array:
     if not isinstance(mask, Mask):
         return xp.ascontiguousarray(x) * mask * x.dtype.type(1 / (1 - float(rate)))
     x, y = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
-    _start_dropout("dropout", x, (y, x), mask, rate)
+    _start_dropout("dropout", math.prod(x.shape[1:]), (y, x), mask, rate)
     return y
 
 
@@ -96,20 +101,24 @@ def bias_relu_dropout(z: Array, b: Array | None, mask: Mask | None, rate: float)
     """max(z + b, 0) * mask / (1 - rate) for z (..., C), C-contiguous. Overwrites z, and returns it. None: without."""
     if mask is not None:
         b = None if b is None else xp_of(z).ascontiguousarray(b, z.dtype)
-        _start_dropout("bias_relu_dropout", z, (z, b, z.shape[-1]), mask, rate)
+        _start_dropout("bias_relu_dropout", z.shape[-1], (z, b), mask, rate, z.shape[-1])
         return z
     return relu_forward(z, out=z) if b is None else bias_relu(z, b)
 
 
-def _start_dropout(name: str, x: Array, arguments: tuple[Any, ...], mask: Mask, rate: float) -> None:
-    """Start a kernel that draws random numbers for each of x: its first arguments; all others follow from the mask."""
+def _start_dropout(
+    name: str, row: int, arrays: tuple[Array | None, ...], mask: Mask, rate: float, *channels: int
+) -> None:
+    """Start a kernel that draws random numbers for the first of the arrays, which have `row` numbers in a row."""
+    x: Array = arrays[0]
     start = (None, *mask.start) if isinstance(mask.start, tuple) else (mask.start, 0, 0, 0, 0)
-    words = _words(x.shape)
+    words, width = _words(x.shape), width_of(row, *arrays)
     count = len(x) * words
     blocks = (min(-(-count // (WORDS_A_THREAD * BLOCK)), MAX_DROPOUT_BLOCKS),)
-    numbers = 1 / (1 - float(rate)), mask.threshold, *start, math.prod(x.shape[1:]), words, count
+    sizes = [size // width for size in (*channels, math.prod(x.shape[1:]))]
     if count:
-        _kernel(name, x)(blocks, (BLOCK,), *arguments, *numbers)
+        numbers = 1 / (1 - float(rate)), mask.threshold, *sizes, words, count
+        _kernel(name, x, width)(blocks, (BLOCK,), *arrays, *start, *numbers)
 
 
 def _start(seed: int, skip: int) -> tuple[int, ...]:
@@ -125,5 +134,5 @@ def _words(shape: tuple[int, ...]) -> int:
     return -(-math.prod(shape[1:]) // 4)
 
 
-def _kernel(name: str, x: Array) -> Kernel:
-    return kernel_for(xp_of(x), "elementwise", name, x.dtype, x.size)
+def _kernel(name: str, x: Array, width: int) -> Kernel:
+    return kernel_for(xp_of(x), "elementwise", name, x.dtype, x.size, width > 1)

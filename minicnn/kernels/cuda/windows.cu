@@ -5,13 +5,18 @@
 //     y, dy, winner (N, OH, OW, C)   one number for each window and channel
 //
 // The window of output pixel (oh, ow) begins at row oh*SH - TOP, column ow*SW - LEFT; its taps are DH rows, DW columns
-// apart. What lies outside of the image is padding. C counts Packs: the launcher divides it by 4 where it can.
+// apart. What lies outside of the image is padding. C counts Packs, and "channel" below is a Pack of channels.
 
 #define GEOMETRY int H, int W, int C, int OH, int OW, int KH, int KW, int SH, int SW, int DH, int DW, int TOP, int LEFT
 
-inline __device__ void add(float& sum, float x) { sum += x; }
-inline __device__ void add(double& sum, double x) { sum += x; }
-inline __device__ void add(float4& sum, float4 x) { sum.x += x.x; sum.y += x.y; sum.z += x.z; sum.w += x.w; }
+static __device__ void add(Pack& sum, Pack x) {
+    IN_PACK(k) sum.at[k] += x.at[k];
+}
+
+// The places of the maxima of a Pack.
+struct alignas(WIDTH * sizeof(Winner)) Winners {
+    Winner at[WIDTH];
+};
 
 // One thread: one channel of one output pixel. It copies that channel of its whole window. Its neighbours in the block
 // do the next channels of the same pixel, so that together they write runs of C numbers.
@@ -59,27 +64,27 @@ extern "C" __global__ void col2im(Pack* __restrict__ dx, const Pack* __restrict_
 
 // One thread: one channel of one window. `>` lets the first of equal maxima win. Padding is -infinity: it never wins.
 extern "C" __global__ void maxpool_forward(
-    Real* __restrict__ y, Winner* __restrict__ winner, const Real* __restrict__ x, Real infinity, Index count, GEOMETRY
+    Pack* __restrict__ y, Winners* __restrict__ winner, const Pack* __restrict__ x, Index count, GEOMETRY, Real infinity
 ) {
     FOR_EACH(i, count) {  // count = N*OH*OW*C
         int c = i % C;
         Index row = i / C;
         int ow = row % OW, oh = row / OW % OH;
         Index image = row / OW / OH * H;
-        Real best = -infinity;
-        int where = 0;
+        Pack best;
+        Winners where = Winners();
+        IN_PACK(k) best.at[k] = -infinity;
         for (int kh = 0; kh < KH; kh++) {
             int h = oh * SH - TOP + kh * DH;
             if (h < 0 || h >= H) continue;
             for (int kw = 0; kw < KW; kw++) {
                 int w = ow * SW - LEFT + kw * DW;
                 if (w < 0 || w >= W) continue;
-                Real value = x[((image + h) * W + w) * C + c];
-                if (value > best) {
-                    best = value;
-                    where = kh * KW + kw;
-                } else if (value != value) {
-                    best = value;  // "not a number" is no maximum, but must not be lost
+                Pack value = x[((image + h) * W + w) * C + c];
+                IN_PACK(k) {
+                    Real v = value.at[k];
+                    if (v > best.at[k]) where.at[k] = kh * KW + kw;
+                    if (v > best.at[k] || v != v) best.at[k] = v;  // "not a number" is no maximum, but must not be lost
                 }
             }
         }
@@ -90,14 +95,14 @@ extern "C" __global__ void maxpool_forward(
 
 // One thread: one channel of one input pixel. It gathers dy from the windows that it won.
 extern "C" __global__ void maxpool_backward(
-    Real* __restrict__ dx, const Real* __restrict__ dy, const Winner* __restrict__ winner, Index count, GEOMETRY
+    Pack* __restrict__ dx, const Pack* __restrict__ dy, const Winners* __restrict__ winner, Index count, GEOMETRY
 ) {
     FOR_EACH(i, count) {  // count = N*H*W*C
         int c = i % C;
         Index pixel = i / C;
         int w = pixel % W, h = pixel / W % H;
         Index image = pixel / W / H * OH;
-        Real sum = 0;
+        Pack sum = Pack();
         for (int kh = 0; kh < KH; kh++) {
             int from_h = h + TOP - kh * DH;
             if (from_h < 0 || from_h % SH != 0 || from_h / SH >= OH) continue;
@@ -105,7 +110,9 @@ extern "C" __global__ void maxpool_backward(
                 int from_w = w + LEFT - kw * DW;
                 if (from_w < 0 || from_w % SW != 0 || from_w / SW >= OW) continue;
                 Index window = ((image + from_h / SH) * OW + from_w / SW) * C + c;
-                if (winner[window] == kh * KW + kw) sum += dy[window];
+                Pack gradient = dy[window];
+                Winners place = winner[window];
+                IN_PACK(k) if (place.at[k] == kh * KW + kw) sum.at[k] += gradient.at[k];
             }
         }
         dx[i] = sum;
@@ -115,22 +122,24 @@ extern "C" __global__ void maxpool_backward(
 // The same where windows do not overlap. One thread: one channel of one window. It writes dx for all of the window's
 // pixels, which takes a few divisions instead of some for each of them. What lies between the windows stays as it was.
 extern "C" __global__ void maxpool_backward_apart(
-    Real* __restrict__ dx, const Real* __restrict__ dy, const Winner* __restrict__ winner, Index count, GEOMETRY
+    Pack* __restrict__ dx, const Pack* __restrict__ dy, const Winners* __restrict__ winner, Index count, GEOMETRY
 ) {
     FOR_EACH(i, count) {  // count = N*OH*OW*C
         int c = i % C;
         Index row = i / C;
         int ow = row % OW, oh = row / OW % OH;
         Index image = row / OW / OH * H;
-        Real gradient = dy[i];
-        int place = winner[i];
+        Pack gradient = dy[i];
+        Winners place = winner[i];
         for (int kh = 0; kh < KH; kh++) {
             int h = oh * SH - TOP + kh;
             if (h < 0 || h >= H) continue;
             for (int kw = 0; kw < KW; kw++) {
                 int w = ow * SW - LEFT + kw;
                 if (w < 0 || w >= W) continue;
-                dx[((image + h) * W + w) * C + c] = place == kh * KW + kw ? gradient : Real(0);
+                Pack v;
+                IN_PACK(k) v.at[k] = place.at[k] == kh * KW + kw ? gradient.at[k] : Real(0);
+                dx[((image + h) * W + w) * C + c] = v;
             }
         }
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minicnn.backend import Array, xp_of
-from minicnn.kernels.cuda.launch import kernel_for, packs
+from minicnn.kernels.cuda.launch import kernel_for, width_of
 from minicnn.kernels.geometry import IntPair, Padding, Windows
 
 # What one tile of cols may take. There is no cache to fit into: the fewer launches, the better; but a GPU's memory is
@@ -41,10 +41,9 @@ def _rows(x: Array, windows: Windows) -> Array:
     x = xp.ascontiguousarray(x)
     rows = n * windows.out[0] * windows.out[1]
     cols = xp.empty((rows, windows.kernel[0] * windows.kernel[1] * c), x.dtype)
-    pack = packs(x)
-    channels = c // 4 if pack else c
-    kernel = kernel_for(xp, "windows", "im2col", x.dtype, max(x.size, cols.size), pack)
-    kernel.for_each(rows * channels, cols, x, after=window_arguments(windows, channels))
+    width = width_of(c, x)
+    kernel = kernel_for(xp, "windows", "im2col", x.dtype, max(x.size, cols.size), width > 1)
+    kernel.for_each(rows * c // width, cols, x, after=window_arguments(windows, c // width))
     return cols
 
 
@@ -61,10 +60,9 @@ def col2im(
     windows = Windows.of(input_shape, kernel_size, stride, padding, dilation)
     cols = xp.ascontiguousarray(cols)
     dx = xp.empty(input_shape, cols.dtype)
-    pack = packs(dx) and packs(cols)
-    channels = c // 4 if pack else c
-    kernel = kernel_for(xp, "windows", "col2im", cols.dtype, max(dx.size, cols.size), pack)
-    kernel.for_each(dx.size // c * channels, dx, cols, after=window_arguments(windows, channels))
+    width = width_of(c, cols)
+    kernel = kernel_for(xp, "windows", "col2im", cols.dtype, max(dx.size, cols.size), width > 1)
+    kernel.for_each(dx.size // width, dx, cols, after=window_arguments(windows, c // width))
     return dx
 
 
@@ -77,8 +75,9 @@ def maxpool2d_forward(
     y = xp.empty((len(x), *windows.out, x.shape[3]), x.dtype)
     dtype = np.min_scalar_type(windows.kernel[0] * windows.kernel[1])
     winner = xp.empty(y.shape, dtype) if winners else None
-    kernel = kernel_for(xp, "windows", "maxpool_forward", x.dtype, max(x.size, y.size), winner=dtype)
-    kernel.for_each(y.size, y, winner, x, float("inf"), after=window_arguments(windows, x.shape[3]))
+    c, width = x.shape[3], width_of(x.shape[3], x)
+    kernel = kernel_for(xp, "windows", "maxpool_forward", x.dtype, max(x.size, y.size), width > 1, dtype)
+    kernel.for_each(y.size // width, y, winner, x, after=(*window_arguments(windows, c // width), float("inf")))
     return y, winner
 
 
@@ -98,8 +97,10 @@ def maxpool2d_backward(
     covered = all(k == s and n * k - lo >= size for k, s, n, size, (lo, _) in axes)
     dx = (xp.empty if covered or not apart else xp.zeros)(input_shape, dy.dtype)
     name = "maxpool_backward_apart" if apart else "maxpool_backward"
-    kernel = kernel_for(xp, "windows", name, dy.dtype, max(dx.size, dy.size), winner=winner.dtype)
-    kernel.for_each(dy.size if apart else dx.size, dx, dy, winner, after=window_arguments(windows, input_shape[3]))
+    c, width = input_shape[3], width_of(input_shape[3], dy, winner)
+    kernel = kernel_for(xp, "windows", name, dy.dtype, max(dx.size, dy.size), width > 1, winner.dtype)
+    count = (dy if apart else dx).size // width
+    kernel.for_each(count, dx, dy, winner, after=window_arguments(windows, c // width))
     return dx
 
 
