@@ -30,7 +30,7 @@ parser.add_argument("--rung", choices=RUNGS, default="muon", help="all ideas up 
 parser.add_argument("--full", action="store_true", help="8 epochs of 50,000 photos in batches of 2,000")
 parser.add_argument("--mirror", action="store_true", help="judge each test photo and its mirror image")
 parser.add_argument("--views", action="store_true", help="and both again, shifted by a pixel: six views")
-parser.add_argument("--dataset", default="cifar10", help="or toy_color")
+parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "toy_color"], help="toy_color is drawn")
 parser.add_argument("--seed", type=int, default=0)
 for name in ("epochs", "limit", "batch-size"):
     parser.add_argument(f"--{name}", type=int, help="default 1, 20000, 500; with --full 8, all, 2000")

@@ -22,7 +22,7 @@ from minicnn.preprocessing.image import ImageDataGenerator, ImageInput
 from minicnn.utils import to_categorical
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--dataset", default="cifar10", help="or toy_color")
+parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "toy_color"], help="toy_color is drawn")
 for name, default in {"epochs": 25, "batch-size": 64, "seed": 21, "limit": 10**9}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
 parser.add_argument("--model", choices=["plain", "resnet20"], default="plain", help="the network")

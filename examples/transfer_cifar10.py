@@ -26,7 +26,7 @@ from minicnn.preprocessing.image import ImageInput
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--weights", metavar="imagenet|none|PATH", help="where the knowledge comes from")
-parser.add_argument("--dataset", default="cifar10", help="or toy_color")
+parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "toy_color"], help="toy_color is drawn")
 parser.add_argument("--images", default="10,30,100", help="how many of each new class, one or more numbers")
 parser.add_argument("--epochs", type=int, default=4, help="of the first training")
 parser.add_argument("--limit", type=int, default=10000, help="how many images the first training may have")

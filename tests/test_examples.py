@@ -221,14 +221,23 @@ def test_bad_flags_are_told_readably(tmp_path, flags, hint):
     assert hint in run(tmp_path, "train_fashion_mnist.py", *dataset, *flags, fails=True)
 
 
-def test_missing_data_names_the_way_out(tmp_path):
+@pytest.mark.parametrize("script", ["train_cifar10", "cifar10_fast", "transfer_cifar10"])
+def test_grey_images_for_a_network_of_photos_are_refused_by_name(tmp_path, script):
+    """README.md, and the error without a network, said --dataset toy; of which the fast network made a raw error."""
+    assert "'toy_color'" in run(tmp_path, f"{script}.py", "--dataset", "toy", fails=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "file", "instead"),
+    [("train_fashion_mnist", "train-images-idx3-ubyte.gz", "toy"), ("train_cifar10", "cifar-10-binary", "toy_color")],
+)
+def test_missing_data_names_the_way_out(tmp_path, script, file, instead):
     """No mirror can be reached through this proxy, and the cache is empty."""
     home = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE"), str(tmp_path))
     proxy = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     proxy |= {"no_proxy": "", "NO_PROXY": ""}
-    error = run(tmp_path, "train_fashion_mnist.py", fails=True, MINICNN_DATA="", **home, **proxy)
-    assert "train-images-idx3-ubyte.gz" in error
-    assert "--dataset toy" in error
+    error = run(tmp_path, f"{script}.py", fails=True, MINICNN_DATA="", **home, **proxy)
+    assert file in error and f"`--dataset {instead}`" in error
 
 
 def test_dense_net_on_real_photos(tmp_path, data_dir):

@@ -16,7 +16,7 @@ import numpy as np
 
 from minicnn.arguments import in_words
 from minicnn.datasets.cifar_pickle import read_batch
-from minicnn.datasets.fetch import Data, DataFile, check_md5, find, how_to_replace, places
+from minicnn.datasets.fetch import NO_DOWNLOAD, Data, DataFile, check_md5, find, how_to_replace, places
 from minicnn.errors import BrokenFileError
 from minicnn.file_kinds import what_is
 from minicnn.ranks import first_rank_first
@@ -34,6 +34,7 @@ ARCHIVE = DataFile(
         "https://cave.cs.toronto.edu/kriz/cifar-10-binary.tar.gz",
         "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/cifar-10-binary.tar.gz",
     ),
+    otherwise=NO_DOWNLOAD.format("toy_color"),
 )
 PYTHON_ARCHIVE = ARCHIVE._replace(
     name="cifar-10-python.tar.gz", size=170498071, md5="c58f30108f718f92721af3b95e74349a"

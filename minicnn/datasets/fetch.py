@@ -32,6 +32,9 @@ _PAUSE = 1.0  # seconds before the second round, doubled before each further one
 _SCHEMES = ("https",)  # tests of a server on this machine replace it
 
 
+NO_DOWNLOAD = "train on images that need no download: `--dataset {}`, or minicnn.datasets.toy in a program of yours."
+
+
 class DataFile(NamedTuple):
     """A published file. size: bytes, 0 where only the server knows; md5: of the file, or its SHA-256, which is longer;
     content_md5: of what it unpacks to (IDX only).
@@ -45,9 +48,7 @@ class DataFile(NamedTuple):
     md5: str
     mirrors: tuple[str, ...]
     content_md5: str = ""
-    otherwise: str = (
-        "train on images that need no download: `--dataset toy`, or minicnn.datasets.toy in a program of yours."
-    )
+    otherwise: str = NO_DOWNLOAD.format("toy")
 
     @property
     def kind(self) -> str:
