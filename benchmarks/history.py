@@ -100,6 +100,11 @@ CHANGES = [
     ),
     Change("Prediction takes pieces of 8 MB", "prediction in pieces of 8 MB", ("cifar_forward_256", "vgg16")),
     Change(
+        "A long fit runs its shards in processes",
+        "a long fit runs its shards in processes",
+        ("cifar", "small_vgg", "fast"),
+    ),
+    Change(
         "",
         "all together",
         tuple(workloads.names_in_a_row()),

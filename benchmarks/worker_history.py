@@ -5,10 +5,9 @@ So it uses only what every version has: layers in a row, compile, fit and predic
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import workloads
+from long_fit import LongFit
 from protocol import arguments, work
 from workloads import Op, Workload
 
@@ -45,11 +44,12 @@ class Side:
             self.model.add(layers.Activation("softmax"))
         if workload.mode == "train":
             self.model.compile(workload.optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+            self.fit = LongFit(self.model, self.x, self.y, workload.batch)
 
     def round(self) -> dict[str, float]:
         batch = self.workload.batch
         if self.workload.mode == "train":
-            self.model.fit(self.x, self.y, batch_size=batch, epochs=1, verbose=0)
+            self.fit.epoch()
         elif batch == 1:
             for i in range(len(self.x)):
                 self.model.predict(self.x[i : i + 1], verbose=0)
@@ -64,5 +64,4 @@ class Side:
 if __name__ == "__main__":
     args = arguments()
     minicnn.set_num_threads(args.threads)
-    with getattr(minicnn, "keep_memory", nullcontext)():  # as worker_minicnn.py; older versions do not have it
-        work(Side, args)
+    work(Side, args)

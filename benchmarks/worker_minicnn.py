@@ -1,7 +1,7 @@
 """One side of benchmarks/models.py: minicnn. See protocol.py.
 
-Training goes through `fit`, with shuffling, checks and the accuracy; forward through `predict`: what a user calls.
-A call of `fit` has a few steps here, and thousands elsewhere: what it does for the memory, it does not undo after each.
+Training goes through `fit`, with shuffling, checks and the accuracy; forward through `predict`: what a user calls. On a
+CPU a round of training is an epoch of one long fit (long_fit.py).
 variant: tf32, which only a GPU knows, or nothing.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import workloads
+from long_fit import LongFit
 from protocol import CHECKED_STEPS, arguments, work
 from workloads import Op, Workload
 
@@ -92,12 +92,17 @@ class Side:
             minicnn.set_tf32(True)
         self.model = build(workload, dropout).to(device)
         self.x, self.y = workloads.data(workload)
+        self.fit: LongFit | None = None
 
     def round(self) -> dict[str, float]:
-        if self.xp is np:
+        if self.xp is not np:
+            return self._round_on_gpu()
+        if self.workload.mode == "train":
+            self.fit = self.fit or LongFit(self.model, self.x, self.y, self.workload.batch)
+            self.fit.epoch()
+        else:
             self._steps()
-            return {}
-        return self._round_on_gpu()
+        return {}
 
     def _steps(self) -> None:
         batch = self.workload.batch
@@ -148,6 +153,4 @@ class Side:
 if __name__ == "__main__":
     args = arguments()
     minicnn.set_num_threads(args.threads)
-    training = any(workloads.WORKLOADS[name].mode == "train" for name in args.workloads)
-    with minicnn.keep_memory() if training else nullcontext():
-        work(Side, args)
+    work(Side, args)

@@ -67,10 +67,20 @@ def gpu() -> dict[str, str]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process ever held, in MiB; 0 where the system does not say."""
+    """The most memory this process ever held, in MiB; 0 where the system does not say.
+
+    Where a fit has forked processes off it: at least what all of them hold now.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    return max(peak, sum(map(_held_mb, ["self", *children]))) if children else peak
+
+
+def _held_mb(process: str) -> float:
+    """What a process holds; of what it shares with others, its part."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
