@@ -23,6 +23,16 @@ class Constraint(Configured):
         raise NotImplementedError(f"{type(self).__name__} must implement __call__(w)")
 
 
+def constrain(w: Array, constraint: Callable[[Array], Array]) -> None:
+    """Change w itself to what the constraint makes of it."""
+    if type(constraint) is MaxNorm and w.flags.c_contiguous and constraint.has_kernel(w):
+        cuda.max_norm(w, constraint.max_value, EPSILON, out=w)
+        return
+    new = constraint(w)
+    if new is not w:
+        w[...] = new
+
+
 class MaxNorm(Constraint):
     """Weight vectors longer than max_value are shortened to it.
 
@@ -36,8 +46,12 @@ class MaxNorm(Constraint):
     def __init__(self, max_value: float = 2, axis: int | Sequence[int] = 0):
         self.max_value, self.axis = max_value, axis
 
+    def has_kernel(self, w: Array) -> bool:
+        """Whether `cuda.max_norm` computes the same: on the GPU, along all axes but the last."""
+        return cuda.serves(w) and set(_axes(w, self.axis)) == set(range(w.ndim - 1))
+
     def __call__(self, w: Array) -> Array:
-        if cuda.serves(w) and set(_axes(w, self.axis)) == set(range(w.ndim - 1)):
+        if self.has_kernel(w):
             return cuda.max_norm(w, self.max_value, EPSILON)
         norms = _norms(w, self.axis)
         if xp_of(w) is np and not (norms > self.max_value).any():  # a GPU would have to be waited for

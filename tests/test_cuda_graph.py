@@ -11,6 +11,7 @@ import itertools
 import re
 import sys
 import warnings
+import weakref
 
 import branching
 import numpy as np
@@ -233,6 +234,38 @@ def test_two_models_in_turn(cupy, repeated):
         results.append(last)
     same(*results)
     assert repeated["steps"] == 2 * 2 * 2
+
+
+@pytest.fixture
+def without_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_capture_ends_with_its_fit(cupy, monkeypatch, without_collector):
+    """At once, and not when Python's collector of cycles comes by: its memory is as much as a step takes."""
+    made = []
+
+    class Noted(Capture):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(graph, "Capture", Noted)
+    trained(model_of("adam and a schedule"), True)
+    assert len(made) == 2 and not any(capture() for capture in made)
+
+
+@pytest.mark.skipif("not config.getoption('--device') == 'gpu'", reason="needs CuPy itself, which has memory to lose")
+def test_the_memory_of_a_graph_is_given_back(cupy, without_collector):
+    model, used = model_of("adam and a schedule"), []
+    for _ in range(4):
+        trained(model, True)
+        free, total = cupy.cuda.runtime.memGetInfo()
+        used.append(total - free)
+    assert used[-1] == used[1]
 
 
 def test_what_comes_back_is_not_overwritten_by_the_next_step(cupy):

@@ -36,9 +36,9 @@ from helpers import (
 )
 
 from minicnn import kernels, optimizers
-from minicnn.constraints import MaxNorm
+from minicnn.constraints import MaxNorm, constrain
 from minicnn.kernels import cuda, reference
-from minicnn.kernels.cuda import convolution, launch
+from minicnn.kernels.cuda import convolution, launch, step
 from minicnn.kernels.sums import column_sums
 from minicnn.layers import Conv2D, Dense
 from minicnn.layers.base import Context
@@ -237,8 +237,8 @@ def steps(xp, name, arguments, dtype, count=4):
     """Three parameters, one of them larger than a block's share, after some steps; and the optimizer."""
     optimizer = getattr(optimizers, name)(0.1, **arguments)
     params = {("layer", str(k)): xp.asarray(random(s, k, dtype)) for k, s in enumerate([(3, 5), (7,), (1500,)])}
-    for step in range(count):
-        grads = {key: [xp.asarray(random(p.shape, 10 * step + k, dtype))] for k, (key, p) in enumerate(params.items())}
+    for turn in range(count):
+        grads = {key: [xp.asarray(random(p.shape, 10 * turn + k, dtype))] for k, (key, p) in enumerate(params.items())}
         optimizer.apply(params, grads)
     return list(params.values()), optimizer
 
@@ -259,6 +259,41 @@ def test_a_step_for_all_parameters_in_one_launch(cupy, name, arguments, dtype, m
     for key, slots in here.state.items():
         for p, q in zip(there.state[key], slots, strict=True):
             assert_same(p.get(), q, 1e-6 if dtype == np.float32 else 1e-13, "slot")
+
+
+@needs_compiler
+def test_gradients_at_other_addresses_make_another_table(cupy):
+    """And at the same ones the same: nothing is sent to the device then. Few tables are kept."""
+    p, there = cupy.zeros(3, np.float32), [cupy.asarray(np.full(3, k, np.float32)) for k in range(step.MAX_TABLES + 5)]
+    optimizer, sent = optimizers.SGD(1.0), []
+    for k in (1, 2, 1, 2, *range(len(there))):
+        before = p.get()
+        tables = dict(step._tables)
+        optimizer.apply({("a", "w"): p}, {("a", "w"): [there[k]]})
+        sent.append(step._tables != tables)
+        np.testing.assert_array_equal(p.get(), before - k)
+        assert len(step._tables) <= step.MAX_TABLES
+    assert sent[2:4] == [False, False] and sent[-1]
+
+
+@needs_compiler
+def test_a_constraint_changes_the_weights_where_they_are(cupy):
+    """A subclass says itself what it does, and weights that have gaps in memory take the long way."""
+
+    class Halved(MaxNorm):
+        def __call__(self, w):
+            return w * 0.5
+
+    w = random((30, 8), 1, np.float32)
+    for rule, expected in (MaxNorm(0.5), MaxNorm(0.5)(w)), (Halved(0.5), w / 2), (lambda w: w + 1, w + 1):
+        there = cupy.asarray(w)
+        constrain(there, rule)
+        assert_same(there.get(), expected, 1e-6)
+        wide = cupy.zeros((30, 16), np.float32)
+        wide[:, ::2] = cupy.asarray(w)
+        constrain(wide[:, ::2], rule)
+        assert_same(wide[:, ::2].get(), expected, 1e-6)
+        assert not wide[:, 1::2].get().any()
 
 
 @needs_compiler

@@ -53,7 +53,8 @@ class Metric(Configured):
         """
         values = self.values(y_true, y_pred)
         if weights is None:
-            return values.sum(dtype="float64") * (len(values) / max(values.size, 1))
+            total = values.sum(dtype="float64")
+            return total if values.ndim == 1 else total * (len(values) / max(values.size, 1))
         weights = xp_of(values).asarray(weights, "float64")
         _check_weights(self.name, weights, values.shape)
         weights = weights[..., 0] if weights.ndim > values.ndim else weights

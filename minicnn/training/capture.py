@@ -13,6 +13,7 @@ something is captured, two things are different:
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,13 +35,15 @@ class StepVariable:
         self.capture, self.now = capture, now
 
     def __add__(self, other: int) -> StepVariable:
-        return StepVariable(self.capture, lambda: self.now() + other)
+        now = self.now  # and not self: what the capture holds may not hold the capture, or its memory would stay
+        return StepVariable(self.capture, lambda: now() + other)
 
     __radd__ = __add__
 
     def words(self, f: Callable[[int], Sequence[int]], count: int) -> Array:
         """(count,) of uint64 on the GPU: what f makes of the number, at each step."""
-        return self.capture.words(lambda: f(self.now()), count)
+        now = self.now
+        return self.capture.words(lambda: f(now()), count)
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError("a number that differs from step to step (ctx.seed or ctx.step) was used in Python")
@@ -97,6 +100,8 @@ class Capture:
         self.cupy, self.products = cupy, products
         self.stream = own_stream(cupy, "capture")
         self.pool = cupy.cuda.MemoryPool()
+        # What is free in a pool when it ends, CuPy would not give back.
+        weakref.finalize(self, self.pool.free_all_blocks).atexit = False
         with self.stream:
             cuda.arrivals(cupy)  # is made once for each stream, so not by what is captured
             self.words_there = cupy.zeros(MAX_WORDS, np.uint64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from operator import is_
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from minicnn.regularizers import Regularizer
 from minicnn.training.capture import Capture, StepVariable, products_for
 from minicnn.training.profiling import is_running
 from minicnn.training.shards import Workers
-from minicnn.training.step import gradients, train_step, update
+from minicnn.training.step import gradients, train_step, update, with_penalty
 
 Step = Callable[..., tuple[Any, list[Any]]]  # as train_step
 
@@ -117,12 +118,13 @@ class Graph:
 
     def __init__(self, model: Any, x: Array, y: Array, workers: Workers):
         xp = xp_of(x)
+        self.shards: Any = []  # stands first: what lies in the capture's memory goes before the capture does
         self.settings = Settings(model)
         self.x, self.y = x.copy(), y.copy()
         self.results = xp.empty(1 + len(model.metrics), np.float64)
-        self.step = self.seed = 0
+        self.now = now = SimpleNamespace(step=0, seed=0)
         self.capture = Capture(xp, products_for(xp))
-        later = StepVariable(self.capture, lambda: self.step), StepVariable(self.capture, lambda: self.seed)
+        later = StepVariable(self.capture, lambda: now.step), StepVariable(self.capture, lambda: now.seed)
         with self.capture:
             self.shards, loss, metrics = gradients(model, self.x, self.y, workers, *later)
             apply_state(model.nodes, self.shards[0])
@@ -145,12 +147,12 @@ class Graph:
 
     def run(self, model: Any, x: Array, y: Array, workers: Workers) -> tuple[Any, list[Any]]:
         """As train_step, for a batch of the same shape."""
-        self.step, self.seed = model.optimizer.iterations, model.new_seed()
+        self.now.step, self.now.seed = model.optimizer.iterations, model.new_seed()
         self.x[...], self.y[...] = x, y
         self.capture.replay()
         loss, *metrics = self.results.copy()  # the next step writes there again
         penalty = update(model, self.shards, workers)
-        return loss + penalty * len(x), metrics
+        return with_penalty(loss, penalty, len(x)), metrics
 
 
 class Settings:

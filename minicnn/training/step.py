@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minicnn import constraints
 from minicnn.backend import Array, quiet
 from minicnn.layers.context import Context
 from minicnn.layers.walk import PLAIN, Node, Observer, apply_state, backward, forward, new_contexts, observed
@@ -40,7 +41,20 @@ def train_step(
     step, seed = model.optimizer.iterations, model.new_seed()
     shards, loss, metrics = gradients(model, x, y, workers, step, seed, sample_weight)
     penalty = update(model, shards, workers)
-    return loss + penalty * workers.place(len(x))[1], metrics
+    return with_penalty(loss, penalty, workers.place(len(x))[1]), metrics
+
+
+def with_penalty(loss: Any, penalty: Any, samples: int) -> Any:
+    """The sum of the samples' losses with the penalty, which each of them has.
+
+    Where there is no regularizer, penalty is the number 0, and nothing is added: on a GPU that would be a kernel.
+    """
+    return loss if type(penalty) is int else loss + penalty * samples
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """The sum of what the shards have found. Nothing is added to a single one: on a GPU that would be a kernel."""
+    return sum(values[1:], start=values[0])
 
 
 @quiet
@@ -62,7 +76,7 @@ def gradients(
     if shares is None:
         shares = workers.run(lambda k, add_up: shard_gradients(model, batch, shards[k], add_up, observer), len(shards))
     contexts, losses, metrics = zip(*shares, strict=True)
-    loss, *totals = workers.totals(sum(losses), *(sum(values) for values in zip(*metrics, strict=True)))
+    loss, *totals = workers.totals(_sum(losses), *map(_sum, zip(*metrics, strict=True)))
     return list(contexts), loss, totals
 
 
@@ -190,7 +204,4 @@ def constrain(nodes: Sequence[Node]) -> None:
     for layer in {id(node.layer): node.layer for node in nodes}.values():
         for name, constraint in layer.constraints.items():
             if constraint is not None and name in layer.params and layer.trainable:
-                p = layer.params[name]
-                new = constraint(p)
-                if new is not p:
-                    p[...] = new
+                constraints.constrain(layer.params[name], constraint)

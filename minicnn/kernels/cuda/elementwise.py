@@ -124,7 +124,8 @@ def _start_dropout(
 def _start(seed: int, skip: int) -> tuple[int, ...]:
     """The words of a Mask: where the generator of this seed is after `skip` of its own."""
     generator = np.random.PCG64(seed)
-    generator.advance(skip)
+    if skip:
+        generator.advance(skip)
     state = generator.state["state"]
     return tuple(part for n in (state["state"], state["inc"]) for part in (n >> 64, n % 2**64))
 

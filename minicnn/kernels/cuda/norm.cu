@@ -339,10 +339,9 @@ extern "C" __global__ void column_lengths(
 }
 
 // One thread: some rows of a Pack of columns, each shortened to the length `most` if it is longer. epsilon: guards a
-// division by 0.
+// division by 0. y may be x: no `__restrict__`.
 extern "C" __global__ void shortened(
-    Pack* __restrict__ y, const Pack* __restrict__ x, const Pack* __restrict__ lengths, Real most, Real epsilon,
-    Index ROWS, int C
+    Pack* y, const Pack* x, const Pack* __restrict__ lengths, Real most, Real epsilon, Index ROWS, int C
 ) {
     int c = MY_PACK;
     if (c >= C) return;

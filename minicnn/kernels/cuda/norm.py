@@ -112,10 +112,13 @@ def relu_backward_sums(dy: Array, y: Array, scale: float = 1.0) -> tuple[Array, 
     return dz, db
 
 
-def max_norm(w: Array, most: float, epsilon: float) -> Array:
-    """w (..., C), each column of which is shortened to the length `most` if it is longer."""
+def max_norm(w: Array, most: float, epsilon: float, out: Array | None = None) -> Array:
+    """w (..., C), each column of which is shortened to the length `most` if it is longer.
+
+    out: where to write it, C-contiguous; w itself is allowed.
+    """
     xp = xp_of(w)
-    lengths, y = xp.empty(w.shape[-1], w.dtype), xp.empty(w.shape, w.dtype)
+    lengths, y = xp.empty(w.shape[-1], w.dtype), xp.empty(w.shape, w.dtype) if out is None else out
     (w,) = _like(w, w)
     _sums("column_lengths", 1, w, (lengths,), (w,))
     _rows("shortened", y, (w, lengths), most, epsilon)
@@ -124,9 +127,11 @@ def max_norm(w: Array, most: float, epsilon: float) -> Array:
 
 def _like(x: Array, *others: Array) -> tuple[Array, ...]:
     """Arrays as a kernel for x must have them: in one row in memory, of its dtype, and where Packs can begin."""
-    xp = xp_of(x)
-    rows = [xp.ascontiguousarray(other, x.dtype) for other in others]
-    return tuple([row.copy() if row.data.ptr % PACK_BYTES else row for row in rows])
+    xp, dtype, ready = xp_of(x), x.dtype, []
+    for other in others:
+        row = xp.ascontiguousarray(other, dtype)
+        ready.append(row.copy() if row.data.ptr % PACK_BYTES else row)
+    return tuple(ready)
 
 
 def _kernel(name: str, x: Array, width: int) -> Kernel:

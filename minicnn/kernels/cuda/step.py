@@ -10,9 +10,10 @@ from minicnn.backend import Array, xp_of
 from minicnn.kernels.cuda.launch import kernel_for
 
 CHUNK = 1024  # numbers of a block, see step.cu
+MAX_TABLES = 64
 
-# (CuPy, device) -> the last table, here and there
-_tables: dict[tuple[Any, int], tuple[np.ndarray, Array]] = {}
+# (CuPy, device, addresses and sizes) -> the table there, and its number of blocks
+_tables: dict[tuple[Any, int, tuple[int, ...]], tuple[Array, int]] = {}
 
 
 def fused_step(rule: str, parameters: list[list[Array]], numbers: tuple[float, ...]) -> None:
@@ -29,16 +30,20 @@ def fused_step(rule: str, parameters: list[list[Array]], numbers: tuple[float, .
 def _table(parameters: list[list[Array]]) -> tuple[Array, int]:
     """(the table of step.cu on the device, how many blocks it describes).
 
-    From step to step the addresses mostly stay the same: then the table is there already.
+    Gradients are new arrays in every step, but mostly at addresses where some step before had them: then the table is
+    there already.
     """
-    rows, blocks = [], 0
-    for arrays in parameters:
-        addresses = [a.data.ptr for a in arrays] + [0] * (4 - len(arrays))
-        rows.append([*addresses, arrays[0].size, blocks])
-        blocks += -(-arrays[0].size // CHUNK)
-    host, first = np.array(rows, np.uint64), parameters[0][0]
-    key = xp_of(first), first.device.id
+    first = parameters[0][0]
+    facts = tuple([fact for arrays in parameters for fact in (*[a.data.ptr for a in arrays], arrays[0].size)])
+    key = xp_of(first), first.device.id, facts
     known = _tables.get(key)
-    if known is None or not np.array_equal(known[0], host):
-        known = _tables[key] = host, xp_of(first).asarray(host)
-    return known[1], blocks
+    if known is None:
+        rows, blocks = [], 0
+        for arrays in parameters:
+            addresses = [a.data.ptr for a in arrays] + [0] * (4 - len(arrays))
+            rows.append([*addresses, arrays[0].size, blocks])
+            blocks += -(-arrays[0].size // CHUNK)
+        if len(_tables) >= MAX_TABLES:
+            _tables.clear()
+        known = _tables[key] = xp_of(first).asarray(np.array(rows, np.uint64)), blocks
+    return known
