@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn.errors import UnknownNameError
+from minicnn.errors import InputError, UnknownNameError
 
 SECONDS = 60  # for one case
 HERE = str(Path(minicnn.__file__).parent)
@@ -52,6 +52,7 @@ class _Pretended(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 os.environ["KERAS_BACKEND"] = "numpy"
 sys.meta_path.append(_Pretended())
 from keras.src import backend, testing  # noqa: E402
+from keras_layers import adapt_layers, run_layer_test  # noqa: E402
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class _NotHere:
     _name = ""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        raise _used(self._name)
+        raise used(self._name)
 
 
 class Missing:
@@ -96,16 +97,16 @@ class Missing:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if Running.case is None:
             return Missing(self._name)
-        raise _used(self._name)
+        raise used(self._name)
 
     def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
         return (type("NotHere", (_NotHere,), {"_name": self._name}),)
 
     def __iter__(self) -> Any:
-        raise _used(self._name)
+        raise used(self._name)
 
     def __instancecheck__(self, other: Any) -> bool:
-        raise _used(self._name)
+        raise used(self._name)
 
 
 class Running:
@@ -116,7 +117,7 @@ class Running:
     reached = False
 
 
-def _used(name: str) -> NotInMinicnn:
+def used(name: str) -> NotInMinicnn:
     Running.used.append(name)
     return NotInMinicnn(name)
 
@@ -200,6 +201,8 @@ class TestCase(testing.TestCase):
         assert dir(again) == dir(instance)
         return again
 
+    run_layer_test = run_layer_test
+
 
 class _Testing:
     TestCase = TestCase
@@ -208,7 +211,10 @@ class _Testing:
         return getattr(testing, name)
 
 
-EXTRA: dict[str, Any] = {"backend": _Backend(), "testing": _Testing(), "testing.test_case": _Testing()}
+EXTRA: dict[str, Any] = {
+    "adapter.tf_data": Missing("layers within tf.data"), "adapter.grain": Missing("layers within grain"),
+    "trainers.data_adapters.py_dataset_adapter.PyDataset": minicnn.utils.PyDataset,
+    "backend": _Backend(), "testing": _Testing(), "testing.test_case": _Testing()}
 
 
 def skip_if_backend(*args: Any, **kwargs: Any) -> Any:
@@ -258,6 +264,7 @@ CASES: list[dict[str, str]] = []
 
 def pytest_configure(config: Any) -> None:
     adapt_optimizers()
+    adapt_layers()
     config.addinivalue_line("markers", "requires_trainable_backend: all cases run here")
 
 
@@ -274,6 +281,7 @@ def _too_long(*args: Any) -> None:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: Any) -> Any:
     Running.case, Running.used, Running.reached = item.nodeid, [], False
+    backend.set_image_data_format("channels_last")  # cases that end before their end leave it changed
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
     sys.setprofile(_saw)
@@ -292,6 +300,17 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
         CASES.append({"file": file, "case": case, "kind": kind, "reason": reason})
 
 
+# What InputErrors say of what minicnn refuses wherever it occurs: a regular expression, the kind of the case, a reason.
+REFUSED = (
+    (r"CenterCrop|Resizing|Random\w+ needs images.*samples of shape \(\d+, \d+\)", "purpose", "a batch axis"),
+    (r"the channels are the last axis", "purpose", "channels are the last axis"),
+    (r"data_format does not fit.*Received: 'channels_first'", "purpose", "channels_first is refused"),
+    (r"input_shape does not fit.*Received: \(.*None", "purpose", "sizes are known before any work"),
+    (r"a model has one input and one output", "purpose", "several inputs or outputs"),
+    (r"minicnn has no (\w+) here", "missing", r"\1"),
+)
+
+
 def _judged(report: Any, error: Any) -> tuple[str, str]:
     """What a case's end says without knowing the case: pass, missing, internals, skipped or fail; and why."""
     if report.skipped:
@@ -300,6 +319,11 @@ def _judged(report: Any, error: Any) -> tuple[str, str]:
         return "missing", Running.used[0]
     if error is None:
         return ("pass", "") if Running.reached else ("internals", "does not reach anything of minicnn's")
+    if isinstance(error, InputError):
+        for pattern, kind, why in REFUSED:
+            found = re.search(pattern, str(error), re.DOTALL)
+            if found:
+                return kind, found.expand(why)
     if isinstance(error, UnknownNameError):
         return "missing", f"{error.received.rstrip('.')}, {error.where}"
     if isinstance(error, NotImplementedError) and "must define forward" in str(error):

@@ -66,6 +66,77 @@ AREAS = {
     "activations": Area(("activations/activations",)),
 }
 
+# Pipelines of other libraries, in whose graphs layers of Keras can stand.
+_PIPELINES = (
+    ("from tensorflow import data as tf_data", "from keras.adapter import tf_data"),
+    ("import grain", "from keras.adapter import grain"),
+)
+
+
+def _layers(
+    folder: str,
+    *names: str,
+    changed: tuple[tuple[str, str], ...] = (),
+    explained: tuple[tuple[str, str, str], ...] = (),
+) -> Area:
+    return Area(tuple(f"layers/{folder}/{name}" for name in names), changed, explained)
+
+
+_LORA = (r"lora", "missing", "LoRA")
+_VARIABLES = (r"constraints$", "purpose", "weights are arrays")
+_AUTOCAST = (r"autocast_scope", "missing", "mixed precision")
+_SIZES = (r"dynamic_spatial_dims|dynamic_dimen|varying_input_size", "purpose", "sizes are known before any work")
+
+AREAS |= {
+    "layers: Conv": _layers(
+        "convolutional", "conv",
+        explained=(_LORA, _VARIABLES, (r"bad_init_args", "purpose", "strides and dilation together are computed")),
+    ),
+    "layers: ConvTranspose": _layers("convolutional", "conv_transpose"),
+    "layers: DepthwiseConv": _layers("convolutional", "depthwise_conv"),
+    "layers: SeparableConv": _layers("convolutional", "separable_conv"),
+    "layers: pooling": _layers(
+        "pooling", "max_pooling", "average_pooling", "global_max_pooling", "global_average_pooling",
+        explained=((r"AveragePoolingCorrectnessTest::test_global_average_pooling1d", "missing", "masks"),),
+    ),
+    "layers: BatchNormalization": _layers("normalization", "batch_normalization", explained=(_AUTOCAST,)),
+    "layers: Layer-, GroupNormalization": _layers(
+        "normalization", "layer_normalization", "group_normalization",
+        explained=(_AUTOCAST, (r"invalid_axis", "purpose", "InputError instead of TypeError")),
+    ),
+    "layers: Dense": _layers(
+        "core", "dense", explained=(_LORA, _VARIABLES, (r"quantize|awq|gptq", "missing", "quantisation"))
+    ),
+    "layers: Input, Identity, Lambda": _layers("core", "input_layer", "identity", "lambda_layer"),
+    "layers: reshaping": _layers(
+        "reshaping", "flatten", "reshape", "permute", "up_sampling2d", "zero_padding2d", "cropping2d",
+        explained=(_SIZES, (r"flatten_with_scalar_channels", "missing", "samples of a single number")),
+    ),
+    "layers: dropout, noise": _layers(
+        "regularization", "dropout", "spatial_dropout", "gaussian_noise", "gaussian_dropout", "alpha_dropout",
+        "activity_regularization",
+        explained=(
+            (r"noise_shape_static|noise_shape_cast|noise_shape_integer", "purpose", "noise_shape with a batch size"),
+            (r"test_dropout_rescaling", "internals", "the mean of 10,000 random numbers of one seed"),
+        ),
+    ),
+    "layers: activations": _layers("activations", "activation", "elu", "leaky_relu", "prelu", "relu", "softmax"),
+    "layers: merging": _layers("merging", "merging"),
+    "layers: Rescaling, Normalization": _layers(
+        "preprocessing", "rescaling", "normalization",
+        changed=_PIPELINES,
+        explained=(
+            (r"batch_without_shape", "purpose", "InputError instead of TypeError"),
+            (r"channels_first", "purpose", "channels_first is refused"),
+        ),
+    ),
+    "layers: images": _layers(
+        "preprocessing/image_preprocessing", "resizing", "center_crop", "random_flip", "random_rotation", "random_zoom",
+        "random_translation",
+        changed=_PIPELINES, explained=(_SIZES,),
+    ),
+}  # fmt: skip
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

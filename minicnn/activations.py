@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -130,28 +130,42 @@ def _gelu(approximate: bool = False) -> Function:
     return Function("gelu", forward, backward, keeps="x", with_slope=with_slope)
 
 
-def _softmax(axis: int = -1) -> Function:
-    return _over(softmax, checked("softmax", "axis", axis, int, -1))
+def _softmax(axis: int | Sequence[int] = -1) -> Function:
+    return _over(softmax, checked("softmax", "axis", axis, "axes", -1))
 
 
-def _log_softmax(axis: int = -1) -> Function:
-    return _over(log_softmax, checked("log_softmax", "axis", axis, int, -1))
+def _log_softmax(axis: int | Sequence[int] = -1) -> Function:
+    return _over(log_softmax, checked("log_softmax", "axis", axis, "axes", -1))
 
 
-def _over(rows: Function, axis: int) -> Function:
-    """A function of the last axis, made one of this axis (the batch's is 0)."""
+def _over(rows: Function, axis: int | Sequence[int]) -> Function:
+    """A function of the last axis, made one of this axis (the batch's is 0), or of several as if they were one."""
     if axis == -1:
         return rows
-    return Function(
-        f"{rows.name} over axis {axis}", partial(_turned, rows.forward, axis=axis),
-        partial(_turned, rows.backward, axis=axis),
-    )  # fmt: skip
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    named = f"axis {axis}" if isinstance(axis, int) else f"axes {axes}"
+    forward, backward = (partial(_turned, rows.name, f, axis=axes) for f in (rows.forward, rows.backward))
+    return Function(f"{rows.name} over {named}", forward, backward)
 
 
-def _turned(function: Callable[..., Array], *arrays: Array, axis: int) -> Array:
-    xp = xp_of(arrays[0])
-    turned = [xp.ascontiguousarray(xp.moveaxis(a, axis, -1)) for a in arrays]
-    return xp.ascontiguousarray(xp.moveaxis(function(*turned), -1, axis))
+def axes_of(where: str, axes: Sequence[int], ndim: int) -> list[int]:
+    """These axes counted from 0; InputError unless they are different ones of an array of ndim axes."""
+    counted = [axis + ndim if axis < 0 else axis for axis in axes]
+    if len(set(counted)) < len(counted) or not all(0 <= axis < ndim for axis in counted):
+        raise InputError(
+            where, "axis does not fit the array.", f"different axes from {-ndim} to {ndim - 1}, the batch's being 0.",
+            f"axis={axes[0] if len(axes) == 1 else tuple(axes)}.", "leave it out for the last axis.",
+        )  # fmt: skip
+    return counted
+
+
+def _turned(name: str, function: Callable[..., Array], *arrays: Array, axis: tuple[int, ...]) -> Array:
+    xp, last = xp_of(arrays[0]), range(-len(axis), 0)
+    axes = axes_of(name, axis, arrays[0].ndim)
+    moved = [xp.moveaxis(a, axes, last) for a in arrays]
+    shape = moved[0].shape
+    rows = [xp.ascontiguousarray(a.reshape(*shape[: -len(axes)], -1)) for a in moved]
+    return xp.ascontiguousarray(xp.moveaxis(function(*rows).reshape(shape), last, axes))
 
 
 linear = Function("linear", _linear_forward, _linear_backward)

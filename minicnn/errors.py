@@ -79,6 +79,20 @@ class NotFiniteError(InputError):
         return kind, (*arguments, self.array, self.direction, self.epoch, self.batch)
 
 
+class NotBuiltError(InputError, AttributeError):
+    """A layer that does not know its input yet was asked for one of its arrays. An AttributeError, too, as in Keras."""
+
+    def __init__(self, where: object, array: str):
+        super().__init__(
+            where, f"it has no {array} yet.", "a layer that knows the shape of its input.", "one that was not built.",
+            "call it on a batch, or put it into a model that begins with Input(shape).",
+        )  # fmt: skip
+        self.array = array
+
+    def __reduce__(self):
+        return type(self), (self.where, self.array)
+
+
 class BrokenFileError(InputError):
     """A file is there, but it is not what it should be. `where` is its path."""
 

@@ -330,10 +330,15 @@ def _truncated_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
     return x.reshape(shape)
 
 
+# Keras' other names for the same classes.
+IdentityInitializer = Identity
+OrthogonalInitializer = Orthogonal
+
 _KNOWN = names_of(
     Zeros, Ones, Constant, RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling,
     GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal, Identity, Dirac,
-    zero=Zeros, one=Ones, normal=RandomNormal, uniform=RandomUniform,
+    zero=Zeros, one=Ones, normal=RandomNormal, uniform=RandomUniform, IdentityInitializer=Identity,
+    OrthogonalInitializer=Orthogonal,
 )  # fmt: skip
 
 

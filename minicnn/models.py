@@ -266,19 +266,21 @@ class Model(Network):
 
     @in_words
     @quiet
-    def __call__(self, x: Any, training: bool = False) -> Any:
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
         """The outputs for one batch, in one piece and without a bar; a symbolic value for a symbolic value.
 
         training: with dropout, whose masks differ from call to call, and with the batch's statistics; the running ones
-        of batch normalisation move, as in Keras.
+        of batch normalisation move, as in Keras. None: not so, but the layers that draw new images (RandomFlip, …) do
+        it; `predict` leaves images as they are.
         """
         if is_symbolic(x):
             return super().__call__(x)
         x = check_input(self, check_array("x", x), "x")
         nodes = self.nodes
-        self._calls += training
+        draws = training or (training is None and self.augments is None)
+        self._calls += bool(draws)
         with self.device:
-            contexts = walk.new_contexts(nodes, training, step=self._calls, seed=self.new_seed() if training else 0)
+            contexts = walk.new_contexts(nodes, training, step=self._calls, seed=self.new_seed() if draws else 0)
             y = walk.forward(nodes, contexts, self.as_input(x))
             walk.apply_state(nodes, contexts)
         return y

@@ -20,6 +20,7 @@ from minicnn.models import Sequential, load_model
 LAYERS = {
     "ReLU": ReLU, "ReLU, options": lambda: ReLU(1.5, 0.2, 0.3), "LeakyReLU": LeakyReLU, "ELU": ELU,
     "ELU, negative": lambda: ELU(-0.5), "Softmax": Softmax, "Softmax, axis": lambda: Softmax(1),
+    "Softmax, axes": lambda: Softmax((1, 2)), "Softmax, axes apart": lambda: Softmax([-1, 1]),
     **{name: (lambda name=name: Activation(name)) for name in sorted(_KNOWN)},
     "PReLU": lambda: PReLU(Constant(0.25)), "PReLU, shared": lambda: PReLU(Constant(0.25), shared_axes=[1]),
 }  # fmt: skip
@@ -37,6 +38,23 @@ def test_every_layer_can_be_pickled(name):
     if not isinstance(layer, PReLU):
         np.testing.assert_array_equal(again.activation(x), layer.activation(x))
     assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("axis", [(1, 2), (2, 1), [-1], (0, 1, 2), (-1, 0)])
+def test_softmax_over_several_axes(axis):
+    x = random((3, 4, 5), 1) * 3
+    e = np.exp(x)
+    expected = e / e.sum(axis=tuple(axis), keepdims=True)
+    np.testing.assert_allclose(activations.softmax(x, axis=axis), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(activations.log_softmax(x, axis=axis)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [3, -4, (1, 1), (1, -2), (0, 3)])
+def test_axes_that_are_not_there(axis):
+    with pytest.raises(InputError, match="axis does not fit the array"):
+        activations.softmax(random((3, 4, 5), 1), axis=axis)
+    with pytest.raises(InputError, match="axis does not fit the array"):  # before any data has come
+        Softmax(axis)(Input((4, 5)))
 
 
 def test_a_model_can_be_pickled():

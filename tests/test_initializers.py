@@ -198,6 +198,13 @@ def test_what_is_refused(make):
         make()
 
 
+@pytest.mark.parametrize("name", ["Identity", "Orthogonal"])
+def test_keras_other_names_of_two_classes(name):
+    cls = getattr(initializers, f"{name}Initializer")
+    assert cls is getattr(initializers, name)
+    assert type(initializers.get(f"{name}Initializer")) is cls
+
+
 def test_keras_other_name_of_the_truncated_normal():
     one, other = (initializers.VarianceScaling(distribution=name, seed=2) for name in ("normal", "truncated_normal"))
     np.testing.assert_array_equal(one((4, 4)), other((4, 4)))

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import callbacks, losses, metrics, regularizers, utils
+from minicnn import activations, callbacks, losses, metrics, regularizers, utils
 from minicnn.errors import InputError
 from minicnn.gradcheck import check_layer, check_loss
 from minicnn.layers import (
     BatchNormalization,
+    CenterCrop,
     Context,
     Conv2D,
     Dense,
@@ -21,11 +22,13 @@ from minicnn.layers import (
     Flatten,
     Input,
     Layer,
+    LayerNormalization,
     RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
     Resizing,
+    Softmax,
 )
 from minicnn.models import Model, Sequential, load_model
 from minicnn.optimizers import SGD
@@ -132,6 +135,38 @@ def channels_first():
                  lambda: ImageDataGenerator(data_format="channels_first")):  # fmt: skip
         refused(make, r"transpose\(0, 2, 3, 1\)")
     assert Sequential([Input((8, 8, 3)), Conv2D(2, 3)]).predict(IMAGES.transpose(0, 2, 3, 1)).shape == (4, 6, 6, 2)
+
+
+def one_image():
+    image = IMAGES[0].transpose(1, 2, 0)
+    for layer in (Resizing(4, 4), CenterCrop(4, 4), RandomFlip(), RandomRotation(0.1), RandomZoom(0.1)):
+        refused(lambda layer=layer: layer(image[..., 0]), "needs images")
+        assert layer(image[None]).shape[0] == 1
+
+
+def spaced_strides():
+    x = IMAGES.transpose(0, 2, 3, 1)
+    layer, all_places = Conv2D(2, 3, strides=2, dilation_rate=2), Conv2D(2, 3, dilation_rate=2)
+    assert layer(x).shape == (4, 2, 2, 2) and all_places(x).shape == (4, 4, 4, 2)
+    all_places.set_weights(layer.get_weights())
+    np.testing.assert_allclose(layer(x), all_places(x)[:, ::2, ::2], rtol=1e-5)
+
+
+def fixed_noise():
+    refused(lambda: Dropout(0.5, noise_shape=(4, 1, 1, 3)), "noise_shape")
+    y = Dropout(0.5, noise_shape=(None, 1, 1, None))(np.ones((4, 2, 2, 3)), training=True)
+    assert (y == y[:, :1, :1]).all()
+
+
+def softmax_over_samples():
+    refused(lambda: Sequential([Input((3,)), Softmax(axis=0)]), "samples of a batch")
+    np.testing.assert_allclose(activations.softmax(X, axis=0).sum(axis=0), 1, rtol=1e-6)
+
+
+def another_size():
+    model = Sequential([Flatten()])
+    assert model.predict(X.reshape(12, 2, 2), verbose=0).shape == (12, 4)
+    refused(lambda: model.predict(X.reshape(6, 4, 2), verbose=0), "samples do not fit")
 
 
 def norm_axis():
@@ -301,6 +336,11 @@ CASES = {
     "`jit_compile=True`": lambda: refused(lambda: net(jit_compile=True), "leave it out"),
     "`steps_per_execution=10`": lambda: refused(lambda: net(steps_per_execution=10), "leave it out"),
     '`data_format="channels_first"`': channels_first,
+    "`layer.build((None, 28, 28, 1))`": lambda: refused(lambda: Conv2D(2, 3).build((None, 28, 28, 1)), "on a batch"),
+    "`Resizing(8, 8)` and its like on one image": one_image,
+    "`Conv2D(strides=2, dilation_rate=2)` is refused": spaced_strides,
+    "`Dropout(noise_shape=(32, 1, 1, 16))`": fixed_noise,
+    "`Softmax(axis=0)` in a network": softmax_over_samples,
     "`BatchNormalization(axis=1)` on images": norm_axis,
     "`layer.kernel` is a variable": arrays_as_weights,
     "`layer.output_shape` of a layer is a tuple": output_shape,
@@ -308,6 +348,7 @@ CASES = {
     "a generator for several epochs without steps stops the training": generators,
     "`class_weight` below 0": lambda: refused(lambda: net().fit(X, Y, class_weight={0: -1.0}), "below 0"),
     "a learning rate callback with a schedule: `TypeError`": schedules,
+    "an argument of another type: `TypeError`": lambda: refused(lambda: LayerNormalization({"axis": -1}), "axis"),
     "a misspelt argument: `TypeError`": lambda: refused(lambda: Dense(unit=3), "did you mean 'units'"),
     "`Dropout(1.0)`": lambda: refused(lambda: Dropout(1.0), "not including, 1"),
     "`EarlyStopping(monitor=` unknown `)` warns": monitors,
@@ -330,6 +371,7 @@ CASES = {
     "`RandomFlip` and its like draw from a generator": drawn,
     "`mean_with_sample_weight` of a single weight is not the mean": single_weight,
     "`layers.LSTM`, `Embedding`, `Conv3D`, `Lambda`, …": stay_out,
+    "a model takes samples of another size later": another_size,
     "`Input((None, None, 3))`": lambda: refused(lambda: Input((None, None, 3)), "whole numbers above 0"),
     "random numbers are TensorFlow's": seeds,
 }

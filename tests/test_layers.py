@@ -16,8 +16,9 @@ from helpers import distinct, random, unchanged
 from minicnn import layers
 from minicnn.activations import Function
 from minicnn.backend import to_host
+from minicnn.batches import PyDataset
 from minicnn.constraints import MaxNorm
-from minicnn.errors import InputError
+from minicnn.errors import InputError, NotBuiltError
 from minicnn.gradcheck import check_layer
 from minicnn.initializers import Constant
 from minicnn.layers import (
@@ -75,6 +76,7 @@ from minicnn.layers import (
 from minicnn.layers.weighted import BiasedLayer
 from minicnn.models import Sequential
 from minicnn.optimizers import SGD
+from minicnn.preprocessing.image import ImageDataGenerator
 from minicnn.regularizers import L2
 
 ACTIVATIONS = ("linear", "relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softmax")
@@ -514,6 +516,158 @@ def test_what_normalization_cannot_adapt_to(data, problem):
         Normalization(mean=0.0, variance=1.0).adapt(np.ones((2, 2)))
     with pytest.raises(InputError, match="do not belong together"):
         Normalization(mean=0.0)
+
+
+def test_what_adapt_has_found_can_be_read_as_in_keras():
+    x = random((20, 3, 4, 2), 1, np.float32)
+    layer = Normalization([1, 3])
+    assert layer.mean is None and not layer.built
+    layer.adapt(x)
+    assert layer.built and layer.mean.shape == layer.variance.shape == (1, 3, 1, 2)
+    np.testing.assert_allclose(layer.mean[0, :, 0], x.mean(axis=(0, 2)), rtol=1e-5)
+    given = Normalization([1, 3], [5.0, 6.0], [1.0, 4.0])
+    given(x)
+    np.testing.assert_array_equal(given.mean, np.broadcast_to(np.float32([[[[5, 6]]]]), (1, 3, 1, 2)))
+    for normalization in (layer, given):  # the configuration holds what was given, not what was found
+        config = normalization.get_config()
+        assert config == Normalization.from_config(config).get_config()
+    assert layer.get_config()["mean"] is None and given.get_config()["variance"] == [1.0, 4.0]
+
+
+class Batches(PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return np.float32([[i, 2 * i]] * 4), np.zeros(4)
+
+
+def test_normalization_adapts_to_one_pass_of_a_dataset():
+    layer = Normalization()
+    layer.adapt(Batches())
+    np.testing.assert_allclose(layer.state["mean"], [1, 2])
+    endless = ImageDataGenerator().flow(random((5, 2, 2, 1), 1), batch_size=2)
+    layer = Normalization()
+    layer.adapt(endless)
+    assert layer.state["count"] == 5 * 4
+
+
+@pytest.mark.parametrize(
+    "batches", [[np.ones((2, 3)), other] for other in (np.ones((2, 4)), np.ones((2, 2, 3)), np.ones(3))]
+)
+def test_batches_to_adapt_to_must_be_alike_and_nothing_is_left_half_done(batches):
+    layer = Normalization()
+    with pytest.raises(InputError):
+        layer.adapt(batches)
+    assert not layer.built and not layer.state
+    layer.adapt(batches[:1])
+    state = {name: array.copy() for name, array in layer.state.items()}
+    with pytest.raises(InputError, match="built for another shape"):
+        layer.adapt(np.ones((2, 5)))
+    with pytest.raises(InputError, match="built for another shape"):
+        Sequential([Input((5,)), layer])
+    for name, array in state.items():
+        np.testing.assert_array_equal(layer.state[name], array)
+
+
+DRAWING = {
+    "RandomFlip": lambda: RandomFlip(),
+    "RandomRotation": lambda: RandomRotation((0.1, 0.2)),
+    "RandomTranslation": lambda: RandomTranslation((0.2, 0.3), 0.3),
+    "RandomZoom": lambda: RandomZoom((0.2, 0.3)),
+}
+
+
+@pytest.mark.parametrize("make", DRAWING.values(), ids=DRAWING)
+def test_layers_that_draw_new_images_do_it_where_they_are_called(make):
+    x = random((8, 6, 6, 1), 1, np.float32)
+    assert not np.array_equal(make()(x), x)
+    np.testing.assert_array_equal(make()(x, training=False), x)
+    inner = Sequential([Input((6, 6, 1)), make()])
+    model = Sequential([Input((6, 6, 1)), inner, Dropout(0.9), BatchNormalization()])
+    before = model.get_weights()
+    y = to_host(model(x))
+    assert not np.allclose(y, x / np.sqrt(1.001)) and (y != 0).any(axis=(1, 2, 3)).all()  # Dropout has not dropped
+    for old, new in zip(before, model.get_weights(), strict=True):  # and the running means have not moved
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_allclose(model.predict(x, verbose=0), x / np.sqrt(1.001), rtol=1e-5)
+    np.testing.assert_allclose(to_host(model(x, training=False)), x / np.sqrt(1.001), rtol=1e-5)
+
+
+def test_other_layers_called_without_training_leave_the_generator_alone():
+    x, model = np.ones((2, 3), "f"), Sequential([Input((3,)), Sequential([Input((3,)), Dropout(0.5)])])
+    first = copy.deepcopy(model)
+    model(x)
+    np.testing.assert_array_equal(to_host(model(x, training=True)), to_host(first(x, training=True)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "names", "shape"),
+    [
+        (lambda: Conv2D(3, 2), {"kernel": "w", "bias": "b"}, (4, 4, 2)),
+        (lambda: DepthwiseConv2D(2), {"kernel": "w", "bias": "b"}, (4, 4, 2)),
+        (lambda: SeparableConv2D(3, 2), {"depthwise_kernel": "depthwise", "pointwise_kernel": "pointwise"}, (4, 4, 2)),
+        (lambda: BatchNormalization(), dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance")), (4,)),
+        (lambda: LayerNormalization(), dict.fromkeys(("gamma", "beta")), (4,)),
+        (lambda: GroupNormalization(2), dict.fromkeys(("gamma", "beta")), (4,)),
+        (lambda: PReLU(), {"alpha": None}, (4,)),
+    ],
+)
+def test_arrays_by_their_names_in_keras(layer, names, shape):
+    layer = layer()
+    for name in names:
+        if name != "bias":
+            assert not hasattr(layer, name)
+            with pytest.raises(NotBuiltError, match="call it on a batch"):
+                getattr(layer, name)
+    layer.build(shape, np.random.default_rng(0))
+    layer.built = True
+    for name, own in names.items():
+        assert getattr(layer, name) is (layer.params | layer.state)[own or name]
+
+
+def test_arrays_that_a_layer_does_without_are_none():
+    layer = BatchNormalization(center=False)
+    layer(np.ones((2, 3)))
+    assert layer.beta is None and layer.gamma is layer.params["gamma"]
+    assert pickle.loads(pickle.dumps(NotBuiltError("dense", "kernel"))).array == "kernel"
+
+
+def test_build_that_is_called_or_defined_as_in_keras():
+    class Mine(Layer):
+        def build(self, input_shape):
+            pass
+
+    layer = Dense(3)
+    for work in (lambda: layer.build((None, 4)), lambda: layer.build(), lambda: Sequential([Input((3,)), Mine()])):
+        with pytest.raises(InputError, match=r"build\(input_shape, rng\)"):
+            work()
+
+    class Wrong(Layer):
+        def build(self, input_shape, rng):
+            len(3)
+
+    with pytest.raises(TypeError, match="has no len"):  # a fault inside stays what it is
+        Wrong().build((3,), None)
+
+
+def test_input_takes_the_batch_axis_where_it_is_said():
+    assert Input(batch_shape=(None, 4, 3)).shape == Input((4, 3), batch_size=8).shape == (None, 4, 3)
+    assert Input((3,), dtype="float32", sparse=False, name="x").layer.name == "x"
+    model = Sequential([Input((3,), 8), Dense(2)])
+    assert model.predict(np.ones((5, 3)), verbose=0).shape == (5, 2)
+    sample = {"shape": (3,)}
+    for wrong in ({}, sample | {"batch_shape": (None, 3)}, {"batch_shape": (3,)}, {"batch_shape": 3},
+                  sample | {"batch_size": 0}, sample | {"batch_size": "x"}, sample | {"dtype": "int32"},
+                  sample | {"sparse": True}, {"batch_shape": (None, None, 3)}):  # fmt: skip
+        with pytest.raises(InputError):
+            Input(**wrong)
+
+
+def test_rescaling_takes_a_number_in_an_array():
+    np.testing.assert_array_equal(Rescaling(np.array(0.5), np.float32(1))(np.ones((2, 3))), np.full((2, 3), 1.5))
+    with pytest.raises(InputError, match="scale does not fit"):
+        Rescaling(np.array("a"))
 
 
 @pytest.mark.parametrize("mode", RandomFlip.modes)

@@ -108,6 +108,31 @@ def test_every_layer_has_a_rule_and_is_in_the_random_networks():
     assert known == set(onnx_file.RULES)
 
 
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same", "strides": 2}, {"padding": "causal", "dilation_rate": 2}, {"groups": 2},
+        {"padding": "causal", "strides": 2, "groups": 2}, {"dilation_rate": 2, "activation": "relu"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [[], [layers.Permute((2, 1)), layers.Reshape((9, 4))]], ids=["first", "turned"])
+def test_sequences(onnx, runtime, layout, options, before, tmp_path):
+    flat = [layers.MaxPooling1D(2, padding="same"), layers.BatchNormalization(), Flatten(), Dense(3)]
+    for after in ([], flat):
+        chain = [Input((9, 4)), *(type(one).from_config(one.get_config()) for one in (*before, *after))]
+        chain.insert(1 + len(before), layers.Conv1D(6, 3, **options))
+        check(onnx, runtime, shaken(Sequential(chain), 1), tmp_path / "net.onnx", layout, reference=False)
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_softmax_over_one_axis_or_none(onnx, runtime, layout, tmp_path):
+    for layer in (layers.Softmax(1), layers.Softmax([2]), layers.Softmax()):
+        check(onnx, runtime, Sequential([Input((4, 3, 2)), layer]), tmp_path / "net.onnx", layout, reference=False)
+    with pytest.raises(InputError, match="one axis only"):
+        Sequential([Input((4, 3, 2)), layers.Softmax((1, 2))]).to_onnx(tmp_path / "net.onnx", layout)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("fold", [True, False])
 def test_networks_that_branch(onnx, runtime, name, fold, tmp_path):

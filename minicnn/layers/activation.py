@@ -12,7 +12,7 @@ from minicnn.activations import Function
 from minicnn.backend import Array
 from minicnn.errors import InputError
 from minicnn.kernels import prelu_backward, prelu_forward
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape, weight
 from minicnn.layers.weighted import ActivatedLayer
 
 
@@ -84,13 +84,26 @@ class ELU(_Elementwise):
 
 
 class Softmax(_Elementwise):
-    """Probabilities over an axis, the last one as a rule. axis: of the batch's array, whose axis 0 is the samples."""
+    """Probabilities over an axis, the last one as a rule, or over several: (1, 2, 3) for one distribution an image.
 
-    ranges: ClassVar[dict[str, Any]] = {"axis": (int, -1)}
+    axis: of the batch's array, whose axis 0 is the samples. Raises InputError for that, and for one that is not there.
+    """
 
-    def __init__(self, axis: int = -1, **layer):
+    ranges: ClassVar[dict[str, Any]] = {"axis": ("axes", -1)}
+
+    def __init__(self, axis: int | Sequence[int] = -1, **layer):
         super().__init__(**layer)
         self.axis = axis
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        axes = [self.axis] if isinstance(self.axis, int) else self.axis
+        if 0 in activations.axes_of(self.name, axes, 1 + len(input_shape)):
+            raise InputError(
+                self.name, "the samples of a batch do not depend on each other.",
+                f"axes from 1 to {len(input_shape)}, or -1.", f"axis={self.axis!r}.",
+                "leave it out for the last axis; activations.softmax(array, axis=0) takes any.",
+            )  # fmt: skip
+        return input_shape
 
     @property
     def activation(self) -> Function:  # type: ignore[override]
@@ -106,6 +119,7 @@ class PReLU(Layer):
     """
 
     ranges: ClassVar[dict[str, Any]] = {"shared_axes": (["axes"], (1, 2))}
+    alpha = weight("alpha")
 
     def __init__(
         self,

@@ -7,14 +7,17 @@ one context for each layer and shard of the batch; their list is the full record
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from minicnn.arguments import misfit
 from minicnn.backend import Array, to_host, xp_of
-from minicnn.errors import InputError, checked
+from minicnn.errors import InputError, NotBuiltError, checked
 from minicnn.layers.calls import Calls
 from minicnn.layers.context import Context
 from minicnn.layers.symbolic import SymbolicTensor
@@ -77,11 +80,13 @@ class Layer(Calls, Configured):
     Constructor arguments are stored under their own names, unchanged: get_config reads them there, and from_config
     makes an equal layer of them, without weights. They may be layers, or lists of layers. See registry.Configured.
 
+    augments: whether layer(x) draws new images even without training=True, as Keras' random image layers do.
     merges: whether it joins several values (Add, Concatenate). Then x is the list of them in `forward`, backward
     returns the list of their gradients, and build, output_shape and macs take the list of their shapes.
     """
 
     merges = False
+    augments: ClassVar[bool | None] = False  # whether a call without `training` is one in training; None: each layer's
     input_shape: Shape | None = None
     settings: ClassVar[int] = 0  # how often an attribute of any layer was set or deleted after it had been built
     _plans_know: ClassVar[bool] = True  # whether its attributes say how it computes; those of a network do not
@@ -111,6 +116,11 @@ class Layer(Calls, Configured):
         self.constraints: dict[str, Any] = {}
         self.regularizers: dict[str, Any] = {}
         self._outputs: list[SymbolicTensor] = []  # what its calls on symbolic values gave
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "build" in vars(cls):
+            cls.build = _building(cls.build)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
         first = name not in vars(self)
@@ -196,6 +206,44 @@ class Layer(Calls, Configured):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def _building(build: Callable[..., None]) -> Callable[..., None]:
+    """A layer's build that says in words where it is called, or defined, as in Keras."""
+
+    @functools.wraps(build)
+    def call(layer: Any, *given: Any, **named: Any) -> None:
+        try:
+            build(layer, *given, **named)
+        except TypeError:
+            if misfit(build, (layer, *given), named) is None:
+                raise
+        else:
+            return
+        own = ", ".join([*inspect.signature(build).parameters][1:])
+        raise InputError(
+            layer.name, "build takes the shape of one sample and a generator of random numbers.",
+            "build(input_shape, rng), the shape without the batch axis.",
+            f"{len(given) + len(named)} of them for {type(layer).__name__}.build({own}).",
+            "call the layer on a batch, or put it into a model, which builds it; in a class of yours define "
+            "build(self, input_shape, rng).",
+        )  # fmt: skip
+
+    return call
+
+
+def weight(name: str) -> property:
+    """An array of the layer by its name in Keras: layer.gamma is layer.params["gamma"]; None where it has no such.
+
+    Raises NotBuiltError where the layer has no arrays yet.
+    """
+
+    def get(layer: Any) -> Array | None:
+        if not layer.built:
+            raise NotBuiltError(layer.name, name)
+        return layer.params.get(name, layer.state.get(name))
+
+    return property(get, doc=f"The array {name}, as Keras names it; None where the layer does without.")
 
 
 def not_built(layer: Layer, argument: str, value: Any, neutral: tuple[Any, ...], fix: str = "leave it out.") -> Any:

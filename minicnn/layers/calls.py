@@ -20,13 +20,13 @@ class Calls:
     _outputs: list[SymbolicTensor]  # what the calls on symbolic values gave
 
     @in_words
-    def __call__(self: Any, x: Any, training: bool = False) -> Any:
+    def __call__(self: Any, x: Any, training: bool | None = None) -> Any:
         """The output for x: an array of numbers for an array, a symbolic value for a symbolic value.
 
         A layer that was not built yet is built for the samples of x. Called on symbolic values it describes a network,
         see minicnn.models.Model; a layer that is called twice is used twice, with the same weights. training: with
-        dropout and the batch's statistics; the running ones of batch normalisation move. Raises InputError where x does
-        not fit.
+        dropout and the batch's statistics; the running ones of batch normalisation move. None: not so, but the layers
+        that draw new images (RandomFlip, …) do it, as in Keras. Raises InputError where x does not fit.
         """
         if is_symbolic(x):
             return self._symbolic_call(symbolic_inputs(self, x))
@@ -39,6 +39,7 @@ class Calls:
         self.output_shape(shape)  # raises InputError where it does not fit
         rng = random.new_generator()
         self.build_once(shape, rng)
+        training = self.augments if training is None else training
         ctx = Context(training, need_backward=False, seed=rng.bit_generator.random_raw() >> 1)
         y = self.forward(x, ctx)
         for name, new in ctx.state.items():

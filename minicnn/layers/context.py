@@ -11,9 +11,10 @@ from minicnn.backend import Array
 class Context:
     """What a layer writes in its forward pass and reads in its backward pass.
 
-    training: training or evaluation. need_backward: whether a backward pass follows. need_dx: whether anybody will ask
-    for the gradient with respect to the layer's input. step: how many training steps came before. seed: the layer's
-    random seed in this step. first: which sample of the batch is the shard's first one.
+    training: training or evaluation; None for a network each of whose layers decides by `augments`. need_backward:
+    whether a backward pass follows. need_dx: whether anybody will ask for the gradient with respect to the layer's
+    input. step: how many training steps came before. seed: the layer's random seed in this step. first: which sample of
+    the batch is the shard's first one.
     overwrite: whether the result may take the place of x in memory, which only evaluation allows.
     trace: whether z and dz, which only pass through an activation, are to be kept for somebody who looks inside.
     all_reduce: sums an array over all shards of the batch; None where the batch is in one piece.
@@ -23,7 +24,7 @@ class Context:
 
     def __init__(
         self,
-        training: bool = False,
+        training: bool | None = False,
         need_backward: bool = True,
         need_dx: bool = True,
         step: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minicnn.backend import Array
+from minicnn.errors import NotBuiltError
 from minicnn.kernels import (
     conv2d_backward,
     conv2d_forward,
@@ -12,7 +13,7 @@ from minicnn.kernels import (
     depthwise_conv2d_forward,
 )
 from minicnn.kernels.geometry import IntPair, Padding, pair
-from minicnn.layers.base import Context, Shape
+from minicnn.layers.base import Context, Shape, weight
 from minicnn.layers.checks import checked_format, checked_padding, count, image_shape, positive, window_output
 from minicnn.layers.weighted import BiasedLayer
 
@@ -88,7 +89,9 @@ class DepthwiseConv2D(_Depthwise):
 
     @property
     def kernel(self) -> Array:
-        """The kernel w, as Keras names it: the array itself."""
+        """The kernel w, as Keras names it: the array itself. Raises NotBuiltError where there is none yet."""
+        if not self.built:
+            raise NotBuiltError(self.name, "kernel")
         return self.params["w"]
 
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
@@ -119,6 +122,8 @@ class SeparableConv2D(_Depthwise):
     padding: as of Conv2D. depthwise_initializer, pointwise_initializer and so on: see WeightedLayer. Raises InputError
     where the image is smaller than the kernel.
     """
+
+    depthwise_kernel, pointwise_kernel = weight("depthwise"), weight("pointwise")
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from minicnn.kernels import (
     rescaling_forward,
 )
 from minicnn.kernels.dropout import shared_mask_for
-from minicnn.layers.base import Layer, Shape
+from minicnn.layers.base import Layer, Shape, not_built
 from minicnn.layers.checks import checked_format, count, fraction, image_shape
 from minicnn.layers.context import Context
 from minicnn.layers.symbolic import SymbolicTensor
@@ -42,13 +42,35 @@ class InputLayer(Layer):
 
 
 @in_words
-def Input(shape: Shape, name: str | None = None) -> SymbolicTensor:  # noqa: N802 - Keras' name
+def Input(  # noqa: N802 - Keras' name
+    shape: Shape | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+    sparse: bool | None = None,
+    ragged: bool | None = None,
+    batch_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+) -> SymbolicTensor:
     """The symbolic value with which a network begins: samples of this shape, without the batch axis.
 
-    `Sequential([Input((28, 28, 1)), …])`, or `x = Input((28, 28, 1)); y = Flatten()(x); …; Model(x, y)`. Raises
-    InputError for anything but whole numbers above 0.
+    `Sequential([Input((28, 28, 1)), …])`, or `x = Input((28, 28, 1)); y = Flatten()(x); …; Model(x, y)`.
+    batch_shape: instead of shape, with the batch axis: (None, 28, 28, 1). batch_size: no more than a note to the
+    reader, as in Keras: batches may have any size. dtype, sparse, ragged: Keras', of which only the neutral values are
+    taken. Raises InputError for anything but whole numbers above 0.
     """
-    layer = InputLayer(shape, name=name)
+    whole = isinstance(batch_shape, (list, tuple)) and len(batch_shape) > 1
+    if (shape is None) == (batch_shape is None) or (batch_shape is not None and not whole):
+        raise InputError(
+            "Input", "the shape is not clear.", "shape, or batch_shape, which has the batch axis, too.",
+            f"shape={shape!r}, batch_shape={batch_shape!r}.", "for example Input((28, 28, 1)).",
+        )  # fmt: skip
+    if batch_shape is not None:
+        batch_size, *sizes = batch_shape
+        shape = tuple(sizes)  # type: ignore[arg-type]
+    checked("Input", "batch_size", batch_size, [1], 32)
+    layer = InputLayer(shape, name=name)  # type: ignore[arg-type]
+    for argument, value, neutral in (("dtype", dtype, "float32"), ("sparse", sparse, False), ("ragged", ragged, False)):
+        not_built(layer, argument, value, (None, neutral))
     return SymbolicTensor(layer, (), layer.input_shape or ())
 
 
@@ -253,6 +275,7 @@ class Rescaling(Layer):
 
     def _numbers(self, argument: str, value: Any) -> Any:
         """A float, or a list of floats."""
+        value = value.item() if getattr(value, "ndim", None) == 0 else value
         if (isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1) and len(value):
             return [self._numbers(argument, one) for one in value]
         example = "1/255, or [1/255, 1/255, 1/128], one for each channel"

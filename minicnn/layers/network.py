@@ -345,7 +345,7 @@ class Network(Layer):
     def _link(self) -> None:
         """Symbolic values for the input and each use, where there are none yet: `layer.output` is one of them."""
         if not self._values:
-            self._values = [Input(self._shapes[0], self.input_name)]
+            self._values = [Input(self._shapes[0], name=self.input_name)]
         for i in range(len(self._values) - 1, len(self._uses)):
             layer, inputs = self._uses[i]
             value = SymbolicTensor(layer, tuple(self._values[j + 1] for j in inputs), self._shapes[i + 1])
@@ -379,6 +379,11 @@ class Network(Layer):
         vars(self).update(state)
         if self.built:
             self._link()
+
+    @property
+    def augments(self) -> bool | None:  # type: ignore[override]
+        """None where one of its layers draws new images: then each decides for itself."""
+        return None if any(node.layer.augments is not False for node in self.nodes) else False
 
     # ---- the two passes, where it is computed as a layer ----------------------------------------------------------
 

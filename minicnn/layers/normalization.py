@@ -16,7 +16,7 @@ from minicnn.kernels import (
     batchnorm_statistics,
 )
 from minicnn.kernels.norm import batchnorm_scale_and_shift
-from minicnn.layers.base import Context, Layer, Shape, not_built
+from minicnn.layers.base import Context, Layer, Shape, not_built, weight
 
 
 class BatchNormalization(Layer):
@@ -28,6 +28,9 @@ class BatchNormalization(Layer):
     (division by the number of rows), also in the running mean, as in Keras. axis: that of the channels, the last one.
     synchronized: changes nothing, since the shards of a batch always share their statistics.
     """
+
+    gamma, beta = weight("gamma"), weight("beta")
+    moving_mean, moving_variance = weight("moving_mean"), weight("moving_variance")
 
     def __init__(
         self,

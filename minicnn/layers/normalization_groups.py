@@ -15,13 +15,14 @@ from minicnn import constraints, initializers, regularizers
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError, checked, checked_number
 from minicnn.kernels import groupnorm_backward, groupnorm_forward
-from minicnn.layers.base import Context, Layer, Shape
+from minicnn.layers.base import Context, Layer, Shape, weight
 from minicnn.layers.checks import count
 
 
 class _SampleNormalization(Layer):
     """What both share: gamma where `scale`, beta where `center`, and two kernels on x, seen as (rows, …, channels)."""
 
+    gamma, beta = weight("gamma"), weight("beta")
     center: bool
     scale: bool
     epsilon: float

@@ -5,6 +5,7 @@ In the network, what prepares the images is saved with it, and new images go thr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import numpy as np
 
 from minicnn import kernels
 from minicnn.backend import Array, to_host, xp_of
+from minicnn.batches import PyDataset
 from minicnn.errors import InputError, checked
 from minicnn.kernels.warp import FILL_MODES, affine_matrices
 from minicnn.layers.base import Context, Layer, Shape, not_built
@@ -139,8 +141,9 @@ class Normalization(Layer):
         super().__init__(**layer)
         self.axis = checked(self.name, "axis", axis, ["axes"], -1)
         self.invert = checked(self.name, "invert", invert, bool, True)
-        self.mean, self.variance = self._numbers("mean", mean), self._numbers("variance", variance)
-        if np.shape(self.mean) != np.shape(self.variance) or (self.mean is None) != (self.variance is None):
+        self.input_mean, self.input_variance = self._numbers("mean", mean), self._numbers("variance", variance)
+        given = self.input_mean is not None
+        if np.shape(self.input_mean) != np.shape(self.input_variance) or given != (self.input_variance is not None):
             raise InputError(
                 self.name, "mean and variance do not belong together.", "both, of one shape; or neither, and adapt.",
                 f"mean={mean!r}, variance={variance!r}.", "for example mean=0.5, variance=0.1.",
@@ -177,35 +180,45 @@ class Normalization(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         shape = tuple(input_shape[n - 1] for n in self.kept(input_shape))
         try:
-            np.broadcast_to(0 if self.mean is None else self.mean, shape)
+            np.broadcast_to(0 if self.input_mean is None else self.input_mean, shape)
         except ValueError:
             raise InputError(
                 self.name, "mean does not fit the samples.", f"a number, or an array of shape {shape}.",
-                f"one of shape {np.shape(self.mean)}.", "give one mean and one variance for each place of axis.",
+                f"one of shape {np.shape(self.input_mean)}.", "give one mean and one variance for each place of axis.",
             ) from None  # fmt: skip
         return input_shape
 
     def array_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        if self.mean is not None:
+        if self.input_mean is not None:
             return {}
         shape = tuple(input_shape[n - 1] for n in self.kept(input_shape))
         return {"mean": shape, "variance": shape, "count": ()}
 
+    def check_built(self, shape: Any) -> None:
+        places = {name: array.shape for name, array in self.state.items()}
+        if places and places != self.array_shapes(shape):
+            raise InputError(
+                self.name, "the layer was built for another shape.",
+                f"samples for a mean of shape {places['mean']} along axis={self.axis!r}.", f"samples of shape {shape}.",
+                "make a new Normalization for them.",
+            )  # fmt: skip
+
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        shapes = self.array_shapes(input_shape)
-        if {name: array.shape for name, array in self.state.items()} != shapes:  # else it was adapted before
-            first = {"mean": np.zeros, "variance": np.ones, "count": np.zeros}
-            self.state = {name: first[name](shape, np.float32) for name, shape in shapes.items()}
+        first = {"mean": np.zeros, "variance": np.ones, "count": np.zeros}
+        self.state = {name: first[name](shape, np.float32) for name, shape in self.array_shapes(input_shape).items()}
 
     def adapt(self, data: Any) -> None:
-        """Take mean and variance of `data`: an array of samples, or an iterable of batches, (x) or (x, y)."""
-        if self.mean is not None:
+        """Take mean and variance of `data`: an array of samples, or batches, x or (x, y): an iterable or PyDataset.
+
+        Builds the layer for these samples. Raises InputError where they do not fit, or are not alike.
+        """
+        if self.input_mean is not None:
             raise InputError(
                 self.name, "it has a mean and a variance already.", "a layer without these arguments.",
-                f"mean={self.mean!r}.", "leave out mean= and variance=.",
+                f"mean={self.input_mean!r}.", "leave out mean= and variance=.",
             )  # fmt: skip
         total, mean, squares = 0, np.zeros(()), np.zeros(())
-        axes: tuple[int, ...] = ()
+        sample: Any = None
         for batch in [data] if hasattr(data, "shape") else _batches(self, data):
             x = np.asarray(to_host(batch), np.float64)
             if not x.size or x.ndim < 2 or not np.isfinite(x).all():
@@ -213,11 +226,18 @@ class Normalization(Layer):
                     self.name, "this cannot be adapted to.", "samples of finite numbers, the batch axis first.",
                     f"an array of shape {x.shape}.", "pass x_train, say, as fit takes it.",
                 )  # fmt: skip
-            if not total:
-                self.output_shape(x.shape[1:])
-                self.build(x.shape[1:], np.random.default_rng())
-                axes = tuple(n for n in range(x.ndim) if n not in self.kept(x.shape[1:]))
-            n = x.size // max(1, self.state["mean"].size)
+            if sample is None:
+                sample = x.shape[1:]
+                self.output_shape(sample)
+                self.check_built(sample)
+            places = self.array_shapes(sample)["mean"]
+            if x.ndim != 1 + len(sample) or self.array_shapes(x.shape[1:])["mean"] != places:
+                raise InputError(
+                    self.name, "the batches are not alike.", f"samples of shape {sample}, as in the first batch.",
+                    f"samples of shape {x.shape[1:]}.", "give all batches one shape.",
+                )  # fmt: skip
+            axes = tuple(n for n in range(x.ndim) if n not in self.kept(sample))
+            n = x.size // math.prod(places)
             own = x.mean(axis=axes)
             away = own - mean  # T. Chan, G. Golub, R. LeVeque (1983)
             squares = squares + x.var(axis=axes) * n + away**2 * total * n / (total + n)
@@ -225,18 +245,43 @@ class Normalization(Layer):
         if not total:
             problem = "there is nothing to adapt to."
             raise InputError(self.name, problem, "at least one batch.", "none.", "pass x_train, say.")
+        self.build_once(sample, np.random.default_rng())
         for name, value in (("mean", mean), ("variance", squares / total), ("count", total)):
             slot = self.state[name]
             slot[...] = xp_of(slot).asarray(value, slot.dtype)
 
+    @property
+    def mean(self) -> Array | None:
+        """The mean, in a shape that spreads over a batch: (1, 1, 1, C) for images. None before the layer is built."""
+        return self._spread(self.input_mean, "mean")
+
+    @property
+    def variance(self) -> Array | None:
+        """The variance, as `mean`."""
+        return self._spread(self.input_variance, "variance")
+
+    def _spread(self, given: Any, name: str) -> Array | None:
+        if not self.built:
+            return None
+        return self._placed(self.state[name] if given is None else np.float32(given), (1, *self.built_for))
+
+    def _placed(self, numbers: Array, shape: Shape) -> Array:
+        """One number for each place of axis, in a shape that spreads over a batch of `shape`."""
+        kept = self.kept(shape[1:])
+        whole = xp_of(numbers).broadcast_to(numbers, tuple(shape[n] for n in kept))
+        return whole.reshape([size if n in kept else 1 for n, size in enumerate(shape)])
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments: mean and variance as they were given, not as adapt has found them."""
+        return super().get_config() | {"mean": self.input_mean, "variance": self.input_variance}
+
     def moments(self, x: Array) -> tuple[Array, Array]:
         """(mean, standard deviation), of shapes that spread over x; no deviation is below 1e-7."""
-        xp, kept = xp_of(x), self.kept(x.shape[1:])
-        shape = [size if n in kept else 1 for n, size in enumerate(x.shape)]
-        mean = self.state["mean"] if self.mean is None else xp.asarray(self.mean, x.dtype)
-        variance = self.state["variance"] if self.mean is None else xp.asarray(self.variance, x.dtype)
-        places = tuple(x.shape[n] for n in kept)
-        mean, variance = (xp.broadcast_to(a, places).reshape(shape).astype(x.dtype) for a in (mean, variance))
+        xp = xp_of(x)
+        pair = self.input_mean, self.input_variance
+        if self.input_mean is None:
+            pair = self.state["mean"], self.state["variance"]
+        mean, variance = (self._placed(xp.asarray(numbers, x.dtype), x.shape) for numbers in pair)
         return mean, xp.maximum(xp.sqrt(variance), x.dtype.type(1e-7))
 
     def forward(self, x: Array, ctx: Context) -> Array:
@@ -251,13 +296,13 @@ class Normalization(Layer):
 
 
 def _batches(layer: Layer, data: Any) -> Iterable[Any]:
-    """The x of all batches."""
-    if not isinstance(data, Iterable) or isinstance(data, (str, dict)):
+    """The x of all batches; of a PyDataset, whose iterators may never end, those of one pass."""
+    if not isinstance(data, (Iterable, PyDataset)) or isinstance(data, (str, dict)):
         raise InputError(
             layer.name, "this cannot be adapted to.", "an array, or batches of them.", f"{data!r}.",
             "pass x_train, say.",
         )  # fmt: skip
-    for batch in data:
+    for batch in map(data.__getitem__, range(len(data))) if isinstance(data, PyDataset) else data:
         yield batch[0] if isinstance(batch, tuple) else batch
 
 
@@ -269,6 +314,7 @@ class RandomFlip(Layer):
     `minicnn.kernels.flip2d`; reference implementation: `minicnn.kernels.reference.flip2d`.
     """
 
+    augments = True
     modes: ClassVar[tuple[str, ...]] = ("horizontal", "vertical", "horizontal_and_vertical")
 
     def __init__(
@@ -300,6 +346,7 @@ class RandomFlip(Layer):
 class _Warped(Layer):
     """In training, looks each image up through a matrix that is drawn for it; in evaluation does nothing."""
 
+    augments = True
     draws: ClassVar[int]  # uniform numbers for each image
 
     def _set_look_up(self, fill_mode: str, interpolation: str, seed: Any, fill_value: float, format: Any) -> None:

@@ -135,13 +135,14 @@ def last_readers(nodes: Nodes) -> dict[int, int]:
 
 
 def new_contexts(
-    nodes: Nodes, training: bool = False, need_backward: bool = False, step: int = 0, seed: int = 0, first: int = 0,
-    all_reduce: Any = None, input_gradient: bool = False,
+    nodes: Nodes, training: bool | None = False, need_backward: bool = False, step: int = 0, seed: int = 0,
+    first: int = 0, all_reduce: Any = None, input_gradient: bool = False,
 ) -> list[Context]:  # fmt: skip
     """An empty context for each node.
 
     A layer is asked for dx only if something before it learns, or if the gradient with respect to the network's input
     is asked for (input_gradient); a node takes part in the backward pass if it or something before it learns.
+    training: None where each layer's `augments` decides.
     """
     asked = {-1: input_gradient}  # of each value: whether the gradient with respect to it is needed
     states: dict[int, dict[str, Array]] = {}  # one for each layer: where it is used twice, the second use goes on
@@ -149,7 +150,8 @@ def new_contexts(
     for i, node in enumerate(nodes):
         need_dx = any(asked[j] for j in node.inputs)
         asked[i] = need_dx or (node.layer.trainable and bool(node.layer.params))
-        contexts.append(Context(training, need_backward and asked[i], need_dx, step, seed + i, first, all_reduce))
+        mode = node.layer.augments if training is None else training
+        contexts.append(Context(mode, need_backward and asked[i], need_dx, step, seed + i, first, all_reduce))
         contexts[i].state = states.setdefault(id(node.layer), contexts[i].state)
     return contexts
 

@@ -10,7 +10,7 @@ import numpy as np
 from minicnn import activations, constraints, initializers, kernels, regularizers
 from minicnn.activations import Function
 from minicnn.backend import Array, xp_of
-from minicnn.errors import checked
+from minicnn.errors import NotBuiltError, checked
 from minicnn.layers.base import Context, Layer, Shape, not_built
 
 
@@ -138,5 +138,7 @@ class WeightedLayer(BiasedLayer):
 
     @property
     def kernel(self) -> Array:
-        """The kernel w, as Keras names it: the array itself."""
+        """The kernel w, as Keras names it: the array itself. Raises NotBuiltError where there is none yet."""
+        if not self.built:
+            raise NotBuiltError(self.name, "kernel")
         return self.params["w"]

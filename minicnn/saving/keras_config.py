@@ -209,7 +209,7 @@ def build(file: Description, models: dict[str, Any], entry: dict[str, Any], shap
 
 
 def _build_chain(file: Description, models: Any, entries: list[Any], name: Any, shape: Shape) -> Built:
-    start = layers.Input(shape, _input_name(entries))
+    start = layers.Input(shape, name=_input_name(entries))
     built = Built(models["Sequential"]([start], name=_text(name)))
     for entry in entries:
         made = _part(file, models, entry, [shape])
@@ -230,7 +230,7 @@ def _build_graph(file: Description, models: Any, config: Any, entries: list[Any]
     if chained[-1] == last and [reads for _, _, reads in calls] == [[value] for value in chained[:-1]]:
         inputs = [entry for entry in entries if entry["class_name"] == "InputLayer"]
         return _build_chain(file, models, [*inputs, *(entry for entry, _, _ in calls)], name, shape)
-    start = layers.Input(shape, _input_name(entries))
+    start = layers.Input(shape, name=_input_name(entries))
     values: dict[tuple[str, int], Any] = {first: start}
     made: dict[str, Layer | Built | None] = {first[0]: None}
     for entry, i, reads in calls:
@@ -427,6 +427,8 @@ def _axis(file: Description, name: Any, kind: str, value: Any, shape: Shape | No
     if axis in allowed:
         return {}
     if kind in ("Concatenate", "Softmax") and not file.channels_first and isinstance(axis, int):
+        return {"axis": axis}
+    if kind == "Softmax" and not file.channels_first and isinstance(axis, list):
         return {"axis": axis}
     if kind == "Normalization" and not file.channels_first:
         return {"axis": value or None}

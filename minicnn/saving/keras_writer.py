@@ -226,9 +226,9 @@ def _parts(layer: Layer) -> list[Part]:
             _NO_KERAS,
         )  # fmt: skip
     config = {"name": layer.name, "trainable": layer.trainable, "dtype": "float32"}
-    for name in layer.get_config():
+    for name, given in layer.get_config().items():
         if name not in (*_OURS_ONLY, *config):
-            config[name] = _value(layer, name, getattr(layer, name))
+            config[name] = _value(layer, name, given if kind == "Normalization" else getattr(layer, name))
     if isinstance(layer, BiasedLayer) and not isinstance(config.get("padding", "valid"), str):
         border = {"name": f"{layer.name}_padding", "padding": config["padding"]}
         config["padding"] = "valid"

@@ -297,7 +297,12 @@ def _gelu(g: Graph, x: Value, approximate: bool = False) -> str:
 
 
 def _softmax(kind: str) -> Callable[..., str]:
-    return lambda g, x, axis=-1: g.add(kind, x.name, axis=g.axis(x.shape, axis))
+    def rule(g: Graph, x: Value, axis: tuple[int, ...] = (-1,)) -> str:
+        if len(axis) > 1:
+            raise InputError(kind, "ONNX has it for one axis only.", "a single axis.", f"axis={axis}.", _INSTEAD)
+        return g.add(kind, x.name, axis=g.axis(x.shape, axis[0]))
+
+    return rule
 
 
 ACTIVATIONS: dict[str, Callable[..., str]] = {
