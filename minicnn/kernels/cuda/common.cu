@@ -11,7 +11,7 @@
 // WIDTH neighbouring numbers. Most kernels here wait for memory. A load takes some hundred cycles, so the memory is only
 // kept busy if many bytes are on their way at any time, some 20,000 for each processor. A processor holds 2048 threads:
 // with one float each these are 8,000. But a thread can fetch 16 bytes as fast as 4, if their address is a multiple of
-// 16, which `alignas` promises the compiler: four floats are one instruction, LDG.128 or STG.128.
+// 16, which `alignas` promises the compiler: four floats are one instruction, LDG.E.128 or STG.E.128.
 //
 // So kernels take their arrays as Packs, and count in Packs. The launcher builds them with WIDTH 4 where arrays begin at
 // a multiple of 16 bytes and their rows have a multiple of four numbers, and with 1 where not: no kernel has a rest.

@@ -6,6 +6,10 @@
 //     table (PARAMETERS, 6)    of each parameter: the addresses of p, g, slot 0, slot 1; how many numbers it has; and
 //                              the number of its first block. A block does CHUNK numbers of one parameter.
 
+//
+// Parameters may lie anywhere and have any size, so there are no Packs here. There need not be: a thread fetches the four
+// numbers p, g and two slots at once, which are as many bytes on their way as one Pack (see common.cu).
+
 #define CHUNK 1024
 
 // Which numbers of which parameter this block does.
