@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_cases import (
+from keras_object_cases import (
     ACTIVATED,
     ACTIVATIONS,
     CONSTRAINED,

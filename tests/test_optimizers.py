@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 from helpers import random
-from keras_cases import OPTIMIZERS
+from keras_object_cases import OPTIMIZERS
 
 from minicnn import optimizers
 from minicnn.callbacks import Callback
