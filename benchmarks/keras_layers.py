@@ -201,6 +201,3 @@ def adapt_layers() -> None:
     made: Any = Layer
     made.compute_output_shape = _compute_output_shape
     made.__call__ = _call(made.__call__)
-    made.non_trainable_variables = made.non_trainable_weights
-    made.trainable_variables = made.trainable_weights
-    made.variables = made.weights

@@ -405,6 +405,10 @@ def test_shapes_weights_and_names_as_keras_has_them():
     assert len(model.trainable_weights) == 6 and len(model.non_trainable_weights) == 2
     model.layers[0].trainable = False
     assert len(model.trainable_weights) == 4 and len(model.non_trainable_weights) == 4
+    for one in (model, model.layers[0]):
+        for kind in ("", "trainable_", "non_trainable_"):
+            pairs = zip(getattr(one, f"{kind}variables"), getattr(one, f"{kind}weights"), strict=True)
+            assert all(a is b for a, b in pairs)
     assert model.layers[0].kernel is model.layers[0].params["w"] and model.layers[3].bias is model.weights[-1]
     assert Dense(3, use_bias=False).bias is None
     model.compile("sgd", "mse", metrics=["mae"])

@@ -184,6 +184,11 @@ class Layer(Calls, Configured):
         """The state, and the parameters of a frozen layer."""
         return [*(() if self.trainable else self.params.values()), *self.state.values()]
 
+    # Keras' other names for the same lists.
+    variables = property(lambda self: self.weights)
+    trainable_variables = property(lambda self: self.trainable_weights)
+    non_trainable_variables = property(lambda self: self.non_trainable_weights)
+
     def check_weights(self, weights: list[np.ndarray]) -> None:
         """InputError unless `weights` are as many arrays as get_weights returns, and of the same shapes."""
         slots = {**self.params, **self.state}

@@ -28,11 +28,35 @@ from minicnn.layers.weighted import WeightedLayer
 
 
 class InputLayer(Layer):
-    """Where a network begins: says which shape one sample has, and computes nothing. Made by `Input`."""
+    """Where a network begins: the shape of one sample; it computes nothing. Made by `Input`, whose arguments it has."""
 
-    def __init__(self, shape: Shape, name: str | None = None):
+    def __init__(
+        self,
+        shape: Shape | None = None,
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        sparse: bool | None = None,
+        ragged: bool | None = None,
+        batch_shape: Sequence[int | None] | None = None,
+        name: str | None = None,
+    ):
+        whole = isinstance(batch_shape, (list, tuple)) and len(batch_shape) > 1 and batch_size is None
+        if (shape is None) == (batch_shape is None) or (batch_shape is not None and not whole):
+            raise InputError(
+                "Input", "the shape is not clear.", "shape, or batch_shape, which has the batch axis, too.",
+                f"shape={shape!r}, batch_size={batch_size!r}, batch_shape={batch_shape!r}.",
+                "for example Input((28, 28, 1)).",
+            )  # fmt: skip
+        if batch_shape is not None:
+            batch_size, *sizes = batch_shape
+            shape = tuple(sizes)  # type: ignore[arg-type]
         super().__init__(name=name, input_shape=shape)
         self.shape = self.input_shape
+        self.batch_size = checked(self.name, "batch_size", batch_size, [1], 32)
+        self.dtype = not_built(self, "dtype", dtype, (None, "float32"))
+        self.sparse = not_built(self, "sparse", sparse, (None, False))
+        self.ragged = not_built(self, "ragged", ragged, (None, False))
+        self.batch_shape = None  # said by the two
 
     def forward(self, x: Array, ctx: Context) -> Array:
         return x
@@ -58,19 +82,7 @@ def Input(  # noqa: N802 - Keras' name
     reader, as in Keras: batches may have any size. dtype, sparse, ragged: Keras', of which only the neutral values are
     taken. Raises InputError for anything but whole numbers above 0.
     """
-    whole = isinstance(batch_shape, (list, tuple)) and len(batch_shape) > 1
-    if (shape is None) == (batch_shape is None) or (batch_shape is not None and not whole):
-        raise InputError(
-            "Input", "the shape is not clear.", "shape, or batch_shape, which has the batch axis, too.",
-            f"shape={shape!r}, batch_shape={batch_shape!r}.", "for example Input((28, 28, 1)).",
-        )  # fmt: skip
-    if batch_shape is not None:
-        batch_size, *sizes = batch_shape
-        shape = tuple(sizes)  # type: ignore[arg-type]
-    checked("Input", "batch_size", batch_size, [1], 32)
-    layer = InputLayer(shape, name=name)  # type: ignore[arg-type]
-    for argument, value, neutral in (("dtype", dtype, "float32"), ("sparse", sparse, False), ("ragged", ragged, False)):
-        not_built(layer, argument, value, (None, neutral))
+    layer = InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, name)
     return SymbolicTensor(layer, (), layer.input_shape or ())
 
 
