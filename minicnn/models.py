@@ -87,6 +87,11 @@ class Model(Network):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
+    @property
+    def compiled(self) -> bool:
+        """Whether compile was called: it can be trained."""
+        return self.loss is not None
+
     def compile(
         self,
         optimizer: Any = "rmsprop",

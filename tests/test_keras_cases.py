@@ -8,9 +8,9 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(FOLDER))
-SPEC = importlib.util.spec_from_file_location("keras_cases", FOLDER / "keras_cases.py")
+SPEC = importlib.util.spec_from_file_location("benchmarks_keras_cases", FOLDER / "keras_cases.py")
 keras_cases = importlib.util.module_from_spec(SPEC)
-sys.modules["keras_cases"] = keras_cases  # dataclasses look for their module
+sys.modules["benchmarks_keras_cases"] = keras_cases  # dataclasses look for their module
 SPEC.loader.exec_module(keras_cases)
 
 

@@ -14,6 +14,7 @@ from minicnn.errors import InputError, UnknownNameError
 from minicnn.layers import (
     Activation,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
@@ -411,10 +412,28 @@ def test_shapes_weights_and_names_as_keras_has_them():
             assert all(a is b for a, b in pairs)
     assert model.layers[0].kernel is model.layers[0].params["w"] and model.layers[3].bias is model.weights[-1]
     assert Dense(3, use_bias=False).bias is None
+    assert model.inputs == [model.input] and model.outputs == [model.output] and not model.compiled
     model.compile("sgd", "mse", metrics=["mae"])
-    assert model.metrics_names == ["loss", "mae"]
+    assert model.metrics_names == ["loss", "mae"] and model.compiled
     again = Sequential.from_config(json.loads(model.to_json()))
     assert again.to_json() == model.to_json()
+
+
+def test_output_shapes_with_the_batch_axis():
+    assert Conv2D(8, 3).compute_output_shape((None, 28, 28, 1)) == (None, 26, 26, 8)
+    assert Concatenate().compute_output_shape([(2, 4, 4, 3), (2, 4, 4, 5)]) == (2, 4, 4, 8)
+    assert Sequential([Dense(4), Dense(8)]).compute_output_shape((1, 2)) == (1, 8)
+    for bad in (4, "a", (None,), (None, None, 4), [(2, 4, 4, 3)]):
+        with pytest.raises(InputError, match="this is not the shape of a batch"):
+            Dense(3).compute_output_shape(bad)
+    with pytest.raises(InputError, match="this is not the shape of a batch"):
+        Concatenate().compute_output_shape((None, 4))
+
+
+def test_a_layer_refuses_a_list_of_arrays_that_differ_in_length():
+    """ValueError: setting an array element with a sequence."""
+    with pytest.raises(InputError, match="nothing that a layer can take"):
+        Dense(3)([np.ones((3, 2)), np.ones((3, 3))])
 
 
 def test_a_wider_summary(capsys):

@@ -539,6 +539,7 @@ def test_the_old_name_of_the_rate_and_the_way_of_keras_to_set_it():
     assert optimizer.learning_rate == optimizer.lr == 0.0
     optimizer.learning_rate.assign(0.3)
     assert optimizer.learning_rate == 0.3
+    assert optimizer.learning_rate.value == optimizer.learning_rate.numpy() == 0.3
     assert type(copy.deepcopy(optimizer.learning_rate)) is float
     for bad in ("a", None, -1):
         with pytest.raises(InputError, match="learning_rate does not fit"):
@@ -686,6 +687,17 @@ def test_each_parameter_goes_by_its_own_optimizer():
         np.testing.assert_array_equal(p, alone[key])
     assert optimizer.iterations == 3 and optimizer.learning_rate == 0.1
     assert optimizer.slots_of(("dense_2", "w")) == ("m_sum", "v_sum") and optimizer.slots_of(("dense_1", "w")) == ()
+    assert [type(rule) for rule in optimizer.optimizers] == [Adam, SGD, SGD]  # as in Keras: the default one last
+    assert optimizer.optimizers[-1].learning_rate == 0.1
+
+
+def test_patterns_are_added_as_items():
+    chosen = OptimizerMap(SGD(0.1))
+    chosen[".*/bias"] = adam = Adam()
+    assert chosen["dense_1/bias"] is adam and chosen["dense_1/kernel"] is chosen.default_optimizer
+    with pytest.raises(InputError, match="dense_2 is not a single optimizer"):
+        chosen["dense_2"] = "adam"
+    assert chosen["dense_2"] is chosen.default_optimizer
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_scalars_of_batches(tmp_path, update_freq, steps):
     train = scalars(tmp_path / "train")
     assert [step for step, _ in train["batch_loss"]] == steps
     assert all(speed > 0 for _, speed in train["epoch_steps_per_second"])
+    assert [step for step, speed in train["batch_steps_per_second"] if speed > 0] == steps
 
 
 def test_histograms_and_images(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from minicnn.arguments import misfit
+from minicnn.arguments import in_words, misfit
 from minicnn.backend import Array, to_host, xp_of
 from minicnn.errors import InputError, NotBuiltError, checked
 from minicnn.layers.calls import Calls
@@ -145,6 +145,23 @@ class Layer(Calls, Configured):
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output sample. Raises InputError where the layer cannot take `input_shape`."""
         return input_shape
+
+    @in_words
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Keras' name for it, with the batch axis: (None, 28, 28, 1) -> (None, 26, 26, 8). Raises InputError.
+
+        Of a layer that joins several values: the list of their shapes.
+        """
+        several = list(input_shape) if self.merges and isinstance(input_shape, (list, tuple)) else [input_shape]
+        for shape in several:
+            known = isinstance(shape, (list, tuple)) and all(isinstance(size, Integral) for size in shape[1:])
+            if not known or len(shape) < 2:
+                raise InputError(
+                    self.name, "this is not the shape of a batch.", "None or a number of samples, then whole numbers.",
+                    f"{shape!r}.", "for example (None, 28, 28, 1).",
+                )  # fmt: skip
+        shapes: Any = [tuple(shape[1:]) for shape in several]
+        return (several[0][0], *self.output_shape(shapes if self.merges else shapes[0]))
 
     def forward(self, x: Array, ctx: Context) -> Array:
         """y from x, both with the batch axis first. Writes into ctx what backward needs."""

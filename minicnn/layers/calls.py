@@ -48,7 +48,10 @@ class Calls:
 
     def _samples(self: Any, x: Any) -> Array:
         """x as an array of the parameters' dtype (float32 where there are none) with a batch axis."""
-        array = x if hasattr(x, "dtype") else np.asarray(x)
+        try:
+            array = x if hasattr(x, "dtype") else np.asarray(x)
+        except (ValueError, TypeError):  # rows of different lengths
+            array = np.asarray(None)
         if array.dtype.kind not in "fiub" or not array.ndim or not array.size:
             raise InputError(
                 self.name, "this is nothing that a layer can take.",

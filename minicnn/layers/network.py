@@ -364,6 +364,16 @@ class Network(Layer):
         self.require_built("its output has no shape yet")
         return self._values[-1]
 
+    @property
+    def inputs(self) -> list[SymbolicTensor]:
+        """[input], as in Keras, where there may be several."""
+        return [self.input]
+
+    @property
+    def outputs(self) -> list[SymbolicTensor]:
+        """[output], as in Keras, where there may be several."""
+        return [self.output]
+
     def require_built(self, problem: str) -> None:
         if not self.built:
             raise InputError(

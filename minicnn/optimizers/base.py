@@ -34,9 +34,19 @@ Arrays = dict[Key, Array]
 
 
 class Rate(float):
-    """A learning rate: a number, which can also be set in Keras' way, optimizer.learning_rate.assign(0.01)."""
+    """A learning rate: a number, also for code that takes it for Keras' variable.
+
+    optimizer.learning_rate.assign(0.01) sets it; .value and .numpy() are the number.
+    """
 
     optimizer: Optimizer
+
+    @property
+    def value(self) -> float:
+        return float(self)
+
+    def numpy(self) -> float:
+        return float(self)
 
     def assign(self, value: float) -> None:
         self.optimizer.learning_rate = value

@@ -47,6 +47,12 @@ class OptimizerMap(Configured):
         return self.optimizer_map[fitting[0]] if fitting else self.default_optimizer
 
 
+    def __setitem__(self, pattern: str, optimizer: Optimizer) -> None:
+        """Give the parameters that this pattern fits an optimizer."""
+        chosen = {**self.optimizer_map, pattern: optimizer}
+        self.optimizer_map = OptimizerMap(self.default_optimizer, chosen).optimizer_map
+
+
 class MultiOptimizer(Optimizer):
     """Each parameter goes by the optimizer that an OptimizerMap gives its name ("dense_1/kernel", "conv2d_1/bias").
 
@@ -71,8 +77,8 @@ class MultiOptimizer(Optimizer):
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """All inner optimizers, the default one first."""
-        inner = [self.optimizer_map.default_optimizer, *self.optimizer_map.optimizer_map.values()]
+        """All inner optimizers, the default one last."""
+        inner = [*self.optimizer_map.optimizer_map.values(), self.optimizer_map.default_optimizer]
         return list({id(optimizer): optimizer for optimizer in inner}.values())
 
     def optimizer_of(self, key: Key) -> Optimizer:

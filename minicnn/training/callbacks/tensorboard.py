@@ -25,7 +25,8 @@ class TensorBoard(Callback):
     how many batches `batch_loss` and the other numbers of the training so far are written, too. An evaluation writes
     `evaluation_loss_vs_iterations`. histogram_freq: after how many epochs the weights are written as histograms; 0
     never. write_images: with them, kernels as pictures: for each filter one, of the first 8 (Keras: of a kernel of one
-    input channel only). write_graph: the layers as a graph. write_steps_per_second: the speed, for every epoch.
+    input channel only). write_graph: the layers as a graph. write_steps_per_second: the speed, for every epoch
+    and for the batches that are written.
     profile_batch, embeddings_freq, embeddings_metadata: refused with InputError unless 0 and None: `minicnn.profile()`
     shows where the time goes, and there are no embeddings. Raises WriteError where the disk refuses.
     """
@@ -67,7 +68,7 @@ class TensorBoard(Callback):
         if self.update_freq:  # only then: for this hook a GPU has to say its numbers after every batch
             self.on_train_batch_end = self._after_batch  # type: ignore[method-assign]
         self._batches = self._first = 0  # of this call of fit; steps before the epoch
-        self._begun = 0.0
+        self._begun = self._written = 0.0  # when the epoch began, and when a batch was written last
 
     # ---- when -------------------------------------------------------------------------------------------------------
 
@@ -78,11 +79,17 @@ class TensorBoard(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._begun, self._first = time.perf_counter(), self.model.optimizer.iterations
+        if not self._batches:
+            self._written = self._begun
 
     def _after_batch(self, batch: int, logs: Logs = None) -> None:
         self._batches += 1
         if self._batches % self.update_freq == 0:
-            self._scalars("train", self._batches, "batch_", logs or {})
+            logs, now = dict(logs or {}), time.perf_counter()
+            if self.write_steps_per_second:
+                logs["steps_per_second"] = self.update_freq / max(1e-9, now - self._written)
+            self._scalars("train", self._batches, "batch_", logs)
+            self._written = now
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = dict(logs or {})
