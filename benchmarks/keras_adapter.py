@@ -302,7 +302,7 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
 
 # What InputErrors say of what minicnn refuses wherever it occurs: a regular expression, the kind of the case, a reason.
 REFUSED = (
-    (r"CenterCrop|Resizing|Random\w+ needs images.*samples of shape \(\d+, \d+\)", "purpose", "a batch axis"),
+    (r"(CenterCrop|Resizing|Random\w+) needs images.*samples of shape \(\d+, \d+\)\.", "purpose", "a batch axis"),
     (r"the channels are the last axis", "purpose", "channels are the last axis"),
     (r"data_format does not fit.*Received: 'channels_first'", "purpose", "channels_first is refused"),
     (r"input_shape does not fit.*Received: \(.*None", "purpose", "sizes are known before any work"),

@@ -99,7 +99,11 @@ AREAS |= {
         "pooling", "max_pooling", "average_pooling", "global_max_pooling", "global_average_pooling",
         explained=((r"AveragePoolingCorrectnessTest::test_global_average_pooling1d", "missing", "masks"),),
     ),
-    "layers: BatchNormalization": _layers("normalization", "batch_normalization", explained=(_AUTOCAST,)),
+    "layers: BatchNormalization": _layers(
+        "normalization", "batch_normalization",
+        changed=(("        # Masked result with no training", "        return  # before its masks\n        #"),),
+        explained=(_AUTOCAST, (r"masked", "missing", "masks")),
+    ),
     "layers: Layer-, GroupNormalization": _layers(
         "normalization", "layer_normalization", "group_normalization",
         explained=(_AUTOCAST, (r"invalid_axis", "purpose", "InputError instead of TypeError")),
@@ -107,7 +111,10 @@ AREAS |= {
     "layers: Dense": _layers(
         "core", "dense", explained=(_LORA, _VARIABLES, (r"quantize|awq|gptq", "missing", "quantisation"))
     ),
-    "layers: Input, Identity, Lambda": _layers("core", "input_layer", "identity", "lambda_layer"),
+    "layers: Input, Identity, Lambda": _layers(
+        "core", "input_layer", "identity", "lambda_layer",
+        explained=((r"input_basic_dense", "internals", "KerasTensor"),),
+    ),
     "layers: reshaping": _layers(
         "reshaping", "flatten", "reshape", "permute", "up_sampling2d", "zero_padding2d", "cropping2d",
         explained=(_SIZES, (r"flatten_with_scalar_channels", "missing", "samples of a single number")),
@@ -116,12 +123,18 @@ AREAS |= {
         "regularization", "dropout", "spatial_dropout", "gaussian_noise", "gaussian_dropout", "alpha_dropout",
         "activity_regularization",
         explained=(
-            (r"noise_shape_static|noise_shape_cast|noise_shape_integer", "purpose", "noise_shape with a batch size"),
+            (r"^DropoutTest::.*noise_shape_(static|cast|integer)", "purpose", "noise_shape with a batch size"),
             (r"test_dropout_rescaling", "internals", "the mean of 10,000 random numbers of one seed"),
         ),
     ),
     "layers: activations": _layers("activations", "activation", "elu", "leaky_relu", "prelu", "relu", "softmax"),
-    "layers: merging": _layers("merging", "merging"),
+    "layers: merging": _layers(
+        "merging", "merging",
+        changed=(  # the layer itself in the place of a model of two inputs, and no masks
+            ("models.Model([input_1, input_2], out)", "layer"),
+            ("self.assertIsNone(layer.compute_mask(", "return; self.assertIsNone(layer.compute_mask("),
+        ),
+    ),
     "layers: Rescaling, Normalization": _layers(
         "preprocessing", "rescaling", "normalization",
         changed=_PIPELINES,
@@ -133,7 +146,7 @@ AREAS |= {
     "layers: images": _layers(
         "preprocessing/image_preprocessing", "resizing", "center_crop", "random_flip", "random_rotation", "random_zoom",
         "random_translation",
-        changed=_PIPELINES, explained=(_SIZES,),
+        changed=_PIPELINES, explained=((r"bounding_box", "missing", "bounding boxes"), _SIZES),
     ),
 }  # fmt: skip
 

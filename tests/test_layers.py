@@ -657,7 +657,8 @@ def test_input_takes_the_batch_axis_where_it_is_said():
     model = Sequential([Input((3,), 8), Dense(2)])
     assert model.predict(np.ones((5, 3)), verbose=0).shape == (5, 2)
     again = InputLayer(batch_shape=(8, 4, 3))
-    assert again.get_config() == InputLayer.from_config(again.get_config()).get_config() and again.batch_size == 8
+    assert again.get_config() == InputLayer.from_config(again.get_config()).get_config()
+    assert again.batch_shape == InputLayer((4, 3), 8).batch_shape == (8, 4, 3)
     sample = {"shape": (3,)}
     for wrong in ({}, sample | {"batch_shape": (None, 3)}, {"batch_shape": (3,)}, {"batch_shape": 3},
                   sample | {"batch_size": 0}, sample | {"batch_size": "x"}, sample | {"dtype": "int32"},

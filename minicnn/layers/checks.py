@@ -46,7 +46,8 @@ def image_shape(layer: Layer, shape: Shape) -> None:
         return
     fix = {
         1: "put this layer before Flatten, or give the first layer input_shape=(height, width, channels).",
-        2: "add the channel axis: x[..., None] makes (N, H, W, 1) of (N, H, W).",
+        2: "add the axis that is missing: x[..., None] makes (N, H, W, 1) of grey images (N, H, W), and x[None] makes "
+        "(1, H, W, C) of a single image.",
         4: f"leave the number of images out of the shape: Input({tuple(shape[1:])}).",
     }.get(len(shape), "give images as (N, height, width, channels).")
     raise InputError(

@@ -51,12 +51,16 @@ class InputLayer(Layer):
             batch_size, *sizes = batch_shape
             shape = tuple(sizes)  # type: ignore[arg-type]
         super().__init__(name=name, input_shape=shape)
-        self.shape = self.input_shape
-        self.batch_size = checked(self.name, "batch_size", batch_size, [1], 32)
+        batch_size = checked(self.name, "batch_size", batch_size, [1], 32)
+        self.batch_shape = batch_size, *(self.input_shape or ())
         self.dtype = not_built(self, "dtype", dtype, (None, "float32"))
         self.sparse = not_built(self, "sparse", sparse, (None, False))
         self.ragged = not_built(self, "ragged", ragged, (None, False))
-        self.batch_shape = None  # said by the two
+
+    def get_config(self) -> dict[str, Any]:
+        """As in Keras: batch_shape says what shape and batch_size have said."""
+        said = {name: getattr(self, name) for name in ("dtype", "sparse", "ragged", "name")}
+        return {"batch_shape": list(self.batch_shape), **said}
 
     def forward(self, x: Array, ctx: Context) -> Array:
         return x
