@@ -305,6 +305,7 @@ REFUSED = (
     (r"(CenterCrop|Resizing|Random\w+) needs images.*samples of shape \(\d+, \d+\)\.", "purpose", "a batch axis"),
     (r"the channels are the last axis", "purpose", "channels are the last axis"),
     (r"data_format does not fit.*Received: 'channels_first'", "purpose", "channels_first is refused"),
+    (r"not the shape of a batch.*Received: .*, None", "purpose", "sizes are known before any work"),
     (r"input_shape does not fit.*Received: \(.*None", "purpose", "sizes are known before any work"),
     (r"a model has one input and one output", "purpose", "several inputs or outputs"),
     (r"minicnn has no (\w+) here", "missing", r"\1"),

@@ -144,12 +144,6 @@ def _build(build: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _compute_output_shape(self: Any, input_shape: Any) -> tuple[Any, ...]:
-    shapes = _sample(input_shape)
-    batch = next((s[0] for s in input_shape if s[0] is not None), None) if isinstance(shapes, list) else input_shape[0]
-    return (batch, *self.output_shape(shapes))
-
-
 def _symbolic(x: Any) -> Any:
     """Keras' symbolic values as minicnn's, and its variables as arrays."""
     if isinstance(x, (list, tuple)):
@@ -199,5 +193,4 @@ def adapt_layers() -> None:
             if isinstance(vars(kind).get(name), property):
                 setattr(kind, name, _variable(vars(kind)[name]))
     made: Any = Layer
-    made.compute_output_shape = _compute_output_shape
     made.__call__ = _call(made.__call__)

@@ -518,6 +518,22 @@ def test_what_normalization_cannot_adapt_to(data, problem):
         Normalization(mean=0.0)
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("name", CASES)
+def test_samples_of_any_number_of_axes_fit_or_are_refused_in_words(name, shape):
+    """GroupNormalization and Rescaling by channels raised IndexError for samples of single numbers."""
+    layer, x = CASES[name][0](), np.ones((4, *shape), "f")
+    given, shapes = ([x, x], [x.shape] * 2) if layer.merges else (x, x.shape)
+    try:
+        promised = layer.compute_output_shape(shapes)
+    except InputError:
+        with pytest.raises(InputError):
+            layer(given, training=True)
+    else:
+        assert layer(given, training=True).shape == promised
+
+
 def test_what_adapt_has_found_can_be_read_as_in_keras():
     x = random((20, 3, 4, 2), 1, np.float32)
     layer = Normalization([1, 3])

@@ -423,7 +423,8 @@ def test_output_shapes_with_the_batch_axis():
     assert Conv2D(8, 3).compute_output_shape((None, 28, 28, 1)) == (None, 26, 26, 8)
     assert Concatenate().compute_output_shape([(2, 4, 4, 3), (2, 4, 4, 5)]) == (2, 4, 4, 8)
     assert Sequential([Dense(4), Dense(8)]).compute_output_shape((1, 2)) == (1, 8)
-    for bad in (4, "a", (None,), (None, None, 4), [(2, 4, 4, 3)]):
+    assert Activation("relu").compute_output_shape((8,)) == (8,)
+    for bad in (4, "a", (), (None, None, 4), [(2, 4, 4, 3)]):
         with pytest.raises(InputError, match="this is not the shape of a batch"):
             Dense(3).compute_output_shape(bad)
     with pytest.raises(InputError, match="this is not the shape of a batch"):

@@ -154,8 +154,8 @@ class Layer(Calls, Configured):
         """
         several = list(input_shape) if self.merges and isinstance(input_shape, (list, tuple)) else [input_shape]
         for shape in several:
-            known = isinstance(shape, (list, tuple)) and all(isinstance(size, Integral) for size in shape[1:])
-            if not known or len(shape) < 2:
+            sizes = tuple(shape) if isinstance(shape, (list, tuple)) else ()
+            if not sizes or not all(isinstance(size, Integral) for size in (sizes[0] or 1, *sizes[1:])):
                 raise InputError(
                     self.name, "this is not the shape of a batch.", "None or a number of samples, then whole numbers.",
                     f"{shape!r}.", "for example (None, 28, 28, 1).",

@@ -299,10 +299,11 @@ class Rescaling(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         for argument, value in (("scale", self.scale), ("offset", self.offset)):
-            if isinstance(value, list) and len(value) not in (1, input_shape[-1]):
+            channels = input_shape[-1] if input_shape else 1
+            if isinstance(value, list) and len(value) not in (1, channels):
                 raise InputError(
                     self.name, f"{argument} does not fit the samples.",
-                    f"a number, or {input_shape[-1]} of them, one for each channel of {input_shape}.",
+                    f"a number, or {channels} of them, one for each channel of {input_shape}.",
                     f"{len(value)} numbers.", "give as many numbers as there are channels.",
                 )  # fmt: skip
         return input_shape

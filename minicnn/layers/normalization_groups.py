@@ -160,10 +160,11 @@ class GroupNormalization(_SampleNormalization):
                      beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint)  # fmt: skip
 
     def seen_as(self, shape: Shape) -> tuple[Shape, int]:
-        if self.axis not in (-1, len(shape)):
+        if not shape or self.axis not in (-1, len(shape)):
             raise InputError(
                 self.name, "the channels are the last axis.", f"axis=-1, or {len(shape)}, which is the same.",
-                f"axis={self.axis!r}.", "leave it out; x.transpose(0, 2, 3, 1) brings the channels to the end.",
+                f"axis={self.axis!r} of samples of shape {shape}.",
+                "leave it out; x.transpose(0, 2, 3, 1) brings the channels to the end.",
             )  # fmt: skip
         groups = shape[-1] if self.groups == -1 else self.groups
         if shape[-1] % groups:
