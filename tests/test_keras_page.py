@@ -20,6 +20,7 @@ from minicnn.layers import (
     Dense,
     Dropout,
     Flatten,
+    GroupNormalization,
     Input,
     Layer,
     LayerNormalization,
@@ -167,6 +168,11 @@ def another_size():
     model = Sequential([Flatten()])
     assert model.predict(X.reshape(12, 2, 2), verbose=0).shape == (12, 4)
     refused(lambda: model.predict(X.reshape(6, 4, 2), verbose=0), "samples do not fit")
+
+
+def other_norm_axes():
+    for layer in (LayerNormalization(axis=1), GroupNormalization(2, axis=1)):
+        refused(lambda layer=layer: layer(IMAGES), "leave it out")
 
 
 def norm_axis():
@@ -342,6 +348,7 @@ CASES = {
     "`Dropout(noise_shape=(32, 1, 1, 16))`": fixed_noise,
     "`Softmax(axis=0)` in a network": softmax_over_samples,
     "`BatchNormalization(axis=1)` on images": norm_axis,
+    "`LayerNormalization(axis=1)`, `GroupNormalization(axis=1)` on images": other_norm_axes,
     "`layer.kernel` is a variable": arrays_as_weights,
     "`layer.output_shape` of a layer is a tuple": output_shape,
     "the first `Dense` is `dense`": first_dense,
