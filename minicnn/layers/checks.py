@@ -91,6 +91,13 @@ def window_output(
     if min(out) < 1:
         kh, kw = ((k - 1) * d + 1 for k, d in zip(pair(window), pair(dilation), strict=True))
         spaced = "" if pair(dilation) == (1, 1) else f" with dilation {dilation}"
+        if type(layer).__name__.endswith("1D"):
+            raise InputError(
+                layer.name, "the sequence has become too short.",
+                f"a sequence of at least {kw} steps, the length of the window{spaced} (padding={padding!r}).",
+                f"{shape[1]} steps.",
+                'use longer sequences, fewer pooling layers, a smaller window, or padding="same".',
+            )  # fmt: skip
         raise InputError(
             layer.name,
             "the image has become too small.",
