@@ -118,6 +118,9 @@ def test_convolution(cupy, shape, size, geometry, dtype):
         ((1, 6, 5, 2), 3, {"padding": "same", "stride": 2}),
         ((1, 5, 4, 1), (2, 3), {"padding": ((0, 1), (2, 0)), "stride": 1}),
         ((1, 18, 17, 1), 17, {"stride": 1}),  # 289 places in a window: more than a byte can name
+        ((1, 18, 17, 4), 17, {"stride": 1}),  # of four channels at once
+        ((2, 6, 7, 8), 3, {"stride": 2}),
+        ((1, 5, 7, 4), 2, {"padding": "same"}),
     ],
 )
 def test_max_pooling(cupy, shape, size, geometry, dtype):
@@ -1011,8 +1014,8 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.NEEDS_NVR
 @pytest.mark.parametrize("file", FILES)
 def test_nvrtc_has_nothing_to_say(file, architecture):
     """No warning, and registers for everything: what spills over goes to memory."""
-    for pack in False, True:
-        said = nvrtc.compiled(launch.source(file, np.float32, pack=pack), architecture, "CUBIN")[1]
+    for variant in {}, {"pack": True}, {"pack": True, "winner": np.uint16, "small": False}:
+        said = nvrtc.compiled(launch.source(file, np.float32, **variant), architecture, "CUBIN")[1]
         assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
         lines = [line for line in said.splitlines() if line.strip()]
         assert all(re.match(r"ptxas info|ptxas  |\s*\d+ bytes", line) for line in lines), said
