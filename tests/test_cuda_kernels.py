@@ -38,7 +38,7 @@ from helpers import (
 from minicnn import kernels, optimizers
 from minicnn.constraints import MaxNorm, constrain
 from minicnn.kernels import cuda, reference
-from minicnn.kernels.cuda import convolution, launch, step
+from minicnn.kernels.cuda import convolution, launch, norm, step
 from minicnn.kernels.sums import column_sums
 from minicnn.layers import Conv2D, Dense
 from minicnn.layers.base import Context
@@ -554,6 +554,18 @@ def test_large_arrays_are_counted_in_64_bits(cupy, monkeypatch):
     monkeypatch.setattr(launch, "_built", lambda xp, f, n, d, small, *rest: built(xp, f, n, d, False, *rest))
     assert launch.kernel_for(cupy, "windows", "im2col", x.dtype, 7).head[1].count(np.int64) == 1
     np.testing.assert_array_equal(kernels.im2col(x, 3).get(), expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("limit", ["MAX_PARTIAL", "MAX_ARRIVALS"])
+def test_sums_that_need_more_than_the_workspace(cupy, limit, monkeypatch):
+    x = cupy.asarray(random((700, 36), 1, np.float32))
+    expected = column_sums(x).get()
+    monkeypatch.setattr(norm, limit, 1)
+    np.testing.assert_array_equal(column_sums(x).get(), expected)
+    kept = cuda.workspace(cupy)
+    assert all(a is b for a, b in zip(kept, cuda.workspace(cupy, 1, 1), strict=True))
+    assert not kept[1].get().any()
 
 
 @needs_compiler

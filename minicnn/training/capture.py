@@ -103,7 +103,7 @@ class Capture:
         # What is free in a pool when it ends, CuPy would not give back.
         weakref.finalize(self, self.pool.free_all_blocks).atexit = False
         with self.stream:
-            cuda.arrivals(cupy)  # is made once for each stream, so not by what is captured
+            cuda.workspace(cupy)  # is made once for each stream, so not by what is captured
             self.words_there = cupy.zeros(MAX_WORDS, np.uint64)
         self.parts: list[Callable[[], Any]] = []
         self._words: list[Callable[[], Sequence[int]]] = []

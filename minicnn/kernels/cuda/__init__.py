@@ -24,7 +24,6 @@ from minicnn.kernels.cuda.elementwise import (
     relu_forward,
 )
 from minicnn.kernels.cuda.norm import (
-    arrivals,
     batchnorm_forward,
     column_sums,
     input_gradient,
@@ -33,6 +32,7 @@ from minicnn.kernels.cuda.norm import (
     parameter_gradients,
     relu_backward_sums,
     statistics,
+    workspace,
 )
 from minicnn.kernels.cuda.softmax import softmax_cross_entropy_backward, softmax_cross_entropy_forward, softmax_forward
 from minicnn.kernels.cuda.step import fused_step
@@ -47,7 +47,6 @@ from minicnn.kernels.cuda.windows import (
 
 __all__ = [
     "Mask",
-    "arrivals",
     "batchnorm_forward",
     "bias_relu",
     "bias_relu_dropout",
@@ -80,4 +79,5 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "softmax_forward",
     "statistics",
+    "workspace",
 ]

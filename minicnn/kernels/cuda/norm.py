@@ -13,10 +13,10 @@ THREADS, COLUMNS = 256, 32  # of a block, see norm.cu
 # Where blocks leave sums: rows of a block, at least, and blocks, at most. Fewer rows would make more parts to add up,
 # more would leave processors idle. Where they leave none: rows of a thread.
 ROWS_A_PART, MAX_PARTS, ROWS_A_THREAD = 256, 512, 4
-COUNTS = 4096  # of `arrivals`: enough for 131,072 columns
+MAX_PARTIAL, MAX_ARRIVALS = 1 << 19, 4096  # of the workspace: 4 MB, and enough for 131,072 columns
 
-# (CuPy, device, stream) -> arrivals: kernels of one stream run one after another
-_arrivals: dict[tuple[Any, int, int], Array] = {}
+# (CuPy, device, stream) -> (partial, arrivals): kernels of one stream run one after another
+_workspaces: dict[tuple[Any, int, int], tuple[Array, Array]] = {}
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -40,9 +40,9 @@ def _sums(name: str, sums: int, x: Array, results: tuple[Any, ...], inputs: tupl
     # Not where the arrays lie decides: the order of a sum may not depend on that.
     rows, width = x.size // c, WIDTH if c % WIDTH == 0 and x.dtype == np.float32 else 1
     blocks = -(-c // COLUMNS), max(1, min(MAX_PARTS, -(-rows // ROWS_A_PART)))
-    partial, counts = xp.empty((sums, blocks[1], c), np.float64), arrivals(xp, blocks[0])
+    work = workspace(xp, sums * blocks[1] * c, blocks[0])
     kernel = _kernel(name, x, width)
-    kernel(blocks, (THREADS,), *results, partial, counts, *_like(x, *inputs), *numbers, rows, c // width)
+    kernel(blocks, (THREADS,), *results, *work, *_like(x, *inputs), *numbers, rows, c // width)
 
 
 def _rows(name: str, y: Array, inputs: tuple[Array, ...], *numbers: float) -> None:
@@ -54,14 +54,17 @@ def _rows(name: str, y: Array, inputs: tuple[Array, ...], *numbers: float) -> No
     _kernel(name, y, width)(blocks, (THREADS,), y, *inputs, *numbers, rows, c // width)
 
 
-def arrivals(xp: Any, count: int = COUNTS) -> Array:
-    """The counts of norm.cu for the current stream, 0 each: at least `count`. No kernel leaves them otherwise."""
-    if count > COUNTS:
-        return xp.zeros(count, np.uint32)
+def workspace(xp: Any, numbers: int = 0, columns: int = 0) -> tuple[Array, Array]:
+    """(partial, arrivals) of norm.cu for the current stream, at least so long; arrivals are 0.
+
+    It is made once, since no kernel leaves other arrivals than 0, and what is in partial nobody needs afterwards.
+    """
+    if numbers > MAX_PARTIAL or columns > MAX_ARRIVALS:
+        return xp.empty(numbers, np.float64), xp.zeros(columns, np.uint32)
     key = xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr
-    if key not in _arrivals:
-        _arrivals[key] = xp.zeros(COUNTS, np.uint32)
-    return _arrivals[key]
+    if key not in _workspaces:
+        _workspaces[key] = xp.empty(MAX_PARTIAL, np.float64), xp.zeros(MAX_ARRIVALS, np.uint32)
+    return _workspaces[key]
 
 
 def batchnorm_forward(

@@ -33,7 +33,7 @@ def im2col_tiles(
     step = max(1, COLS_BYTES // max(1, oh * ow * kh * kw * c * x.itemsize))
     for first in range(0, n, step):
         images = slice(first, min(first + step, n))
-        yield (images, slice(0, oh)), _rows(x[images], windows)
+        yield (images, slice(0, oh)), _rows(x if step >= n else x[images], windows)
 
 
 def _rows(x: Array, windows: Windows) -> Array:
