@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py                    the CIFAR-10 network, on all cores
     python benchmarks/scaling.py --device gpu       on the GPU; launch and device time apart
-    python benchmarks/scaling.py --ranks 1,2        ranks that mpiexec starts against threads: scaling_ranks.py
+    python benchmarks/scaling.py --ranks 1,2        ranks that mpiexec starts against one fit: scaling_ranks.py
     python benchmarks/scaling.py --quick            only to see that it works: a few seconds
 
 A step of twice as many samples, or pixels, should take twice as long: a straight line, whose R² is printed. And n
@@ -180,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cores(), help="the most: 1, 2, … up to it (all cores)")
     parser.add_argument("--seconds", type=float, default=40.0, help="for each of the three curves, about")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--ranks", help="numbers of ranks, such as 1,2; each against as many threads of one process")
+    parser.add_argument("--ranks", help="numbers of ranks, such as 1,2; each against one fit on as many cores")
     parser.add_argument("--quick", action="store_true", help="few samples, one round: no times to rely on")
     parser.add_argument("--output", help="the record (results/scaling.json; with --quick none)")
     args = parser.parse_args()
