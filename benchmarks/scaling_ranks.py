@@ -1,7 +1,7 @@
 """`python benchmarks/scaling.py --ranks 1,2`: several ranks against as many cores of one fit, and a forecast.
 
-Each number of ranks k is run twice on this machine: as k ranks of one thread, and as one `fit` on k cores, in threads or
-processes as it likes. They take turns, each in processes of its own. What goes over the network in a step is counted, and timed by itself. From
+Each number of ranks k is run twice on this machine: as k ranks of one thread, and as one `fit` on k cores. They take
+turns, each in processes of its own. What goes over the network in a step is counted, and timed by itself. From
 that, and from what a network can do, a model says what 2 to 64 machines would gain.
 
     a step of k ranks = compute / k + fixed + messages(k)                       fixed: what a batch of 0 would take
@@ -102,7 +102,7 @@ def side(name: str, ranks: int, threads: int, quick: bool) -> dict[str, Any]:
 
 
 def compare(name: str, counts: list[int], quick: bool, rounds: int) -> list[dict[str, Any]]:
-    """For each number of ranks: ms a step of so many ranks, and of one fit on so many cores; the median of all rounds."""
+    """For each number of ranks: ms a step of so many, and of one fit on so many cores; the median of all rounds."""
     sides = {(k, 1): [] for k in counts} | {(1, k): [] for k in counts}
     for _ in range(1 if quick else rounds):
         for (ranks, threads), found in sides.items():
