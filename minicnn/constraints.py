@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from minicnn.arguments import in_words
 from minicnn.backend import Array, xp_of
 from minicnn.errors import InputError
 from minicnn.kernels import cuda
@@ -23,6 +24,7 @@ class Constraint(Configured):
         raise NotImplementedError(f"{type(self).__name__} must implement __call__(w)")
 
 
+@in_words
 def constrain(w: Array, constraint: Callable[[Array], Array]) -> None:
     """Change w itself to what the constraint makes of it."""
     if type(constraint) is MaxNorm and w.flags.c_contiguous and constraint.has_kernel(w):

@@ -826,7 +826,8 @@ function updateSteps(l, name, index) {
   if (!o || rec === undefined) return steps;
   if (a === undefined) return [{ name: label, text: "frozen (trainable is False): unchanged", value: p, rec }];
   const decay = o.decay?.[`${L[uses(l)[0]].key}/${name}`];
-  const config = { ...o.config, weight_decay: decay ?? o.config.weight_decay }, reg = option(l, name, "regularizer"), lr = num(o.learning_rate);
+  const config = { ...o.config, weight_decay: decay ?? o.config.weight_decay };
+  const reg = option(l, name, "regularizer"), lr = num(o.learning_rate);
   let applied = g, text = each.map((v, k) => (k ? signed(v) : fmt(v))).join(" "), sure = true;
   if (reg) {
     const l2 = num(reg.config?.l2) || 0, l1 = num(reg.config?.l1) || 0;
