@@ -17,7 +17,7 @@ from minicnn import utils
 from minicnn.errors import BrokenFileError, InputError
 from minicnn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from minicnn.models import Sequential
-from minicnn.saving import keras_weights
+from minicnn.saving import hdf5, keras_weights
 
 h5py = pytest.importorskip("h5py", reason='Keras\' files are read with h5py: python -m pip install ".[keras]"')
 
@@ -191,12 +191,14 @@ def test_an_inner_model_of_an_older_file_in_either_order(tmp_path, frozen):
 
 def test_half_precision_and_double_are_read_too(tmp_path):
     w, b = arrays((4, 2), (2,))
-    weights = [("d/kernel:0", w.astype(np.float16)), ("d/bias:0", b.astype(">f8"))]
+    weights = [("d/kernel:0", w.astype(">f2")), ("d/bias:0", b.astype(">f8"))]
     model = Sequential([Input((4,)), Dense(2)])
     model.load_weights(older(tmp_path / "m.h5", {"d": weights}))
     assert [p.dtype for p in model.get_weights()] == [np.float32] * 2
     np.testing.assert_array_equal(model.layers[0].params["w"], w.astype(np.float16))
     np.testing.assert_array_equal(model.layers[0].params["b"], b)
+    weights[0] = ("d/kernel:0", w.astype("<f2"))
+    check_refused(model, older(tmp_path / "mixed.h5", {"d": weights}), "in another byte order than those before")
 
 
 # ---- by name, and what does not fit ----------------------------------------------------------------------------------
@@ -420,6 +422,31 @@ def test_flipped_bytes_give_an_error_that_explains_or_nothing(suffix, tmp_path):
             refused += 1
             assert all(map(np.array_equal, before, model.get_weights()))
     assert refused > 0
+
+
+def test_a_flipped_bit_in_what_says_how_numbers_are_written_gives_no_others(tmp_path, monkeypatch):
+    """HDF5 of this kind has no checksums; mantissas of another length, and others' numbers, were taken in silence."""
+    monkeypatch.setattr(hdf5, "_probe", lambda *_: None)  # of which none of these files needs the protection
+    model, path = network(), tmp_path / "net.h5"
+    whole = (FIXTURES / "keras_net.h5").read_bytes()
+    model.load_weights(FIXTURES / "keras_net.h5")
+    weights = model.get_weights()
+    with h5py.File(FIXTURES / "keras_net.h5") as file:
+        data = file["batch_normalization_2/sequential/batch_normalization_2/beta"]
+        head, numbers = h5py.h5o.get_info(data.id).addr, data.id.get_offset()
+    address = whole.index(numbers.to_bytes(8, "little"), head)
+    places = [(head + k, bit) for k in range(56, 92) for bit in range(8)]
+    refused = 0
+    for place, bit in [*places, *((address, bit) for bit in range(6))]:  # where others' numbers lie, too
+        broken = bytearray(whole)
+        broken[place] ^= 1 << bit
+        path.write_bytes(broken)
+        try:
+            model.load_weights(path)
+        except BrokenFileError:
+            refused += 1
+        assert all(map(np.array_equal, model.get_weights(), weights)), (place - head, bit)
+    assert refused > 100
 
 
 def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path):

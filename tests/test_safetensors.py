@@ -291,6 +291,22 @@ def test_hostile_files_are_refused_with_a_reason(name, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+def test_a_flipped_bit_before_the_numbers_is_refused_and_one_in_them_changes_that_number_alone(tmp_path):
+    model, path = network(), tmp_path / "net.safetensors"
+    whole = file_of(of_model(model), path).read_bytes()
+    weights = model.get_weights()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(start):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(BrokenFileError):
+            model.load_weights(path)
+    assert all(map(np.array_equal, model.get_weights(), weights))
+    path.write_bytes(whole[: start + 4] + bytes([whole[start + 4] ^ 1]) + whole[start + 5 :])
+    model.load_weights(path)
+    changed = [one != two for one, two in zip(model.get_weights(), weights, strict=True)]
+    assert sum(int(places.sum()) for places in changed) == 1
+
+
 def test_nan_and_whole_numbers_are_refused(tmp_path):
     arrays = of_model(network())
     arrays["even/beta"] = np.full(4, np.nan, np.float32)

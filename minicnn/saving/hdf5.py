@@ -11,6 +11,7 @@ import io
 import os
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,9 @@ class File:
 
     def __init__(self, filepath: Any, root: Any):
         self.filepath, self.root, self.size = filepath, root, os.stat(filepath).st_size
+        self._heads: list[int] = []  # where the file says what a group or data set is
+        self._taken: list[tuple[int, int, int]] = []  # (begin, end, head) of the numbers that were read, in order
+        self._native: bool | None = None  # the byte order of the first ones
 
     def child(self, group: Any, path: str) -> Any:
         """What a path inside a group leads to; every step of it must lie in this very file."""
@@ -121,6 +125,7 @@ class File:
         problem = (
             "a group" if not isinstance(data, h5py.Dataset)
             else f"numbers of type {data.dtype}" if data.dtype.kind != "f" and not _is_count(data)
+            else f"a form of {data.dtype} that no processor has" if not _is_usual(data)
             else "numbers in another file" if data.external or data.is_virtual
             else "numbers in compressed pieces" if data.chunks is not None
             else None
@@ -130,13 +135,45 @@ class File:
                 f"{path} in it cannot be read.", "floating-point numbers, in one piece, in this file.", f"{problem}.",
                 "save it with Keras again, or rewrite it with `h5repack -l CONTI`.",
             )  # fmt: skip
+        self._check_place(data, path)
         array = np.empty(data.shape, data.dtype.newbyteorder("="))
         if array.size:
             data.read_direct(array)
         return array
 
+    def _check_place(self, data: Any, path: str) -> None:
+        """Old HDF5 has no checksums. A flipped bit in an address, or in the byte order, is told by the others."""
+        import h5py
+
+        if self._native is None:
+            self.root.visititems(lambda _, item: self._heads.append(h5py.h5o.get_info(item.id).addr))
+            self._heads.sort()
+            self._native = data.dtype.isnative
+        offset, head = data.id.get_offset(), h5py.h5o.get_info(data.id).addr
+        begin, end = (0, 0) if offset is None else (offset, offset + data.id.get_storage_size())
+        i, k = bisect_left(self._heads, begin), bisect_left(self._taken, (begin, end, head))
+        neighbours = [taken for taken in self._taken[max(0, k - 1) : k + 1] if taken[2] != head]
+        shared = any(begin < other_end and other_begin < end for other_begin, other_end, _ in neighbours)
+        shared = shared or any(head < end for head in self._heads[i : i + 1])
+        problem = (
+            "numbers where other things lie" if begin < end and shared
+            else "numbers in another byte order than those before" if data.dtype.isnative != self._native
+            else None
+        )  # fmt: skip
+        if problem:
+            raise self.broken(f"the description of {path} in it is damaged.", "a file that Keras wrote.", f"{problem}.")
+        if begin < end:
+            self._taken.insert(k, (begin, end, head))
+
     def broken(self, problem: str, expected: str, received: str, fix: str = _AGAIN) -> BrokenFileError:
         return BrokenFileError(self.filepath, problem, expected, received, fix)
+
+
+def _is_usual(data: Any) -> bool:
+    """Whether its numbers are made as NumPy would write them: a flipped bit can move the exponent, for one."""
+    import h5py
+
+    return bool(data.id.get_type().equal(h5py.h5t.py_create(data.dtype)))
 
 
 def _is_count(data: Any) -> bool:
