@@ -160,7 +160,7 @@ def axes_of(where: str, axes: Sequence[int], ndim: int) -> list[int]:
 
 
 def _turned(name: str, function: Callable[..., Array], *arrays: Array, axis: tuple[int, ...]) -> Array:
-    xp, last = xp_of(arrays[0]), range(-len(axis), 0)
+    xp, last = xp_of(arrays[0]), tuple(range(-len(axis), 0))
     axes = axes_of(name, axis, arrays[0].ndim)
     moved = [xp.moveaxis(a, axes, last) for a in arrays]
     shape = moved[0].shape
