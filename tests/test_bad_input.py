@@ -519,3 +519,20 @@ def test_layers_of_images_on_other_shapes():
     refused(
         lambda: Sequential([Input((8, 8, 1)), Flatten(), Conv2D(4, 3)]), "conv2d_1", "before Flatten", "flatten_1 64"
     )
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy"])
+def test_the_softmax_of_a_single_output_warns(loss):
+    model = Sequential([Input((3,)), Dense(1, activation="softmax")])
+    model.compile("sgd", loss)
+    with pytest.warns(UserWarning, match="one output, which is always 1"):
+        model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0)
+
+
+def test_the_path_of_a_picture_in_the_place_of_its_pixels():
+    """The error spoke of class numbers."""
+    model = Sequential([Input((3,)), Dense(2)])
+    with pytest.raises(InputError, match=r"(?s)x: these are not numbers.*img_to_array"):
+        model.predict("cat.jpg")
+    with pytest.raises(InputError, match="Received: None"):
+        model.predict(None)

@@ -349,7 +349,7 @@ def class_folders(directory: str, class_names: Sequence[str] | None = None) -> l
         loose = len(list_images(directory))
         raise InputError(
             directory, "there are no class folders in it.", "a folder for each class, as cats/tom.jpg.",
-            f"{loose} images and no folders." if loose else "an empty folder.",
+            f"{loose} image{'s' * (loose != 1)} and no folders." if loose else "an empty folder.",
             "move the images of each class into a folder of its name; or pass labels=None: images without classes.",
         )  # fmt: skip
     if class_names is None:

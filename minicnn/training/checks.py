@@ -51,6 +51,12 @@ def warn_unless_probabilities(loss: Loss, layers: Sequence[Layer], stacklevel: i
             f'activation="{wanted}", or compile with loss=minicnn.losses.{kind}(from_logits=True).',
             stacklevel=stacklevel,
         )
+    elif name == "softmax" and getattr(last, "units", getattr(last, "filters", 0)) == 1:
+        warnings.warn(
+            f"the softmax of {last.name} has one output, which is always 1: nothing can be learned. For two classes "
+            'use activation="sigmoid" and loss="binary_crossentropy"; for K of them K units.',
+            stacklevel=stacklevel,
+        )
     elif name == "softmax" and isinstance(loss, BinaryCrossentropy):
         warnings.warn(
             f"{kind} judges each output of {last.name} alone, but its softmax makes one choice of all of them: "
@@ -95,11 +101,13 @@ def check_array(name: str, array: Any) -> np.ndarray:
         array = _of_objects(name, array)
     if array.dtype.kind not in "buif":
         fix = "convert them to numbers first."
-        if array.dtype.kind in "US":
+        if array.dtype.kind in "US" and array.ndim == 0:
+            fix = "of a picture's file: minicnn.preprocessing.image.img_to_array(load_img(path)) has its pixels."
+        elif array.dtype.kind in "US":
             fix = f"number the classes: names, numbers = np.unique({name}, return_inverse=True)."
         received = f"dtype {array.dtype}, shape {array.shape}"
         if array.ndim == 0 and array.dtype == object:
-            received = f"an object of type {type(array.item()).__name__}"
+            received = "None" if array.item() is None else f"an object of type {type(array.item()).__name__}"
         raise InputError(name, "these are not numbers.", "an array of numbers.", f"{received}.", fix)
     if array.ndim == 0:
         raise InputError(
