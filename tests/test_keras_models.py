@@ -29,7 +29,9 @@ from minicnn.layers import (
     LeakyReLU,
     MaxPooling2D,
     Multiply,
+    Normalization,
     ReLU,
+    Softmax,
 )
 from minicnn.losses import CategoricalCrossentropy
 from minicnn.models import Model, Sequential, load_model
@@ -419,6 +421,16 @@ def test_a_normalization_counts_in_whole_numbers(tmp_path):
     x = numbers(5, 3)
     y = (x - weights["l0"]["mean"]) / np.sqrt(weights["l0"]["variance"])
     np.testing.assert_allclose(load_model(path).predict(x, verbose=0), y, rtol=1e-5)
+
+
+def test_softmax_over_several_axes_and_what_was_given_to_a_normalization_go_through_a_file(tmp_path):
+    given = Normalization(mean=[0.5, 1.0], variance=[2.0, 3.0])
+    model, x = Sequential([Input((3, 4, 2)), given, Softmax((1, 2)), Softmax([1, -1])]), numbers(5, 3, 4, 2)
+    for name in ("m.keras", "m.zip"):
+        model.save(tmp_path / name)
+        again = load_model(tmp_path / name)
+        np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+        np.testing.assert_array_equal(again.layers[0].mean.ravel(), [0.5, 1])
 
 
 def test_normalisations_of_groups(tmp_path):
