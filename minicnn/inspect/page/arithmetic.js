@@ -849,8 +849,10 @@ function updateSteps(l, name, index) {
   }
   const slots = {}, names = Object.keys(L[l].t).filter((key) => key.startsWith(`s/${name}/`));
   for (const key of names) slots[key.split("/")[2]] = T(l, key).get(...index);
-  const whole = o.class_name === "Muon" && index.length > 1; // it moves a kernel as one matrix: see Python's explain
+  const whole = o.class_name === "Muon" && index.length > 1; // it moves a kernel as one matrix
   const r = whole ? null : rule(o.class_name, config, slots, p, a, lr, o.iterations + 1);
+  if (whole) return [...steps, { name: label, text: `Muon moves the kernel as one matrix: recorded; in Python, ` +
+    `t.explain("${L[uses(l)[0]].key}", "update:${name}", (${index.join(", ")})) shows how`, rec }];
   if (!r) return [...steps, { name: label, text: `${o.class_name}: recorded; this page does not know the rule, or ` +
     `one of its options`, rec }];
   for (const key of Object.keys(r.slots)) {
