@@ -270,6 +270,13 @@ def test_nan_ends_the_fit_as_ever():
         np.testing.assert_array_equal(a, b)
 
 
+def test_dense_networks_stay_with_threads():
+    def make():
+        return compiled(Sequential([Input((6, 6, 1)), Flatten(), Dense(9, "relu"), Dense(3, activation="softmax")]))
+
+    assert_same_bits(make, forked=False)
+
+
 def test_a_short_fit_forks_nothing(monkeypatch):
     monkeypatch.setattr(processes, "MIN_STEPS", 20)
     assert set(trained(network, True)[2]) == {0}
@@ -305,6 +312,22 @@ def test_no_fork_to_be_had(monkeypatch):
     with pytest.warns(RuntimeWarning, match="could not be started"):
         found = trained(network, True)
     assert found[0] == trained(network, False)[0]
+
+
+def test_no_file_to_be_had(monkeypatch):
+    pipe, opened = os.pipe, []
+
+    def few():
+        if len(opened) == 12:
+            raise OSError(24, "Too many open files")
+        opened.extend(pipe())
+        return tuple(opened[-2:])
+
+    monkeypatch.setattr(os, "pipe", few)
+    with pytest.warns(RuntimeWarning, match="could not be started"):
+        found = trained(network, True)
+    assert found[0] == trained(network, False)[0]
+    assert not any(Path(f"/proc/self/fd/{end}").exists() for end in opened)
 
 
 @pytest.mark.parametrize("shard", [0, 1])

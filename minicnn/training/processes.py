@@ -41,6 +41,7 @@ from minicnn.layers.network import Network
 from minicnn.metrics.base import FunctionMetric
 from minicnn.training.pipes import LostError, Pipe
 from minicnn.training.plan import is_wanted
+from minicnn.training.shards import is_dense
 from minicnn.training.step import Batch, Share, shard_gradients
 
 # A fork, and the memory that each process must first get, cost about as much as they save in so many steps.
@@ -81,9 +82,12 @@ class Processes:
 
     @classmethod
     def for_fit(cls, model: Any, shards: int, steps: float, ranks: int) -> Processes | None:
-        """Those for a fit of so many steps; None where threads are to do it."""
+        """Those for a fit of so many steps; None where threads are to do it.
+
+        Dense layers have so many weights for what they compute that to copy weights and gradients would cost more.
+        """
         able = sys.platform == "linux" and model.device == "cpu" and ranks == 1
-        if not (_wanted and able and shards > 1 and steps >= MIN_STEPS):
+        if not (_wanted and able and shards > 1 and steps >= MIN_STEPS) or (model.built and is_dense(model)):
             return None
         parts = [model.loss, *model.metrics, *(node.layer for node in model.nodes)]
         return cls(model, shards) if all(map(_is_ours, parts)) else None
@@ -174,7 +178,8 @@ class Processes:
             self.grads = [[(i, name, share.like(p)) for i, name, p in learned] for _ in range(1, self.n)]
             # Of one meeting and the next: the slots of the one are read while those of the other are being written.
             self.slots = [[share.like(slot) for _ in range(self.n)] for _ in range(2)]
-            self.pipes = [Pipe(self._look) for _ in range(4 * self.n)]
+            for _ in range(4 * self.n):  # one by one: if there is no file left, `close` must know of those before
+                self.pipes.append(Pipe(self._look))
             self.orders, self.results, *self.bells = (self.pipes[i :: 4] for i in range(4))
             for k in range(1, self.n):
                 with warnings.catch_warnings():  # "this process is multi-threaded": what a child runs takes no lock

@@ -83,6 +83,11 @@ def split(samples: int, shards: int) -> list[slice]:
     return [slice(k * samples // shards, (k + 1) * samples // shards) for k in range(shards)]
 
 
+def is_dense(model: Any) -> bool:
+    """Whether a sample meets most weights once, as in dense layers; a convolution uses each of its own many times."""
+    return model.macs(model.sample_shape) <= 2 * model.count_params()
+
+
 class AllReduce:
     """The sum of an array over n threads: each brings its part, all receive the same total.
 
@@ -142,9 +147,8 @@ class Workers:
         shards = shards_for(batch_size, macs)
         if batch_size == 1 and macs >= MIN_MACS_PER_SHARD:
             return cls(1, 1, threads)
-        params = model.count_params()
-        many = params >= MIN_PARAMS_TO_SHARE
-        if many and shards > 1 and batch_size <= MAX_BATCH_OF_WEIGHTS and macs <= 2 * params:
+        many = model.count_params() >= MIN_PARAMS_TO_SHARE
+        if many and shards > 1 and batch_size <= MAX_BATCH_OF_WEIGHTS and is_dense(model):
             return cls(threads, 1)
         return cls(threads if shards > 1 or many else 1, shards)
 
