@@ -66,7 +66,8 @@ FAMILIES = {
 }  # fmt: skip
 # What stays Keras': the tests' tools.
 TOOLS = (
-    "backend", "ops", "random", "testing", "tree", "utils.io_utils", "utils.module_utils",
+    "backend", "dtype_policies", "ops", "random", "testing", "tree", "utils.file_utils", "utils.io_utils",
+    "utils.module_utils",
 )  # fmt: skip
 
 
@@ -86,7 +87,9 @@ class _NotHere:
 class Missing:
     """Something minicnn does not have. Outside of a case, in a table of parameters, it may be called and passed on."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: Any):
+        if "_name" in vars(self):  # as the base class's constructor of a test's class
+            raise used(self._name)
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
@@ -190,8 +193,10 @@ class TestCase(testing.TestCase):
         super().__init_subclass__(**kwargs)
         cls.__test__ = True
 
-    def assertRaisesRegex(self, expected: Any, regex: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        return self.assertRaises(expected, *args, **kwargs)  # noqa: PT027
+    def assertRaisesRegex(  # noqa: N802
+        self, expected_exception: Any, expected_regex: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        return self.assertRaises(expected_exception, *args, **kwargs)  # noqa: PT027
 
     def run_class_serialization_test(self, instance: Any, custom_objects: Any = None) -> Any:
         """get_config goes through JSON, and from_config makes an equal object of it."""
@@ -211,10 +216,58 @@ class _Testing:
         return getattr(testing, name)
 
 
+class ExampleModel(minicnn.Sequential):
+    """The model of most cases of trainer_test.py."""
+
+    def __init__(self, units: int):
+        super().__init__([minicnn.layers.Dense(units, use_bias=False, kernel_initializer="ones")])
+
+
+class Trainer(_NotHere):
+    """The half of a model in trainer_test.py; the other half is a layer with call()."""
+
+    _name = "a model with call()"
+
+
+def input_of_any_batch(shape: Any = None, batch_size: int | None = None, **named: Any) -> Any:
+    """Input without batch_size: in Keras, too, another number of samples may come."""
+    return minicnn.Input(shape, **named)
+
+
+OWN: dict[str, Any] = {}  # the tests' own classes, by name
+
+
+def register(package: str = "Custom", name: str | None = None) -> Any:
+    """A decorator in place of register_keras_serializable; minicnn takes these classes as custom_objects."""
+
+    def remember(thing: Any) -> Any:
+        OWN[name or thing.__name__] = thing
+        return thing
+
+    return remember
+
+
+def load_model(path: Any, custom_objects: Any = None, **named: Any) -> Any:
+    return minicnn.load_model(path, {**OWN, **(custom_objects or {})}, **named)
+
+
 EXTRA: dict[str, Any] = {
+    "backend": _Backend(), "testing": _Testing(), "testing.test_case": _Testing(),
     "adapter.tf_data": Missing("layers within tf.data"), "adapter.grain": Missing("layers within grain"),
     "trainers.data_adapters.py_dataset_adapter.PyDataset": minicnn.utils.PyDataset,
-    "backend": _Backend(), "testing": _Testing(), "testing.test_case": _Testing()}
+    "adapter.ExampleModel": ExampleModel, "adapter.Trainer": Trainer,
+    "Input": input_of_any_batch, "layers.Input": input_of_any_batch,
+    "layers.core.input_layer.Input": input_of_any_batch,
+    "models.Functional": minicnn.Model, "models.functional.Functional": minicnn.Model, "Functional": minicnn.Model,
+}  # fmt: skip
+for module in ("saving", "saving.saving_lib", "saving.saving_api", "legacy.saving.legacy_h5_format", "models"):
+    EXTRA |= {
+        f"{module}.load_model": load_model, f"{module}.load_model_from_hdf5": load_model,
+        f"{module}.save_model": minicnn.Model.save, f"{module}.save_model_to_hdf5": minicnn.Model.save,
+        f"{module}.save_weights": minicnn.Model.save_weights, f"{module}.load_weights": minicnn.Model.load_weights,
+        f"{module}.register_keras_serializable": register,
+    }  # fmt: skip
+EXTRA["saving.object_registration.register_keras_serializable"] = register
 
 
 def skip_if_backend(*args: Any, **kwargs: Any) -> Any:
@@ -231,12 +284,18 @@ def _apply_gradients(self: Any, pairs: Any) -> None:
     for _, variable in pairs:
         if all(variable is not known for known in _variables(self)):
             _variables(self).append(variable)
-    keys = {id(v): (f"variable_{k}", v.name) for k, v in enumerate(_variables(self))}
+    keys = {id(v): _key(k, v) for k, v in enumerate(_variables(self))}
     params = {keys[id(v)]: np.array(v.value, v.dtype) for _, v in pairs}
     grads = {keys[id(v)]: [np.array(g, v.dtype)] for g, v in pairs}
     self.apply(params, grads)
     for _, variable in pairs:
         variable.assign(params[keys[id(variable)]])
+
+
+def _key(number: int, variable: Any) -> tuple[str, str]:
+    """The layer and name of "dense_1/kernel"; variables of no layer are numbered."""
+    layer, _, name = variable.path.rpartition("/")
+    return layer or f"variable_{number}", name or variable.name
 
 
 def _variables(optimizer: Any) -> list[Any]:
@@ -249,18 +308,41 @@ def _clip_gradients(self: Any, gradients: Any) -> list[Any]:
     return [shares[0] for shares in grads.values()]
 
 
+def _apply(apply: Any) -> Any:
+    """Keras' apply(gradients, variables), beside minicnn's."""
+
+    def call(self: Any, params: Any, grads: Any, workers: Any = None) -> None:
+        if isinstance(params, dict):
+            apply(self, params, grads, workers)
+        else:
+            _apply_gradients(self, zip(params, grads, strict=True))
+
+    return call
+
+
 def adapt_optimizers() -> None:
-    from minicnn.optimizers import Optimizer
+    """Keras' methods for minicnn's optimizers: the numbers are minicnn's."""
+    from minicnn.optimizers import MultiOptimizer, Optimizer
 
     made: Any = Optimizer
+    by_names = made.exclude_from_weight_decay
+
+    def exclude(self: Any, var_list: Any = None, var_names: Any = None) -> None:
+        known = len(_variables(self))
+        _variables(self).extend(var_list or [])
+        chosen = [f"^variable_{known + k}/" for k in range(len(var_list or []))]
+        by_names(self, var_names=[*(var_names or []), *chosen])
+
+    for kind in (Optimizer, MultiOptimizer):
+        kind.apply = _apply(kind.apply)  # type: ignore[method-assign]
     made.apply_gradients, made._clip_gradients = _apply_gradients, _clip_gradients
     made.build = lambda self, variables: _variables(self).extend(variables)
+    made.exclude_from_weight_decay = exclude
 
 
 # ---- pytest ----------------------------------------------------------------------------------------------------------
 
 CASES: list[dict[str, str]] = []
-
 
 def pytest_configure(config: Any) -> None:
     adapt_optimizers()
@@ -300,15 +382,26 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
         CASES.append({"file": file, "case": case, "kind": kind, "reason": reason})
 
 
-# What InputErrors say of what minicnn refuses wherever it occurs: a regular expression, the kind of the case, a reason.
+# What minicnn refuses wherever it occurs: what the InputError says, and what the case therefore needs.
 REFUSED = (
-    (r"(CenterCrop|Resizing|Random\w+) needs images.*samples of shape \(\d+, \d+\)\.", "purpose", "a batch axis"),
-    (r"the channels are the last axis", "purpose", "channels are the last axis"),
-    (r"data_format does not fit.*Received: 'channels_first'", "purpose", "channels_first is refused"),
-    (r"not the shape of a batch.*Received: .*, None", "purpose", "sizes are known before any work"),
-    (r"input_shape does not fit.*Received: \(.*None", "purpose", "sizes are known before any work"),
-    (r"a model has one input and one output", "purpose", "several inputs or outputs"),
-    (r"minicnn has no (\w+) here", "missing", r"\1"),
+    (r"minicnn has no dtype here", "dtypes"),
+    (r"minicnn has no (\w+) here", r"\1"),
+    (r"compile: (\w+) cannot be had", r"\1 of compile"),
+    (r"inputs and outputs are missing", "a model with call()"),
+    (r"build takes the shape of one sample and a generator", "a layer with call()"),
+    (r"Keras has no layer", "a layer of one's own in a file of Keras"),
+    (r"a model has one input and one output", "several inputs or outputs"),
+    (r"inputs is no symbolic value.*Received: (list|dict)", "several inputs or outputs"),
+    (r"no loss was given", "a model without a loss"),
+    (r"loss_scale_factor is not used here", "loss_scale_factor"),
+    (r"a symbolic value has no numbers yet", "operations on symbolic values"),
+    (r"input_shape does not fit.*Received: \(\)", "samples of a single number"),
+    (r"this is not the shape of a batch.*Received: .*, None", "sizes that are not known beforehand"),
+    (r"input_shape does not fit.*Received: \(.*None", "sizes that are not known beforehand"),
+    (r"(CenterCrop|Resizing|Random\w+) needs images.*samples of shape \(\d+, \d+\)", r"\1 of a single image"),
+    (r"the channels are the last axis", "channels_first"),
+    (r"data_format does not fit.*Received: 'channels_first'", "channels_first"),
+    (r"split_dataset: the parts are arrays", "preferred_backend of split_dataset"),
 )
 
 
@@ -321,14 +414,16 @@ def _judged(report: Any, error: Any) -> tuple[str, str]:
     if error is None:
         return ("pass", "") if Running.reached else ("internals", "does not reach anything of minicnn's")
     if isinstance(error, InputError):
-        for pattern, kind, why in REFUSED:
+        for pattern, needed in REFUSED:
             found = re.search(pattern, str(error), re.DOTALL)
             if found:
-                return kind, found.expand(why)
+                return ("internals" if needed == "dtypes" else "missing"), found.expand(needed)
     if isinstance(error, UnknownNameError):
-        return "missing", f"{error.received.rstrip('.')}, {error.where}"
-    if isinstance(error, NotImplementedError) and "must define forward" in str(error):
-        return "missing", "a layer with call()"
+        return "missing", f"{error.received.rstrip('.')[:60]}, {error.where}"
+    if isinstance(error, NotImplementedError):
+        for method, needed in (("forward", "a layer with call()"), ("values", "a loss with call()")):
+            if f"must define {method}" in str(error):
+                return "missing", needed
     if isinstance(error, AttributeError) and error.name:
         kind = error.obj if isinstance(error.obj, type) else type(error.obj)
         ours = any(base.__module__.split(".")[0] == "minicnn" for base in kind.__mro__)

@@ -171,6 +171,9 @@ class _Variable(np.ndarray):
     def assign(self, value: Any) -> None:
         self[...] = value
 
+    def numpy(self) -> np.ndarray:
+        return np.array(self)
+
 
 def _variable(array: property) -> property:
     def get(self: Any) -> Any:

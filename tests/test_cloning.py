@@ -8,6 +8,7 @@ import pytest
 from minicnn.errors import InputError
 from minicnn.layers import Add, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, Layer
 from minicnn.models import Model, Sequential, clone_model
+from minicnn.optimizers import SGD
 
 X = np.random.default_rng(0).random((4, 6, 6, 2)).astype("f")
 
@@ -56,6 +57,20 @@ def test_a_clone_computes_the_same_with_the_same_weights_and_shares_none(make):
     clone.fit(X, np.zeros((4, 2)), verbose=0)
     for old, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
+
+
+def test_the_clone_of_a_compiled_model_is_compiled_alike_and_has_an_optimizer_of_its_own():
+    """As in Keras 3.15; it had to be compiled again."""
+    model = chain()
+    model.compile(SGD(0.25, momentum=0.5), "mse", metrics=["mae"], weighted_metrics=["mse"])
+    model.fit(X, np.zeros((4, 2)), verbose=0)
+    clone = clone_model(model)
+    assert clone.compiled and clone.optimizer is not model.optimizer and clone.optimizer.iterations == 0
+    assert clone.optimizer.get_config() == model.optimizer.get_config() and not clone.optimizer.state
+    assert clone.metrics_names == model.metrics_names == ["loss", "mae", "mse"]
+    assert all(new is not old for new, old in zip(clone.metrics, model.metrics, strict=True))
+    assert set(clone.fit(X, np.zeros((4, 2)), verbose=0).history) == {"loss", "mae", "mse"}
+    assert not clone_model(chain()).compiled
 
 
 def test_a_layer_that_is_used_twice_stays_one():

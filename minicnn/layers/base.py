@@ -161,7 +161,8 @@ class Layer(Calls, Configured):
                     f"{shape!r}.", "for example (None, 28, 28, 1).",
                 )  # fmt: skip
         shapes: Any = [tuple(shape[1:]) for shape in several]
-        return (several[0][0], *self.output_shape(shapes if self.merges else shapes[0]))
+        samples = next((shape[0] for shape in several if shape[0] is not None), None)
+        return (samples, *self.output_shape(shapes if self.merges else shapes[0]))
 
     def forward(self, x: Array, ctx: Context) -> Array:
         """y from x, both with the batch axis first. Writes into ctx what backward needs."""

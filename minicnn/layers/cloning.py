@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from minicnn.arguments import in_words
@@ -21,7 +22,7 @@ def clone_model(
     call_function: Callable[..., SymbolicTensor] | None = None,
     recursive: bool = False,
 ) -> Any:
-    """A new, uncompiled model of the same architecture and names, whose weights are drawn anew.
+    """A new model of the same architecture and names, compiled alike, whose weights are drawn anew.
 
     input_tensors: a symbolic value on which to build it, else a new Input. clone_function(layer) gives the layer that
     takes a layer's place, itself for example; default: one of the same configuration. call_function(layer, x) calls
@@ -79,7 +80,16 @@ def clone_model(
     for note in ("class_names", "image_input"):
         if hasattr(model, note):
             setattr(new, note, getattr(model, note))
+    _compile_alike(new, model)
     return new
+
+
+def _compile_alike(new: Any, model: Any) -> None:
+    """With an optimizer of its own, which has made no step, and metrics of its own."""
+    if getattr(model, "compiled", False):
+        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        metrics, weighted = deepcopy((model.metric_names, model.weighted_metric_names))
+        new.compile(optimizer, deepcopy(model.loss), metrics=metrics, weighted_metrics=weighted)
 
 
 def _first(model: Network, given: Any) -> SymbolicTensor | None:
