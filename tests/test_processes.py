@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -149,6 +151,13 @@ def test_one_hot_targets_and_another_optimizer():
     assert_same_bits(make, y=utils.to_categorical(Y, 3))
 
 
+def doubled(x):
+    return 2 * x
+
+
+DOUBLED = Function("doubled", doubled, lambda dy, y: 2 * dy)
+
+
 class At(callbacks.Callback):
     """Does something before the n-th batch."""
 
@@ -175,6 +184,23 @@ def another_loss(model):
     model.compile("sgd", losses.SparseCategoricalCrossentropy(ignore_class=1), metrics=["accuracy"])
 
 
+def converted(how):
+    def do(model):
+        model.layers[5].params["w"] = how(model.layers[5].params["w"])
+
+    return do
+
+
+def test_a_list_of_the_loss_that_is_changed_in_place():
+    def make():
+        return compiled(network(), losses.CategoricalFocalCrossentropy(alpha=[0.2, 0.3, 0.5]), metrics=[])
+
+    def change(model):
+        model.loss.alpha[0] = 0.9
+
+    assert_same_bits(make, y=utils.to_categorical(Y, 3), calls=[lambda model: At(model, 5, change)])
+
+
 @pytest.mark.parametrize("do", [
     new_array,
     written_into,
@@ -186,9 +212,12 @@ def another_loss(model):
     lambda model: setattr(model.loss, "ignore_class", 1),
     lambda model: model.set_weights([w * 0.9 for w in model.get_weights()]),
     lambda model: minicnn.set_plan(False),
+    converted(np.asfortranarray),
+    converted(np.float64),
+    lambda model: setattr(model.layers[-1], "activation", DOUBLED),
 ], ids=[
     "new array", "written into", "another loss", "frozen", "frozen batch norm", "dropout", "learning rate", "loss",
-    "weights", "no plan",
+    "weights", "no plan", "Fortran's order", "float64", "own activation",
 ])  # fmt: skip
 def test_what_a_callback_changes_holds_from_the_next_step_on(do):
     try:
@@ -234,16 +263,19 @@ class OwnMetric(metrics.SparseCategoricalAccuracy):
     pass
 
 
-def doubled(x):
-    return 2 * x
+def with_own_method():
+    model = network()
+    model.layers[0].backward = model.layers[0].backward
+    return model
 
 
 @pytest.mark.parametrize("make", [
     lambda: network(Own()),
-    lambda: network(Activation(Function("doubled", doubled, lambda dy, y: 2 * dy))),
+    lambda: network(Activation(DOUBLED)),
+    with_own_method,
     lambda: compiled(network(), metrics=[OwnMetric()]),
     lambda: compiled(network(), metrics=[lambda y_true, y_pred: y_pred[:, 0]]),
-], ids=["layer", "activation", "metric", "function"])  # fmt: skip
+], ids=["layer", "activation", "method", "metric", "function"])  # fmt: skip
 def test_code_of_ones_own_runs_in_this_process(make):
     assert_same_bits(make, forked=False)
 
@@ -282,19 +314,35 @@ def test_a_short_fit_forks_nothing(monkeypatch):
     assert set(trained(network, True)[2]) == {0}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_costs_nothing_but_time(kind, monkeypatch):
+def test_a_process_that_is_killed_costs_nothing_but_time(monkeypatch):
     monkeypatch.setattr(pipes, "LOOK", 0.01)
     expected = trained(network, False)
-    with pytest.warns(RuntimeWarning, match=rf"killed by signal {int(kind)}.*goes on in threads"):
-        found = trained(network, True, calls=[lambda model: At(model, 4, lambda _: os.kill(children()[0], kind))])
+    kill = [lambda model: At(model, 4, lambda _: os.kill(children()[0], signal.SIGKILL))]
+    with pytest.warns(RuntimeWarning, match=r"killed by signal 9.*goes on in threads"):
+        found = trained(network, True, calls=kill)
     assert found[0] == expected[0] and all(map(np.array_equal, found[1], expected[1]))
     assert found[2][:2] == [1, 1] and found[2][-1] == 0
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_other_signals_are_the_affair_of_this_process(kind):
+    came = []
+    before = signal.signal(kind, lambda number, frame: came.append(os.getpid()))
+
+    def send(model):
+        for pid in (os.getpid(), *children()):
+            os.kill(pid, kind)
+
+    try:
+        assert trained(network, True, calls=[lambda model: At(model, 4, send)])[2][-1] == 1
+    finally:
+        signal.signal(kind, before)
+    assert came == [os.getpid()]
+
+
 def test_a_process_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(pipes, "LOOK", 0.01)
-    monkeypatch.setattr(pipes.Pipe.read, "__defaults__", (0.3,))
+    monkeypatch.setattr(processes, "PATIENCE", 0.3)
 
     def stop(model):
         os.kill(children()[0], signal.SIGSTOP)
@@ -328,6 +376,47 @@ def test_no_file_to_be_had(monkeypatch):
         found = trained(network, True)
     assert found[0] == trained(network, False)[0]
     assert not any(Path(f"/proc/self/fd/{end}").exists() for end in opened)
+
+
+def test_nobody_waits_for_a_file_that_a_process_has_inherited():
+    reader, writer = os.pipe()
+    ends = []
+
+    def close(model):
+        os.close(writer)
+        assert children()
+        ends.append(select.select([reader], [], [], 10)[0] and os.read(reader, 1))
+
+    trained(network, True, calls=[lambda model: At(model, 4, close)])
+    os.close(reader)
+    assert ends == [b""]
+
+
+def test_shared_memory_is_given_back_at_once():
+    def shared():
+        return Path("/proc/self/maps").read_text().count("/dev/zero")
+
+    before = shared()
+    gc.disable()
+    try:
+        trained(network, True)
+        assert shared() == before
+    finally:
+        gc.enable()
+
+
+def test_a_number_that_is_another_process_now_is_not_killed():
+    others = subprocess.Popen([sys.executable, "-c", "import subprocess; p = subprocess.Popen(['sleep', '60']);"
+                               "print(p.pid, flush=True); p.wait()"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+    pid = int(others.stdout.readline())
+    there = Processes(network(), 2)
+    there.pids = [pid]  # as if ours had been waited for by somebody else
+    there.close()
+    os.kill(pid, 0)
+    assert others.poll() is None and there.pids == []
+    os.kill(pid, signal.SIGKILL)
+    others.wait()
+    others.stdout.close()
 
 
 @pytest.mark.parametrize("shard", [0, 1])
@@ -441,7 +530,7 @@ def test_who_gets_processes():
 
 
 def test_a_long_text_goes_through_a_pipe():
-    pipe = pipes.Pipe(lambda: None)
+    pipe = pipes.Pipe(lambda waited: None)
     text = "ä" * 300_000  # more than a pipe holds
     pid = os.fork()
     if pid == 0:

@@ -14,7 +14,6 @@ from time import perf_counter
 
 SPIN = 2e-4  # seconds of looking again and again
 LOOK = 0.5  # seconds of sleep between two looks at the others
-PATIENCE = 60.0  # seconds after which a process that says nothing is taken for lost
 
 
 class LostError(Exception):
@@ -24,10 +23,11 @@ class LostError(Exception):
 class Pipe:
     """Bytes from one process to another. Opened before a fork, so both have both ends; neither end ever blocks.
 
-    look: called while one waits for long; it raises LostError when there is nobody left to wait for.
+    look: called now and then with the seconds for which one has waited in vain. It raises LostError when there is
+    nobody left to wait for. The time for which this process was stopped (Ctrl-Z) does not count.
     """
 
-    def __init__(self, look: Callable[[], None]):
+    def __init__(self, look: Callable[[float], None]):
         self.reader, self.writer = os.pipe()
         self.look = look
         for end in (self.reader, self.writer):
@@ -46,35 +46,39 @@ class Pipe:
         data = text.encode()
         self._write(struct.pack("<I", len(data)) + data)
 
-    def receive(self, patience: float = PATIENCE) -> str:
-        """A text. Raises LostError where none comes for so many seconds."""
-        (length,) = struct.unpack("<I", self.read(4, patience))
-        return self.read(length, patience).decode()
+    def receive(self) -> str:
+        """A text. Raises LostError."""
+        (length,) = struct.unpack("<I", self.read(4))
+        return self.read(length).decode()
 
-    def read(self, n: int, patience: float = PATIENCE) -> bytes:
+    def read(self, n: int) -> bytes:
         """n bytes. Raises LostError."""
-        data, start = b"", perf_counter()
+        data, start, waited = b"", perf_counter(), 0.0
         while len(data) < n:
             try:
-                data += os.read(self.reader, n - len(data))
+                some = os.read(self.reader, n - len(data))
             except BlockingIOError:
-                waited = perf_counter() - start
-                if waited > patience:
-                    raise LostError(f"has not answered for {patience:.0f} seconds") from None
-                if waited > SPIN:
-                    self._sleep(self.reader, select.POLLIN)
+                if perf_counter() - start > SPIN:
+                    waited = self._sleep(self.reader, select.POLLIN, waited)
+                continue
+            if not some:
+                raise LostError("has ended")  # all who could write have closed their end
+            data += some
         return data
 
     def _write(self, data: bytes) -> None:
+        waited = 0.0
         while data:
             try:
                 data = data[os.write(self.writer, data) :]
             except BlockingIOError:  # full: the other one has not read it yet
-                self._sleep(self.writer, select.POLLOUT)
+                waited = self._sleep(self.writer, select.POLLOUT, waited)
 
-    def _sleep(self, end: int, event: int) -> None:
-        """Until something can be read there, or written; or LOOK seconds have gone."""
+    def _sleep(self, end: int, event: int, waited: float) -> float:
+        """Until something can be read there, or written; or LOOK seconds have gone. How long one has waited by then."""
         poll = select.poll()
         poll.register(end, event)
-        if not poll.poll(LOOK * 1000):
-            self.look()
+        if poll.poll(LOOK * 1000):
+            return waited
+        self.look(waited + LOOK)
+        return waited + LOOK

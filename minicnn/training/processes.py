@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import mmap
 import operator
 import os
@@ -27,6 +26,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
 from typing import Any, NoReturn
 
 import numpy as np
@@ -48,6 +49,7 @@ from minicnn.training.step import Batch, Share, shard_gradients
 MIN_STEPS = 20
 # Forks in a row, none of which has lasted for so many steps, after which threads do the rest.
 MAX_IN_VAIN = 3
+PATIENCE = 60.0  # seconds after which a process that says nothing is taken for lost
 ALIGNMENT = 64  # bytes: a line of the processor's cache
 
 _wanted = True
@@ -60,7 +62,8 @@ def set_processes(use: bool) -> None:
     They are forks of this process, as many as there would be threads (`minicnn.set_num_threads`), and end with the fit.
     The numbers are the same to the bit. A model with a layer, an activation, a loss or a metric of your own trains in
     threads: what such code counts or draws would be lost with the process. So does everything that is observed
-    (profile, check_finite), and what several ranks train. Raises InputError for anything but True and False.
+    (profile, check_finite), what several ranks train, and a model whose weights are of several dtypes or not in
+    C's order. Raises InputError for anything but True and False.
     """
     global _wanted
     _wanted = checked("set_processes", "use", use, bool, False)
@@ -78,7 +81,7 @@ class Processes:
         self.steps = self.in_vain = 0
         self.pids: list[int] = []
         self.pipes: list[Pipe] = []
-        self.knows: list[Any] = []  # what the processes were forked with
+        self._forget()
 
     @classmethod
     def for_fit(cls, model: Any, shards: int, steps: float, ranks: int) -> Processes | None:
@@ -87,14 +90,12 @@ class Processes:
         Dense layers have so many weights for what they compute that to copy weights and gradients would cost more.
         """
         able = sys.platform == "linux" and model.device == "cpu" and ranks == 1
-        if not (_wanted and able and shards > 1 and steps >= MIN_STEPS) or (model.built and is_dense(model)):
-            return None
-        parts = [model.loss, *model.metrics, *(node.layer for node in model.nodes)]
-        return cls(model, shards) if all(map(_is_ours, parts)) else None
+        wanted = _wanted and able and shards > 1 and steps >= MIN_STEPS and not (model.built and is_dense(model))
+        return cls(model, shards) if wanted else None
 
     def gradients(self, batch: Batch, shards: Sequence[slice]) -> list[Share] | None:
         """`shard_gradients` for each shard; None where threads must do it."""
-        if not self.usable or len(shards) != self.n:
+        if not self.usable or len(shards) != self.n or not self._can_share():
             return None
         try:
             if not self._know(batch):
@@ -122,34 +123,59 @@ class Processes:
     def close(self) -> None:
         """End the processes. They have nothing to bring to an end themselves."""
         for pid in self.pids:
-            try:
+            with suppress(ChildProcessError):  # somebody else's waitpid was there first
+                _state(pid)  # else this number may be another process's by now
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):  # somebody else's waitpid was there first
-                pass
-        for pipe in self.pipes:
-            pipe.close()
-        self.pids, self.pipes, self.knows = [], [], []
+        while self.pids:
+            with suppress(ChildProcessError):
+                os.waitpid(self.pids[-1], 0)
+            self.pids.pop()
+        while self.pipes:
+            self.pipes.pop().close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what the processes share, and of what they know."""
+        self.orders: list[Pipe] = []
+        self.results: list[Pipe] = []
+        self.bells: list[list[Pipe]] = []
+        self.weights: list[Array] = []
+        self.inputs: dict[str, Array] = {}
+        self.grads: list[list[tuple[int, str, Array]]] = []
+        self.slots: list[list[Array]] = []
+        self.knows: list[Any] = []  # what the processes were forked with
+        self.changeable: list[tuple[Any, Any]] = []  # the lists and arrays among their attributes, and what they were
 
     # ---- what the processes know -----------------------------------------------------------------------------------
 
+    def _can_share(self) -> bool:
+        """Whether copies of the weights are like themselves, and gradients like their weights: the order in memory
+        decides in which order numbers are added up, and where one array is of float64, others become so.
+        """
+        weights = self._weights()
+        return len({a.dtype for a in weights}) == 1 and all(a.flags.c_contiguous for a in weights)
+
     def _know(self, batch: Batch) -> bool:
         """Whether the processes are there, and were forked from a model that computes as it does now."""
-        if not self.pids:
+        if not self.pids or self.parent != os.getpid():  # a fork of the user's, in the middle of a fit
             return False
         arrays, facts = batch.arrays(), self._facts()
         same = len(facts) == len(self.knows) and all(map(operator.is_, facts, self.knows))
         return (
             same and arrays.keys() == self.inputs.keys()
+            and all(np.all(value == before) for value, before in self.changeable)
             and all(_fits(array, self.inputs[name]) for name, array in arrays.items())
             and [(a.shape, a.dtype) for a in self._weights()] == [(a.shape, a.dtype) for a in self.weights]
         )  # fmt: skip
 
     def _facts(self) -> list[Any]:
         """What makes a step beside the batch and the weights: objects, each of which is the same while it is itself."""
-        judges = [self.model.loss, *self.model.metrics]
+        judges = self._judges()
         settings = [value for judge in judges for value in vars(judge).values()]
         return [self.model.nodes, Layer.settings, is_wanted(), *judges, *settings]
+
+    def _judges(self) -> list[Any]:
+        return [self.model.loss, *self.model.metrics]
 
     def _weights(self) -> list[Array]:
         """All parameters, and all state: anybody may have written there."""
@@ -160,7 +186,8 @@ class Processes:
 
     def _fork(self, batch: Batch) -> None:
         self.in_vain = self.in_vain + 1 if self.steps < MIN_STEPS else 0
-        if self.in_vain > MAX_IN_VAIN:  # the first fork counts, too
+        parts = [*self._judges(), *(node.layer for node in self.model.nodes)]
+        if self.in_vain > MAX_IN_VAIN or not all(map(_is_ours, parts)):  # the first fork counts, too
             self.usable = False
             return
         self.steps, self.parent, self.meetings = 0, os.getpid(), 0
@@ -170,6 +197,11 @@ class Processes:
         ]
         # The largest array that is summed on the way: a few rows of float64, one for each sum, over the channels.
         slot = np.empty(4 * 8 * max(map(max, self.model.node_shapes)), np.uint8)
+        knows = self._facts()  # before the fork: what another thread changes meanwhile is found by the next step
+        changeable = [
+            (value, copy(value)) for part in parts for name, value in vars(part).items()
+            if isinstance(value, list | np.ndarray) and not name.startswith("_")
+        ]  # fmt: skip
         used = [*weights, *inputs.values(), *[p for *_, p in learned] * (self.n - 1), *[slot] * (2 * self.n)]
         try:
             share = _Shared(used)
@@ -182,16 +214,24 @@ class Processes:
                 self.pipes.append(Pipe(self._look))
             self.orders, self.results, *self.bells = (self.pipes[i :: 4] for i in range(4))
             for k in range(1, self.n):
-                with warnings.catch_warnings():  # "this process is multi-threaded": what a child runs takes no lock
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    pid = os.fork()
-                if pid == 0:
-                    self._serve(k)
-                self.pids.append(pid)
-        except OSError as error:  # no more processes, files or memory are to be had
+                self._fork_one(k)
+        except (OSError, MemoryError) as error:  # no more processes, files or memory are to be had
             self._give_up(f"could not be started ({error})")
             return
-        self.knows = self._facts()
+        self.knows, self.changeable = knows, changeable
+
+    def _fork_one(self, k: int) -> None:
+        """Process k. No signal but SIGKILL reaches it: what Ctrl-C, SIGTERM and others are to do, this one does."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with warnings.catch_warnings():  # "this process is multi-threaded": what a child runs takes no lock
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if pid == 0:
+                self._serve(k)
+            self.pids.append(pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _give_up(self, why: str) -> None:
         self.close()
@@ -227,36 +267,37 @@ class Processes:
         total: Array = sum(slots[1:], start=slots[0])
         return total
 
-    def _look(self) -> None:
-        """What one does who has waited for long: are the others still there?"""
+    def _look(self, waited: float) -> None:
+        """What one does who has waited for so many seconds: are the others still there?"""
         if self.k:
             if os.getppid() != self.parent:
                 os._exit(0)
             return
         for pid in self.pids:
             try:
-                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                ended = _state(pid)
             except ChildProcessError:
                 raise LostError("has gone") from None
             if ended is not None:
                 signaled = ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
                 raise LostError(f"was killed by signal {ended.si_status}" if signaled else "has failed")
+        if waited > PATIENCE:
+            raise LostError(f"has not answered for {PATIENCE:g} seconds")
 
     # ---- another process -------------------------------------------------------------------------------------------
 
     def _serve(self, k: int) -> NoReturn:
-        """What a fork does until it is ended. Nothing that it inherits is flushed, closed or finalized by it."""
+        """What a fork does until it is ended. Nothing that it inherits is flushed or finalized by it."""
         try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal comes to all; this is the parent's
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.freeze()
             self.k, self.pids = k, []
+            self._close_others()
             places = iter(self.weights)
             for layer in {id(node.layer): node.layer for node in self.model.nodes}.values():
                 for held in (layer.params, layer.state):
                     held.update((name, next(places)) for name in held)
             while True:
-                n, numbers, shards = json.loads(self.orders[k].receive(patience=math.inf))
+                n, numbers, shards = json.loads(self.orders[k].receive())
                 batch = Batch.of({name: room[:n] for name, room in self.inputs.items()}, numbers)
                 share = shard_gradients(self.model, batch, slice(*shards[k]), self._all_reduce)
                 self._hand_in(*share)
@@ -264,9 +305,20 @@ class Processes:
         finally:
             os._exit(1)  # and the parent looks for itself at what the trouble is
 
+    def _close_others(self) -> None:
+        """Close the files that this one does not need: who waits for the end of a pipe, or for a lock of a file, does
+        not wait for this process; and the pipe that brings its orders ends with its parent.
+        """
+        bells = [end for row in self.bells for bell in row for end in (bell.reader, bell.writer)]
+        needed = {0, 1, 2, self.orders[self.k].reader, self.results[self.k].writer, *bells}
+        for file in map(int, os.listdir("/proc/self/fd")):
+            if file not in needed:
+                with suppress(OSError):  # that of the list itself is closed already
+                    os.close(file)
+
     def _hand_in(self, contexts: Sequence[Context], loss: Any, metrics: Sequence[Any]) -> None:
         for i, name, place in self.grads[self.k - 1]:
-            place[...] = contexts[i].grads[name]
+            np.copyto(place, contexts[i].grads[name], casting="no")
         told = [(array.tolist(), array.dtype.str) for array in map(np.asarray, metrics)]
         self.results[self.k].send(json.dumps([float(loss), told]))
 
@@ -292,9 +344,17 @@ def _fits(array: Array, room: Array) -> bool:
     return array.dtype == room.dtype and array.shape[1:] == room.shape[1:] and len(array) <= len(room)
 
 
+def _state(pid: int) -> Any:
+    """How this child has ended; None while it runs. Raises ChildProcessError where it is no child of this process."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
 def _is_ours(part: Any) -> bool:
     """Whether a layer, loss or metric is minicnn's own, in all that it computes."""
-    if isinstance(part, (Network, FunctionMetric)) or not type(part).__module__.startswith("minicnn."):
+    kind = type(part)
+    if isinstance(part, (Network, FunctionMetric)) or not kind.__module__.startswith("minicnn."):
+        return False
+    if any(callable(getattr(kind, name, None)) for name in vars(part)):  # a method was replaced
         return False
     functions = [value for value in vars(part).values() if isinstance(value, Function)]
     return all(getattr(f.forward, "func", f.forward).__module__.startswith("minicnn.") for f in functions)

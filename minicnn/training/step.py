@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicnn import constraints
-from minicnn.backend import Array, quiet
+from minicnn.backend import Array, quiet, xp_of
 from minicnn.layers.context import Context
 from minicnn.layers.walk import PLAIN, Node, Observer, apply_state, backward, forward, new_contexts, observed
 from minicnn.metrics.base import sums
@@ -69,6 +69,9 @@ def gradients(
     first, batch_size = workers.place(len(x))  # of the whole batch
     shards = split(len(x), 1 if model.loss.whole_batch else workers.shards)
     weights = weights_of_batch(model.loss, y, sample_weight, model.shapes[-1], workers.totals)
+    # Numbers are added up in the order in which they lie in memory: that of a copy for another process, too.
+    x, y, weights, sample_weight = (a if a is None else xp_of(a).ascontiguousarray(a)
+                                    for a in (x, y, weights, sample_weight))  # fmt: skip
     batch = Batch(x, y, weights, sample_weight, first, batch_size, step, seed)
     shares = None
     if workers.processes is not None and observed(observer) is PLAIN:
