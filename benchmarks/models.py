@@ -36,6 +36,7 @@ from minicnn.training.shards import usable_cores
 
 HERE = Path(__file__).parent
 WARM_UP = 2  # rounds that are not counted
+REST = 0.1  # seconds before each: the threads of a side that was at work just now look out for more for a while
 FIRST, LATER, OUTPUTS = 2e-4, 1e-2, 1e-4  # how far losses and outputs may be apart: see `differences`
 
 
@@ -57,6 +58,7 @@ class Side:
 
     def run(self, count: bool = True) -> None:
         """One round, or a warm-up that is not counted."""
+        time.sleep(REST)
         try:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
