@@ -68,15 +68,32 @@ def work(side: Any, args: argparse.Namespace) -> None:
 
 
 def serve(side: Worked, steps: int) -> None:
-    """Answer each line of stdin with a round of so many steps."""
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        more = side.round()
-        seconds = time.perf_counter() - start
+    """Answer each line of stdin with a round of so many steps; a side with `all_rounds` may do so by itself."""
+    rounds, by_itself = Rounds(side, steps), getattr(side, "all_rounds", None)
+    if by_itself is None or not by_itself(rounds):
+        while rounds.begin():
+            rounds.end(side.round())
+
+
+class Rounds:
+    """The rounds that are asked for: begin() waits for the next one, end(more) answers. steps: of each."""
+
+    def __init__(self, side: Worked, steps: int):
+        self.side, self.steps, self.start = side, steps, 0.0
+
+    def begin(self) -> bool:
+        """Whether there is one more."""
+        if not sys.stdin.readline():
+            return False
+        self.start = time.perf_counter()
+        return True
+
+    def end(self, more: dict[str, float]) -> None:
+        seconds = time.perf_counter() - self.start
         answer = {
-            "ms_per_step": seconds / steps * 1e3,
+            "ms_per_step": seconds / self.steps * 1e3,
             "more": more,
             "peak_mb": peak_memory_mb(),
-            "versions": {"python": platform.python_version(), **side.versions()},
+            "versions": {"python": platform.python_version(), **self.side.versions()},
         }
         print(json.dumps(answer), flush=True)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import long_fit
 import numpy as np
 import workloads
-from long_fit import LongFit
-from protocol import CHECKED_STEPS, arguments, work
+from protocol import CHECKED_STEPS, Rounds, arguments, work
 from workloads import Op, Workload
 
 import minicnn
@@ -92,16 +92,17 @@ class Side:
             minicnn.set_tf32(True)
         self.model = build(workload, dropout).to(device)
         self.x, self.y = workloads.data(workload)
-        self.fit: LongFit | None = None
+
+    def all_rounds(self, rounds: Rounds) -> bool:
+        if self.xp is not np or self.workload.mode != "train":
+            return False
+        long_fit.run(self.model, self.x, self.y, self.workload.batch, rounds)
+        return True
 
     def round(self) -> dict[str, float]:
         if self.xp is not np:
             return self._round_on_gpu()
-        if self.workload.mode == "train":
-            self.fit = self.fit or LongFit(self.model, self.x, self.y, self.workload.batch)
-            self.fit.epoch()
-        else:
-            self._steps()
+        self._steps()
         return {}
 
     def _steps(self) -> None:
