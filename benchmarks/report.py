@@ -1,4 +1,4 @@
-"""Write the results in README.md, docs/speed.md and docs/long-runs.md from the recorded runs in benchmarks/results/.
+"""Write the results in README.md and four pages of docs/ from the recorded runs in benchmarks/results/.
 
     python benchmarks/report.py            rewrites the section between the two markers of each document
     python benchmarks/report.py --check    fails where a section is not what the records say
@@ -37,6 +37,7 @@ def sections() -> dict[str, list[str]]:
             *_history(),
         ],
         "docs/cifar10-94.md": [*_ladder(), *_fast_step(load("models")), "", *_five_steps(load("five_steps"))],
+        "docs/keras.md": _keras_cases(load("keras_cases")),
         "docs/long-runs.md": [_long_runs(load("faults"), load("soak"))],
     }
 
@@ -92,6 +93,15 @@ def _accuracies() -> list[str]:
         "run, the median epoch counted for all; of a transfer, that of the first training. Animals: each run keeps "
         "another quarter of the 3,000 photos for the test.",
     ]
+
+
+def _keras_cases(record: dict[str, Any]) -> list[str]:
+    """What became of the cases in Keras' own tests, area by area."""
+    lines = ["| area | cases | apply | pass | on purpose | fail | missing | inside |", "|---|" + "---:|" * 7]
+    for title, n in [*record["areas"].items(), ("**all**", record["sum"])]:
+        told = (n["cases"], n["apply"], n["pass"], n["purpose"], n["fail"], n["missing"], n["internals"] + n["skipped"])
+        lines.append(f"| {title} | " + " | ".join(map(str, told)) + " |")
+    return [*lines, "", f"Keras {record['keras']['keras']}, {record['date']}."]
 
 
 RUNGS = [  # of examples/cifar10_fast.py: one epoch of 20,000 images, batches of 500
