@@ -203,7 +203,7 @@ def test_folders_that_do_not_fit(tmp_path, reader):
     write(tmp_path / "loose.png", 0)
     with pytest.raises(InputError, match="this is not a folder"):
         reader(tmp_path / "loose.png")
-    with pytest.raises(InputError, match="1 images and no folders"):
+    with pytest.raises(InputError, match="1 image and no folders"):
         reader(tmp_path)
     (tmp_path / "cats").mkdir()
     with pytest.raises(InputError, match="there are no images in it"):

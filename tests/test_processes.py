@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import branching
@@ -442,7 +443,15 @@ def test_an_error_in_a_shard_is_raised_as_ever(shard, monkeypatch):
             trained(lambda: compiled(network(), metrics=[]), True, y=y, calls=calls, fit={"shuffle": False})
 
 
-def test_ctrl_c_comes_after_the_step_and_ends_them():
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C does what it does in a terminal: who starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_comes_after_the_step_and_ends_them(ctrl_c):
     def press(model):
         os.kill(os.getpid(), signal.SIGINT)
 
