@@ -200,7 +200,7 @@ def _speed(models: dict[str, Any]) -> list[str]:
         f"{models['hardware']['processor']}, {whole['threads']} threads for every side, in turn, medians; "
         + ", ".join(f"{title} {versions[name]}" for name, title in names if name in versions)
         + ". minicnn through `fit` and `predict`, the peers in bare loops, each in the fastest of its variants "
-        f"(PyTorch: memory layout, denormal numbers flushed to 0{kept}). Training B, minicnn's process takes at most "
+        f"(PyTorch: memory layout, denormal numbers flushed to 0{kept}). Training B, minicnn's processes take at most "
         f"{our_memory} MiB, {our_memory / memory:.2f} times what PyTorch's takes.",
     ]
     gain = models.get("gain_of_threads")
