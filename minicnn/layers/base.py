@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Arrays(dict[str, Array]):
         for name, array in dict(*others, **named).items():
             self[name] = array
 
-    def __ior__(self, others: Any) -> Self:  # type: ignore[override, misc]
+    def __ior__(self, others: Any) -> Arrays:  # type: ignore[override, misc]
         self.update(others)
         return self
 

@@ -46,7 +46,6 @@ class OptimizerMap(Configured):
             )  # fmt: skip
         return self.optimizer_map[fitting[0]] if fitting else self.default_optimizer
 
-
     def __setitem__(self, pattern: str, optimizer: Optimizer) -> None:
         """Give the parameters that this pattern fits an optimizer."""
         chosen = {**self.optimizer_map, pattern: optimizer}
