@@ -42,7 +42,7 @@ from minicnn.layers.network import Network
 from minicnn.metrics.base import FunctionMetric
 from minicnn.training.pipes import LostError, Pipe
 from minicnn.training.plan import is_wanted
-from minicnn.training.shards import is_dense
+from minicnn.training.shards import in_order, is_dense
 from minicnn.training.step import Batch, Share, shard_gradients
 
 # A fork, and the memory that each process must first get, cost about as much as they save in so many steps.
@@ -264,8 +264,7 @@ class Processes:
                 self.bells[turn][other].ring()
         self.bells[turn][self.k].read(self.n - 1)
         self.meetings += 1
-        total: Array = sum(slots[1:], start=slots[0])
-        return total
+        return in_order(slots)
 
     def _look(self, waited: float) -> None:
         """What one does who has waited for so many seconds: are the others still there?"""

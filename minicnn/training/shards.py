@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from numbers import Integral
@@ -88,6 +88,14 @@ def is_dense(model: Any) -> bool:
     return model.macs(model.sample_shape) <= 2 * model.count_params()
 
 
+def in_order(parts: Sequence[Any]) -> Any:
+    """The sum of the shards' parts: always in the same order, so always the same bits.
+
+    Nothing is added to a single one: on a GPU that would be a kernel.
+    """
+    return sum(parts[1:], start=parts[0])
+
+
 class AllReduce:
     """The sum of an array over n threads: each brings its part, all receive the same total.
 
@@ -101,7 +109,7 @@ class AllReduce:
 
     def _sum(self) -> None:
         """What the last one to arrive does, while the others wait."""
-        total: Array = sum(self.parts[1:], start=self.parts[0])  # always in the same order: always the same bits
+        total: Array = in_order(self.parts)
         self.total = total if self.beyond is None else self.beyond(total)
 
     def of_worker(self, k: int) -> Callable[[Array], Array]:

@@ -11,23 +11,23 @@ sums over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicnn import constraints
 from minicnn.backend import Array, quiet, xp_of
+from minicnn.kernels.norm import AllReduce
 from minicnn.layers.context import Context
 from minicnn.layers.walk import PLAIN, Node, Observer, apply_state, backward, forward, new_contexts, observed
 from minicnn.metrics.base import sums
 from minicnn.objective import loss_gradient, part, prepare_targets, sample_losses, weights_of_batch
 from minicnn.training.plan import plan_of_step
-from minicnn.training.shards import Workers, split
+from minicnn.training.shards import Workers, in_order, split
 
 Contexts = list[Context]  # of one shard, one for each node
 Share = tuple[Contexts, Any, list[Any]]  # what one shard gives: contexts, sum of the losses, sums of metrics
-AllReduce = Callable[[Array], Array]
 
 
 def train_step(
@@ -52,11 +52,6 @@ def with_penalty(loss: Any, penalty: Any, samples: int) -> Any:
     return loss if type(penalty) is int else loss + penalty * samples
 
 
-def _sum(values: Sequence[Any]) -> Any:
-    """The sum of what the shards have found. Nothing is added to a single one: on a GPU that would be a kernel."""
-    return sum(values[1:], start=values[0])
-
-
 @quiet
 def gradients(
     model: Any, x: Array, y: Array, workers: Workers, step: Any, seed: Any, sample_weight: Array | None = None,
@@ -79,7 +74,7 @@ def gradients(
     if shares is None:
         shares = workers.run(lambda k, add_up: shard_gradients(model, batch, shards[k], add_up, observer), len(shards))
     contexts, losses, metrics = zip(*shares, strict=True)
-    loss, *totals = workers.totals(_sum(losses), *map(_sum, zip(*metrics, strict=True)))
+    loss, *totals = workers.totals(in_order(losses), *map(in_order, zip(*metrics, strict=True)))
     return list(contexts), loss, totals
 
 
