@@ -305,6 +305,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="areas with this in their name")
     args = parser.parse_args()
     areas = {title: area for title, area in AREAS.items() if args.only in title}
+    if not areas:
+        parser.error(f"no area has {args.only!r} in its name; there are {', '.join(AREAS)}")
     source, versions = installed(args.keras_python)
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), source, areas)
@@ -329,7 +331,15 @@ def installed(python: str) -> tuple[Path, dict[str, str]]:
         "print(json.dumps([u.find_spec('keras').submodule_search_locations[0],"
         " {n: m.version(n) for n in ('keras', 'numpy', 'pytest')}]))"
     )
-    path, versions = json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout)
+    try:
+        done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        sys.exit(
+            f"Keras' own tests were not found.\n  Expected: a Python that has keras and pytest.\n  Received: {python}: "
+            f"{last}\n  What to do: name one with --keras-python."
+        )
+    path, versions = json.loads(done.stdout)
     return Path(path) / "src", versions
 
 
